@@ -1,0 +1,84 @@
+"""What goes wrong, in words for the person in front of the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NasbenchError(Exception):
+    """Base of every error that a user can cause and mend.
+
+    The message says what was wrong, where, and what to do; the command line prints it as one line and exits with 2.
+    """
+
+
+class OptionError(NasbenchError, ValueError):
+    """A value that is unknown, of the wrong kind or out of range."""
+
+
+class DataError(NasbenchError):
+    """A data set that is missing or cannot be read."""
+
+
+class ArchitectureError(NasbenchError, ValueError):
+    """An architecture that does not fit its space."""
+
+
+class RecordError(NasbenchError):
+    """A run record that is damaged, in use, or of another configuration."""
+
+
+def unknown(kind: str, name: object, known: Iterable[object]) -> str:
+    """Say that a name is unknown, with the nearest valid one.
+
+    Args:
+        kind: what was looked up, e.g. `"space"`.
+        name: the name that was not found.
+        known: the valid names.
+
+    Returns:
+        One line, e.g. `unknown space 'mbv2': did you mean 'mbv2_metapool'? (known: mbv2_metapool)`.
+    """
+    names = [str(k) for k in known]
+    text = str(name)
+    close = get_close_matches(text.lower(), names, n=1, cutoff=0.5) or [k for k in names if text and k.startswith(text)]
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"unknown {kind} {text!r}:{hint} (known: {listed or 'none'})"
+
+
+def check_range(
+    name: str,
+    value: float,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+) -> None:
+    """Check that a number lies within bounds.
+
+    Args:
+        name: the option's name, for the message.
+        value: the number.
+        gt: exclusive lower bound.
+        ge: inclusive lower bound.
+        lt: exclusive upper bound.
+        le: inclusive upper bound.
+
+    Raises:
+        OptionError: naming the option, the value and the bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise OptionError(f"{name} must be a number, not {value!r}")
+    inside = (
+        value == value
+        and (gt is None or value > gt)
+        and (ge is None or value >= ge)
+        and (lt is None or value < lt)
+        and (le is None or value <= le)
+    )
+    if not inside:
+        bounds = [f"{sign} {bound}" for sign, bound in ((">", gt), ("≥", ge), ("<", lt), ("≤", le)) if bound is not None]
+        raise OptionError(f"{name} must be {' and '.join(bounds)}, not {value}")
