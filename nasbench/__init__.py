@@ -9,3 +9,12 @@ __version__ = "0.1.0"
 _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "spaces" / "operations").is_dir():
     __path__.append(str(_root))
+
+
+def __getattr__(name: str) -> object:
+    # PyTorch and NNI take seconds to import; `nasbench --help` needs neither.
+    if name in ("load_model", "run"):
+        from nasbench import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'nasbench' has no attribute {name!r}")

@@ -80,5 +80,7 @@ def check_range(
         and (le is None or value <= le)
     )
     if not inside:
-        bounds = [f"{sign} {bound}" for sign, bound in ((">", gt), ("≥", ge), ("<", lt), ("≤", le)) if bound is not None]
+        bounds = [
+            f"{sign} {bound}" for sign, bound in ((">", gt), ("≥", ge), ("<", lt), ("≤", le)) if bound is not None
+        ]
         raise OptionError(f"{name} must be {' and '.join(bounds)}, not {value}")

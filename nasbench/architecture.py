@@ -1,0 +1,108 @@
+"""Architectures: plain dicts `{label: candidate}`, the one currency between search, retraining, tables and export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasbench.errors import ArchitectureError, unknown
+
+if TYPE_CHECKING:
+    from nni.nas.nn.pytorch import ModelSpace
+    from torch import nn
+
+Architecture = dict[str, Any]
+
+
+def choices(space: ModelSpace) -> dict[str, list[Any]]:
+    """All labels of a space with their candidates, in the space's order."""
+    return {label: list(mutable.values) for label, mutable in space.simplify().items()}
+
+
+def named(space: ModelSpace) -> dict[str, Architecture]:
+    """The architectures that a space gives names to (its method `architectures`, if it has one)."""
+    return dict(space.architectures()) if hasattr(space, "architectures") else {}
+
+
+def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture:
+    """Check that an architecture answers every choice of a space and nothing else.
+
+    Args:
+        space: the model space.
+        architecture: label → candidate.
+
+    Returns:
+        The same architecture in the space's order of labels.
+
+    Raises:
+        ArchitectureError: a label is missing or unknown, or a candidate is not one of its label's.
+    """
+    if not isinstance(architecture, Mapping):
+        raise ArchitectureError(
+            f"an architecture is a mapping of labels to candidates, not {type(architecture).__name__}"
+        )
+    known = space.simplify()
+    for label in architecture:
+        if label not in known:  # NNI itself accepts these silently
+            raise ArchitectureError(f"the architecture does not fit the space: {unknown('label', label, known)}")
+    missing = [label for label in known if label not in architecture]
+    if missing:
+        raise ArchitectureError(
+            f"the architecture does not fit the space: {len(missing)} label(s) missing, e.g. {missing[0]!r}"
+        )
+    for label, mutable in known.items():
+        if mutable.check_contains(architecture) is not None:
+            what = unknown(f"candidate of {label}", architecture[label], mutable.values)
+            raise ArchitectureError(f"the architecture does not fit the space: {what}")
+    return {label: architecture[label] for label in known}
+
+
+def resolve(space: ModelSpace, choice: str | Mapping[str, Any]) -> Architecture:
+    """Turn what a user wrote into an architecture.
+
+    Args:
+        space: the model space.
+        choice: a mapping; the name of one of the space's named architectures; one candidate for every label; or the
+            path of a JSON file or of a run record.
+
+    Raises:
+        ArchitectureError: it is none of these, or does not fit the space.
+    """
+    if isinstance(choice, Mapping):
+        return validate(space, choice)
+    names = named(space)
+    if choice in names:
+        return validate(space, names[choice])
+    options = choices(space)
+    if options and all(choice in [str(v) for v in values] for values in options.values()):
+        return {label: next(v for v in values if str(v) == choice) for label, values in options.items()}
+    path = Path(choice)
+    if path.is_dir():
+        path = path / "architecture.json"
+    if path.is_file():
+        try:
+            return validate(space, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as e:
+            if isinstance(e, ArchitectureError):
+                raise ArchitectureError(f"{path}: {e}") from e
+            raise ArchitectureError(f"{path} is not JSON: {e}") from e
+    everywhere = set.intersection(*({str(v) for v in values} for values in options.values())) if options else set()
+    valid = [*names, *(v for v in sorted(everywhere) if v not in names)]
+    raise ArchitectureError(unknown("architecture", choice, valid) + "; a JSON file of that name does not exist either")
+
+
+def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, Any]) -> nn.Module:
+    """Build the network of one architecture with fresh weights.
+
+    A searched space is never reused for this: NNI changes it in place, and its frozen copies share modules.
+
+    Args:
+        factory: builds the space.
+        architecture: label → candidate, already validated.
+    """
+    from nni.nas.space import model_context
+
+    with model_context(dict(architecture)):
+        return factory()

@@ -1,0 +1,335 @@
+"""What all data sets share: splits, loaders and augmentation in batch on the device."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from nasbench.errors import DataError, OptionError, check_range
+
+Stage = Literal["search", "retrain"]
+Indices = NDArray[np.int64]
+SPLIT_SEED = 20230415  # splits do not depend on a run's seed: all runs learn from and are measured on the same images
+HELD_OUT = 0.1
+
+
+def stratified(labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED) -> tuple[Indices, Indices]:
+    """Split indices so that every class gives its share.
+
+    Args:
+        labels: (N,) class of every image.
+        fraction: share of the second part, 0–1.
+        seed: of the shuffle.
+
+    Returns:
+        Indices of the first and of the second part, each sorted; together all of `range(N)`. Their shares are within
+        one image of the fraction in every class, and in total.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    # Walking through the classes in turn, every step of 1/fraction images gives one to the second part.
+    cuts = np.floor(np.arange(len(labels) + 1) * fraction + 1e-9).astype(np.int64)
+    chosen = np.diff(cuts).astype(bool)
+    return np.sort(by_class[~chosen]), np.sort(by_class[chosen])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random shifts and mirror images, drawn for a whole batch at once.
+
+    Attributes:
+        padding: zero pixels added on every side before a random crop of the original size.
+        flip: mirror half of the images from left to right.
+    """
+
+    padding: int = 0
+    flip: bool = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Augment uint8 `images` (N, H, W, C); returns the same shape."""
+        if not self.padding and not self.flip:
+            return images
+        n, height, width, _ = images.shape
+        device = images.device
+        rows = torch.arange(height, device=device).expand(n, -1)
+        columns = torch.arange(width, device=device).expand(n, -1)
+        if self.flip:
+            mirrored = torch.rand(n, 1, device=device) < 0.5
+            columns = torch.where(mirrored, width - 1 - columns, columns)
+        if self.padding:
+            offsets = torch.randint(0, 2 * self.padding + 1, (2, n, 1), device=device)
+            rows, columns = rows + offsets[0], columns + offsets[1]
+            images = torch.nn.functional.pad(images, (0, 0) + (self.padding,) * 4)
+        picks = torch.arange(n, device=device)[:, None, None]
+        return images[picks, rows[:, :, None], columns[:, None, :]]
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Images in memory, fetched a batch at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __getitem__(self, indices: Any) -> tuple[Tensor, Tensor]:
+        return self.images[indices], self.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class ImageData(LightningDataModule):
+    """Base of all image classification data sets.
+
+    In the stage `search` the training images are split into a part for the weights θ (`train_dataloader`) and a *meta*
+    part for the architecture parameters α (`val_dataloader`). In the stage `retrain` both are used for training, less
+    a fixed stratified tenth that is held out (`val_dataloader`). The test images are read by `test_dataloader` only.
+    """
+
+    name: str
+    native_size: int = 32
+    augmentation = Augmentation()
+
+    def __init__(
+        self,
+        *,
+        data_root: Path | None = None,
+        image_size: int | None = None,
+        batch_size: int = 128,
+        stage: Stage = "search",
+        meta_fraction: float = 0.2,
+        train_images: int | None = None,
+        workers: int = 0,
+        download: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Describe what to load; nothing is read yet.
+
+        Args:
+            data_root: folder of the data sets.
+            image_size: side in pixels to which images are resized; the set's own where `None`.
+            batch_size: images a step.
+            stage: `search` or `retrain`, see the class.
+            meta_fraction: share of the training images on which α learns.
+            train_images: stratified subset of the training images, all where `None`.
+            workers: processes that load image files.
+            download: fetch a missing set through torchvision.
+            seed: of the order of the training images.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        super().__init__()
+        check_range("image_size", image_size or self.native_size, ge=4, le=4096)
+        check_range("batch_size", batch_size, ge=1)
+        check_range("meta_fraction", meta_fraction, gt=0, lt=1)
+        check_range("workers", workers, ge=0)
+        if train_images is not None:
+            check_range("train_images", train_images, ge=1)
+        if stage not in ("search", "retrain"):
+            raise OptionError(f"stage must be 'search' or 'retrain', not {stage!r}")
+        self.data_root = Path(data_root) if data_root is not None else None
+        self.image_size = image_size or self.native_size
+        self.batch_size, self.stage, self.meta_fraction = batch_size, stage, meta_fraction
+        self.train_images, self.workers, self.download, self.seed = train_images, workers, download, seed
+        self.class_names: list[str] = []
+        self.mean: tuple[float, ...] = ()
+        self.std: tuple[float, ...] = ()
+        self._ready = False
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the set (or only its index): fills class names, normalisation and what the loaders need.
+
+        Raises:
+            DataError: the set is missing or damaged; says where it was looked for and how to get it.
+        """
+
+    @property
+    @abstractmethod
+    def train_labels(self) -> NDArray[np.int64]:
+        """(N,) classes of all training images."""
+
+    @abstractmethod
+    def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
+        """Batches of some training images: augmented where shuffled."""
+
+    @abstractmethod
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of all test images, in order."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are (after `setup`)."""
+        return len(self.class_names)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the set once; `stage` is Lightning's and makes no difference here."""
+        if not self._ready:
+            self.load()
+            available = len(self.train_labels)
+            if self.train_images is not None and self.train_images > available:
+                raise OptionError(
+                    f"train_images is {self.train_images}, but {self.name} has {available} training images"
+                )
+            self._ready = True
+
+    def splits(self) -> tuple[Indices, Indices]:
+        """Indices into the training images: (train, meta) when searching, (train, held out) when retraining."""
+        self.setup()
+        labels = self.train_labels
+        used: Indices = np.arange(len(labels))
+        if self.train_images is not None:
+            used = stratified(labels, self.train_images / len(labels))[1]
+        first, second = stratified(
+            labels[used], self.meta_fraction if self.stage == "search" else HELD_OUT, SPLIT_SEED + 1
+        )
+        if not len(first) or not len(second):
+            raise DataError(f"{self.name}: {len(used)} training images are too few to be split in two")
+        return used[first], used[second]
+
+    def train_dataloader(self) -> Any:
+        """Augmented batches for the weights θ, in a new order every epoch."""
+        return self.training_loader(self.splits()[0], True)
+
+    def val_dataloader(self) -> Any:
+        """Search: augmented batches for α. Retraining: the held-out images, in order."""
+        return self.training_loader(self.splits()[1], self.stage == "search")
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment (while training) and normalise on the device.
+
+        Args:
+            batch: (images uint8 (N, H, W, C), labels (N,)), or a dict of such pairs as one-shot strategies use.
+            dataloader_idx: Lightning's; not used.
+
+        Returns:
+            The same structure with float images (N, 3, H, W) in channels_last layout.
+        """
+        if isinstance(batch, dict):
+            return {key: self.on_after_batch_transfer(part, dataloader_idx) for key, part in batch.items()}
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training:
+            images = self.augmentation(images)
+        return self.normalise(images), labels
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn uint8 `images` (N, H, W, C) into floats (N, 3, H, W) of about zero mean and unit variance."""
+        mean = torch.tensor(self.mean, device=images.device).mul_(255)
+        scale = torch.tensor(self.std, device=images.device).mul_(255).reciprocal_()
+        floats = images.to(torch.float32).sub_(mean).mul_(scale)
+        # Grey images are repeated: the networks read three channels.
+        floats = floats.expand(-1, -1, -1, 3) if floats.shape[-1] == 1 else floats
+        return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    def description(self) -> dict[str, Any]:
+        """What a record keeps of the data: name, classes, normalisation and the sizes of the parts."""
+        train, other = self.splits()
+        second = "meta" if self.stage == "search" else "held_out"
+        return {
+            "dataset": self.name,
+            "class_names": self.class_names,
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "train_images": len(train),
+            f"{second}_images": len(other),
+        }
+
+
+class InMemoryData(ImageData):
+    """Base of small sets: all images stay in memory as one uint8 tensor."""
+
+    @abstractmethod
+    def read(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str]]:
+        """Read the set.
+
+        Returns:
+            Training images (N, H, W) or (N, H, W, C) uint8, training labels (N,), test images, test labels, class names.
+
+        Raises:
+            DataError: the set is missing or damaged.
+        """
+
+    def load(self) -> None:
+        """Read, check, resize and normalise; see `ImageData.load`."""
+        train, train_labels, test, test_labels, class_names = self.read()
+        self.class_names = [str(c) for c in class_names]
+        self._images = {"train": self._prepare(train, "training"), "test": self._prepare(test, "test")}
+        self._labels = {
+            "train": self._check_labels(train_labels, len(train), "training"),
+            "test": self._check_labels(test_labels, len(test), "test"),
+        }
+        pixels = self._images["train"].numpy()
+        # Sums in whole numbers: exact, and no float copy of the whole set.
+        counts = [np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(pixels.shape[-1])]
+        levels = np.arange(256) / 255
+        means = [float((n * levels).sum() / n.sum()) for n in counts]
+        deviations = [
+            float(np.sqrt((n * (levels - m) ** 2).sum() / n.sum())) for n, m in zip(counts, means, strict=True)
+        ]
+        self.mean = tuple(means)
+        self.std = tuple(max(d, 1 / 255) for d in deviations)
+
+    @property
+    def train_labels(self) -> NDArray[np.int64]:
+        """(N,) classes of all training images."""
+        return self._labels["train"].numpy()
+
+    def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
+        """See `ImageData.training_loader`."""
+        return self._loader("train", indices, shuffle)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """See `ImageData.test_dataloader`."""
+        self.setup()
+        return self._loader("test", np.arange(len(self._labels["test"])), False)
+
+    def _loader(self, part: str, indices: Indices, shuffle: bool) -> DataLoader[Any]:
+        chosen = torch.from_numpy(indices)
+        dataset = _Batches(self._images[part][chosen], self._labels[part][chosen])
+        generator = torch.Generator().manual_seed(self.seed)
+        sampler = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
+        # A last training batch of one image would leave batch normalisation without a variance.
+        batches = BatchSampler(sampler, min(self.batch_size, len(dataset)), drop_last=shuffle)
+        return DataLoader(dataset, sampler=batches, batch_size=None)
+
+    def _prepare(self, images: NDArray[Any], what: str) -> Tensor:
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise DataError(
+                f"{self.name}: {what} images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), "
+                f"not {images.dtype} of shape {images.shape}"
+            )
+        if not len(images):
+            raise DataError(f"{self.name}: there are no {what} images")
+        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        if tensor.shape[1:3] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            chunks = [
+                torch.nn.functional.interpolate(
+                    chunk.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True
+                ).round_()
+                for chunk in tensor.split(4096)
+            ]
+            tensor = torch.cat([c.to(torch.uint8).permute(0, 2, 3, 1) for c in chunks]).contiguous()
+        return tensor
+
+    def _check_labels(self, labels: NDArray[Any], images: int, what: str) -> Tensor:
+        flat = np.asarray(labels).reshape(-1)
+        if len(flat) != images:
+            raise DataError(f"{self.name}: {images} {what} images, but {len(flat)} labels")
+        if not np.issubdtype(flat.dtype, np.integer) or flat.min() < 0 or flat.max() >= len(self.class_names):
+            raise DataError(f"{self.name}: {what} labels must be whole numbers from 0 to {len(self.class_names) - 1}")
+        return torch.from_numpy(flat.astype(np.int64))

@@ -1,0 +1,35 @@
+"""Peak memory of a stage."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+
+def reset_peak() -> None:
+    """Start a new measurement of the peak."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        pass  # not Linux, or not allowed: the peak is then the whole process's so far
+
+
+def peak_bytes() -> int:
+    """Peak since `reset_peak`: of the GPU's memory where one was used, else of the process's resident memory."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,367 @@
+"""The whole path of a run: search → derive → retrain → test, each stage once and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nni.nas.strategy  # before nni.nas.oneshot, which imports it in a circle
+import torch
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
+from nni.runtime.log import silence_stdout
+from pytorch_lightning import seed_everything
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nasbench import registry
+from nasbench.architecture import Architecture, choices, instantiate, resolve, validate
+from nasbench.config import RunConfig
+from nasbench.errors import OptionError, RecordError
+from nasbench.memory import peak_bytes, reset_peak
+from nasbench.profile import Profile, profile
+from nasbench.progress import Display
+from nasbench.record import Record, same_run
+from nasbench.watch import Watcher
+
+# What other people's spaces call the number of classes and the side of the image.
+CLASSES_NAMES = ("num_classes", "num_labels", "n_classes")
+SIZE_NAMES = ("image_size", "input_size", "img_size")
+
+
+@dataclass
+class Search:
+    """What a search needs, built and checked before anything is written."""
+
+    space: Any
+    strategy: Any
+    evaluator: Any
+
+
+def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
+    """Build the search space of a configuration for a data set.
+
+    Args:
+        config: names the space and its options.
+        num_classes: passed on under the name that the space has for it.
+        image_size: likewise.
+
+    Raises:
+        OptionError: unknown space or option, or a value out of range.
+    """
+    context = dict.fromkeys(CLASSES_NAMES, num_classes) | dict.fromkeys(SIZE_NAMES, image_size)
+    space = registry.build("space", config.space, config.space_options, **context)
+    if not isinstance(space, nn.Module):
+        raise OptionError(f"space {config.space!r} is not an nn.Module")
+    return space
+
+
+def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
+    """Build the evaluator of a configuration for a stage, with its data.
+
+    Raises:
+        OptionError: unknown evaluator or option, or a value out of range.
+        DataError: the data set is missing or damaged.
+    """
+    return registry.build(
+        "evaluator",
+        config.evaluator,
+        config.evaluator_options,
+        dataset=config.dataset,
+        data=config.data_options(),
+        stage=stage,
+        epochs=config.epochs if stage == "search" else config.retrain_epochs,
+        device=config.device,
+        precision=config.precision,
+        **context,
+    )
+
+
+def prepare(config: RunConfig) -> Search:
+    """Build everything that the search of a configuration needs, so that mistakes show before a record is made.
+
+    Raises:
+        NasbenchError: whatever is wrong with the configuration or the data.
+    """
+    with _quiet_libraries():
+        evaluator = build_evaluator(config, "search")
+        build_evaluator(config, "retrain")  # its options are checked now, not after the search
+        data = evaluator.datamodule
+        seed_everything(config.seed, workers=True, verbose=False)
+        space = build_space(config, data.num_classes, data.image_size)
+        if not isinstance(space, ModelSpace):
+            raise OptionError(f"space {config.space!r} is not an NNI ModelSpace")
+        if not choices(space):
+            raise OptionError(f"space {config.space!r} has no choices to search")
+        options = dict(config.strategy_options)
+        factory = registry.load("strategy", config.strategy)
+        if config.strategy == "fixed" and "choice" in options:
+            options["choice"] = resolve(space, options["choice"])
+        strategy = registry.build("strategy", config.strategy, options, **_strategy_context(config, factory))
+        if not isinstance(strategy, nni.nas.strategy.Strategy):
+            raise OptionError(f"strategy {config.strategy!r} is not an NNI Strategy")
+        if config.weights is not None:
+            load_weights(space, config.weights)
+    return Search(space, strategy, evaluator)
+
+
+def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
+    """Search, derive, retrain and test.
+
+    Args:
+        config: what to run.
+        out: folder that receives a new record; or the record of an interrupted run of the same configuration, which
+            goes on after its last finished stage.
+        display: where progress is shown.
+
+    Returns:
+        The finished record.
+
+    Raises:
+        NasbenchError: before a record is made, whatever is wrong with the configuration or the data.
+    """
+    display = display or Display()
+    resumed = (out / "config.yaml").is_file()
+    if resumed:
+        record = Record(out)
+        differences = same_run(record.config(), config)
+        if differences:
+            raise RecordError(f"{out} is a record of another configuration: {', '.join(differences)} differ(s)")
+        search = None if record.finished("search") else prepare(config)
+    else:
+        search = prepare(config)
+        record = Record.create(out, config)
+    with record.owned(), _logged(record), display:
+        record.set_status(state="running", error=None)
+        try:
+            if search is not None:
+                _search(config, search, record, display)
+            if not record.finished("test"):
+                _retrain_and_test(config, record, display)
+        except KeyboardInterrupt:
+            record.set_status(state="interrupted")
+            raise
+        except BaseException as e:
+            record.set_status(state="failed", error=registry.blame(e))
+            raise
+        record.set_status(state="finished")
+    return record
+
+
+def profile_architecture(config: RunConfig, choice: str, use_dataset: bool) -> tuple[Architecture, Profile]:
+    """Count parameters and multiply-adds of one architecture.
+
+    Args:
+        config: names the space, its options, the data set and the image size.
+        choice: see `nasbench.architecture.resolve`.
+        use_dataset: take the number of classes and the image size from the data set; else 1000 and 224.
+
+    Raises:
+        NasbenchError: the space, its options or the architecture are wrong, or the data set is missing.
+    """
+    with _quiet_libraries():
+        classes, size = 1000, config.image_size or 224
+        if use_dataset:
+            data = registry.build("dataset", config.dataset, config.data_options())
+            data.setup()
+            classes, size = data.num_classes, data.image_size
+        architecture = resolve(build_space(config, classes, size), choice)
+        model = instantiate(lambda: build_space(config, classes, size), architecture)
+        return architecture, profile(model, size)
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """The derived, trained network of a record.
+
+    Args:
+        path: the record's folder.
+
+    Returns:
+        A plain `torch.nn.Module` in evaluation mode, (N, 3, S, S) → (N, classes); images are to be normalised with
+        the mean and standard deviation of the record's `data.json`.
+
+    Raises:
+        RecordError: the record has no trained network, or it is damaged.
+    """
+    record = Record(Path(path))
+    model = _derived(record.config(), record.read_json("architecture.json"), record.read_json("data.json"))
+    try:
+        model.load_state_dict(load_file(record.path / "model.safetensors"))
+    except FileNotFoundError as e:
+        raise RecordError(f"{path} has no model.safetensors: its training has not finished") from e
+    except Exception as e:
+        raise RecordError(f"{path}/model.safetensors does not fit the record: {' '.join(str(e).split())[:200]}") from e
+    return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> int:
+    """Copy every tensor of a weight file whose name and shape fit.
+
+    Args:
+        model: the network or space.
+        path: `.safetensors`, or a torch file of a state dict (loaded without running code).
+
+    Returns:
+        How many tensors were copied.
+
+    Raises:
+        OptionError: the file cannot be read, or nothing in it fits.
+    """
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as e:
+        raise OptionError(f"weights {path} cannot be read: {' '.join(str(e).split())[:200]}") from e
+    if not isinstance(state, Mapping):
+        raise OptionError(f"weights {path} hold no state dict")
+    state = state.get("state_dict", state)
+    own = model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}
+    if not fitting:
+        raise OptionError(f"weights {path}: none of its {len(state)} tensors fits the network")
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def _search(config: RunConfig, search: Search, record: Record, display: Display) -> None:
+    reset_peak()
+    start = time.perf_counter()
+    strategy, evaluator = search.strategy, search.evaluator
+    evaluator.observe([Watcher("search", record, display)])
+    one_shot = isinstance(strategy, OneShotStrategy)
+    executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(search.space, evaluator)
+    engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
+    seed_everything(config.seed, workers=True, verbose=False)
+    strategy(executable, engine)
+    engine.wait_models()
+    models = list(strategy.list_models(limit=1))
+    if not models:
+        raise OptionError(f"strategy {config.strategy!r} found no architecture; see {record.path / 'log.txt'}")
+    architecture = dict(models[0].sample)
+    record.write_json("decisions.json", _decisions(config, strategy, architecture))
+    record.write_json("architecture.json", architecture)
+    record.finish_stage(
+        "search",
+        seconds=time.perf_counter() - start,
+        peak_memory_bytes=peak_bytes(),
+        **evaluator.datamodule.description(),
+    )
+
+
+def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> dict[str, Any]:
+    known = dict(getattr(strategy, "decisions", {}))
+    pi: dict[str, Any] = {}
+    if isinstance(strategy, OneShotStrategy) and not known:
+        with contextlib.suppress(Exception):  # not every strategy of NNI's has probabilities
+            pi = strategy.oneshot_module.export_probs()
+    by = "limit" if pi else config.strategy
+    return {
+        label: known.get(label)
+        or {
+            "step": None,
+            "pi": {str(k): v for k, v in pi[label].items()} if label in pi else None,
+            "by": by,
+            "train_loss": None,
+        }
+        for label in architecture
+    }
+
+
+def _derived(config: RunConfig, architecture: Architecture, data: Mapping[str, Any]) -> nn.Module:
+    classes, size = len(data["class_names"]), data["image_size"]
+    space = build_space(config, classes, size)
+    architecture = validate(space, architecture)
+    return instantiate(lambda: build_space(config, classes, size), architecture)
+
+
+def _retrain_and_test(config: RunConfig, record: Record, display: Display) -> None:
+    reset_peak()
+    start = time.perf_counter()
+    seed_everything(config.seed, workers=True, verbose=False)
+    evaluator = build_evaluator(config, "retrain", checkpoints=str(record.path / "checkpoints"))
+    data = evaluator.datamodule.description()
+    record.write_json("data.json", data)
+    architecture = record.read_json("architecture.json")
+    seed_everything(config.seed, workers=True, verbose=False)
+    model = _derived(config, architecture, data)
+    if config.weights is not None:
+        load_weights(model, config.weights)
+    cost = profile(model, data["image_size"])
+    evaluator.observe([Watcher("retrain", record, display)])
+    evaluator.evaluate(model)
+    retrain_seconds = time.perf_counter() - start
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, record.path / "model.safetensors.tmp")
+    (record.path / "model.safetensors.tmp").replace(record.path / "model.safetensors")
+    retrain_peak = peak_bytes()
+    record.finish_stage("retrain", seconds=retrain_seconds, peak_memory_bytes=retrain_peak, **data)
+    reset_peak()
+    start = time.perf_counter()
+    measured = evaluator.test()
+    test_seconds, test_peak = time.perf_counter() - start, peak_bytes()
+    search = record.status()["stages"]["search"]
+    decisions = record.read_json("decisions.json")
+    record.write_json(
+        "result.json",
+        {
+            "top1": measured["top1"],
+            "top5": measured["top5"],
+            "params": cost.params,
+            "madds": cost.madds,
+            "search_seconds": search["seconds"],
+            "retrain_seconds": retrain_seconds,
+            "peak_memory_bytes": max(search["peak_memory_bytes"], retrain_peak, test_peak),
+            "fixed_by_threshold": sum(d["by"] == "threshold" for d in decisions.values()),
+            "architecture": architecture,
+            "record": str(record.path),
+        },
+    )
+    record.finish_stage("test", seconds=test_seconds, peak_memory_bytes=test_peak, loss=measured["loss"])
+
+
+def _strategy_context(config: RunConfig, factory: Any) -> dict[str, Any]:
+    return {"seed": config.seed} if "seed" in registry.parameters(factory) and inspect.isclass(factory) else {}
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep NNI's and Lightning's chatter off the terminal; warnings go to the log."""
+    silence_stdout()
+    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning", "nni", "py.warnings")]
+    before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.handlers = [logging.NullHandler()]
+    logging.captureWarnings(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, propagate, handlers in before:
+            logger.propagate, logger.handlers = propagate, handlers
+
+
+@contextlib.contextmanager
+def _logged(record: Record) -> Iterator[None]:
+    with _quiet_libraries():
+        handler = logging.FileHandler(record.path / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning", "nni", "py.warnings")]
+        for logger in loggers:
+            logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,97 @@
+"""Parameters and multiply-adds of a network, in all and by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Part:
+    """One block of a network.
+
+    Attributes:
+        name: path of the module.
+        params: trainable and other parameters.
+        madds: multiply-adds of one image.
+        output: shape of its output without the batch.
+    """
+
+    name: str
+    params: int
+    madds: int
+    output: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of a network for one image.
+
+    Attributes:
+        params: number of parameters.
+        madds: multiply-adds of convolutions and matrix products (pooling and activations count nothing).
+        parts: the blocks, in the order of the forward pass.
+    """
+
+    params: int
+    madds: int
+    parts: tuple[Part, ...]
+
+
+def profile(model: nn.Module, image_size: int, channels: int = 3) -> Profile:
+    """Count parameters and multiply-adds.
+
+    Args:
+        model: network of images (N, channels, image_size, image_size).
+        image_size: side of the image in pixels.
+        channels: of the image.
+
+    Returns:
+        The counts; multiply-adds are half of what `torch.utils.flop_counter` counts.
+    """
+    blocks = _blocks(model)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                shapes[name] = tuple(output.shape[1:])
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in blocks.items()]
+    training = model.training
+    first = next(model.parameters(), None)
+    image = torch.zeros(1, channels, image_size, image_size, device=None if first is None else first.device)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(image)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    flops = counter.get_flop_counts()
+    root = type(model).__name__
+    parts = tuple(
+        Part(name, _params(module), sum(flops.get(f"{root}.{name}", {}).values()) // 2, shapes.get(name, ()))
+        for name, module in blocks.items()
+    )
+    return Profile(_params(model), counter.get_total_flops() // 2, parts)
+
+
+def _params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _blocks(model: nn.Module) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    for name, child in model.named_children():
+        if isinstance(child, (nn.Sequential, nn.ModuleList)):
+            found |= {f"{name}.{inner}": block for inner, block in child.named_children()}
+        else:
+            found[name] = child
+    return found

@@ -1,0 +1,127 @@
+"""A run's outcome as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nasbench.record import STAGES, Record
+
+if TYPE_CHECKING:
+    from nasbench.profile import Profile
+
+
+def summary(record: Record) -> RenderableType:
+    """What a run chose and why, how accurate and how large the network is, and what each stage took.
+
+    Args:
+        record: finished or not; what is missing is left out.
+    """
+    parts: list[RenderableType] = [_heading(record)]
+    status = record.status()
+    if record.finished("search"):
+        parts.append(_choices(record))
+    if record.finished("test"):
+        parts.append(_result(record))
+    stages = Table("stage", "time", "peak memory", "images", box=None, header_style="dim", pad_edge=False)
+    for name in STAGES:
+        facts = status["stages"].get(name)
+        if facts:
+            stages.add_row(name, _seconds(facts["seconds"]), _bytes(facts["peak_memory_bytes"]), _images(facts))
+    if status["stages"]:
+        parts += ["", stages]
+    if status.get("error"):
+        parts.append(Text(f"failed: {status['error']}", style="red"))
+    parts += ["", Text(f"record: {record.path}")]
+    return Group(*parts)
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console that does not wrap tables at 80 columns where nobody is watching."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, highlight=False, width=120)
+    return console
+
+
+def _heading(record: Record) -> Text:
+    config = record.config()
+    return Text(
+        f"{config.space} · {config.strategy} on {config.dataset} (preset {config.preset}, seed {config.seed}): "
+        f"{record.status()['state']}",
+        style="bold",
+    )
+
+
+def _choices(record: Record) -> Table:
+    architecture = record.read_json("architecture.json")
+    decisions = record.read_json("decisions.json")
+    reasons = {
+        "threshold": lambda d: f"led by ρ at step {d['step']} (training loss {d['train_loss']:.2f})",
+        "limit": lambda d: "largest π when the search ended",
+        "random": lambda d: "drawn at random",
+        "fixed": lambda d: "given",
+    }
+    table = Table("choice", "candidate", "π", "runner-up", "why", box=None, header_style="dim", pad_edge=False)
+    for label, candidate in architecture.items():
+        decision = decisions[label]
+        pi = decision["pi"] or {}
+        chosen = pi.get(str(candidate))
+        others = sorted(((p, c) for c, p in pi.items() if c != str(candidate)), reverse=True)
+        why = reasons.get(decision["by"], lambda d: f"found by {d['by']}")(decision)
+        table.add_row(
+            label,
+            str(candidate),
+            "" if chosen is None else f"{chosen:.2f}",
+            f"{others[0][1]} {others[0][0]:.2f}" if others else "",
+            why,
+        )
+    return table
+
+
+def _result(record: Record) -> Text:
+    result = record.read_json("result.json")
+    top5 = "" if result["top5"] is None else f", top-5 {100 * result['top5']:.2f} %"
+    total = len(result["architecture"])
+    fixed = (
+        f", {result['fixed_by_threshold']} of {total} choices fixed by the threshold"
+        if result["fixed_by_threshold"]
+        else ""
+    )
+    text = Text("\ntest accuracy: ")
+    text.append(f"top-1 {100 * result['top1']:.2f} %", style="bold")
+    text.append(
+        f"{top5}\nnetwork: {result['params']:,} parameters, {result['madds'] / 1e6:,.2f} M multiply-adds{fixed}"
+    )
+    return text
+
+
+def _seconds(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _images(facts: dict[str, object]) -> str:
+    names = (("train_images", "training"), ("meta_images", "meta"), ("held_out_images", "held out"))
+    return ", ".join(f"{facts[key]:,} {text}" for key, text in names if key in facts)
+
+
+def profile_table(counts: Profile) -> RenderableType:
+    """Parameters and multiply-adds by block, with the sums."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("block")
+    for name in ("output", "parameters", "multiply-adds"):
+        table.add_column(name, justify="right")
+    for part in counts.parts:
+        table.add_row(part.name, "×".join(map(str, part.output)), f"{part.params:,}", f"{part.madds:,}")
+    table.add_section()
+    table.add_row("all", "", f"{counts.params:,}", f"{counts.madds:,}", style="bold")
+    table.add_row("", "", f"{counts.params / 1e6:.3f} M", f"{counts.madds / 1e6:.1f} M")
+    return table

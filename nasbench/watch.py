@@ -1,0 +1,95 @@
+"""Lightning callback that follows a stage: curves and π into the record, facts to the display."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import Callback
+
+from nasbench.progress import Display
+from nasbench.record import Record
+
+SNAPSHOTS = 200  # rows of search.csv a candidate, over a whole search
+METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
+SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
+
+
+class Watcher(Callback):
+    """Follows one stage of a run."""
+
+    def __init__(self, stage: str, record: Record, display: Display) -> None:
+        """Follow `stage`, write to `record`, show on `display`."""
+        self._name, self._record, self._display = stage, record, display
+        rows = record.read_csv("metrics.csv")
+        # A stage that is repeated after an interruption starts its curves anew.
+        self._metrics: list[tuple[Any, ...]] = [tuple(r.values()) for r in rows if r["stage"] != stage]
+        self._search: list[tuple[Any, ...]] = []
+        self._steps = 0
+        self._fits = 0
+        self._fixed = 0
+        self._loss: Any = None
+        self._interval = 1
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Announce the stage."""
+        self._fits += 1
+        self._steps = 0
+        total = int(trainer.num_training_batches) * int(trainer.max_epochs)
+        self._interval = max(1, total // SNAPSHOTS)
+        name = self._name if self._fits == 1 else f"{self._name} #{self._fits}"
+        self._display.stage(name, int(trainer.max_epochs), total)
+        self._snapshot(pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Show the step; keep π now and then, and whenever a layer is fixed."""
+        self._steps += 1
+        loss = outputs["loss"] if isinstance(outputs, dict) and "loss" in outputs else outputs
+        if hasattr(loss, "detach"):
+            # A running mean on the device: reading the value every step would stall it.
+            self._loss = loss.detach() if self._loss is None else self._loss.lerp(loss.detach(), 0.1)
+        fixed = len(getattr(pl_module, "fixed", ()))
+        if fixed != self._fixed or self._steps % self._interval == 0:
+            self._fixed = fixed
+            self._snapshot(pl_module)
+        if self._steps % 5 == 0 and self._display.console.is_terminal:
+            self._display.step(trainer.current_epoch + 1, self._steps, self._facts(trainer, pl_module))
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the curves."""
+        epoch = trainer.current_epoch + 1
+        for name, value in trainer.callback_metrics.items():
+            # NNI logs every π here too; search.csv has them.
+            if not name.startswith("prob/"):
+                self._metrics.append((self._name, epoch, self._steps, name, repr(round(float(value), 6))))
+        self._write()
+        self._display.epoch(epoch, self._facts(trainer, pl_module))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write what is left."""
+        self._snapshot(pl_module)
+        self._write()
+        self._display.end()
+
+    def _facts(self, trainer: Any, pl_module: Any) -> str:
+        facts = [] if self._loss is None else [f"loss {float(self._loss):.3f}"]
+        metrics = trainer.callback_metrics
+        for key, text in (("train_top1", "train"), ("val_top1", "held out")):
+            if key in metrics:
+                facts.append(f"{text} {100 * float(metrics[key]):.1f} %")
+        if hasattr(pl_module, "fixed"):
+            facts.append(f"fixed {len(pl_module.fixed)}/{len(pl_module.alphas)}")
+        return "  ".join(facts)
+
+    def _snapshot(self, pl_module: Any) -> None:
+        if not hasattr(pl_module, "export_probs"):
+            return
+        decisions = getattr(pl_module, "decisions", {})
+        for label, distribution in pl_module.export_probs().items():
+            fixed = int(label in decisions)
+            for candidate, pi in distribution.items():
+                self._search.append((self._steps, label, candidate, f"{pi:.6g}", fixed))
+
+    def _write(self) -> None:
+        self._record.write_csv("metrics.csv", METRICS_HEADER, self._metrics)
+        if self._search:
+            self._record.write_csv("search.csv", SEARCH_HEADER, self._search)

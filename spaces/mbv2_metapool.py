@@ -1,0 +1,170 @@
+"""MobileNetV2 whose every block chooses its receptive field."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from nasbench.spaces.operations.enhancers import candidate_names, enhancer
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
+
+from nasbench.errors import OptionError, check_range
+
+SETTING = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+SMALLEST_MAP = 4
+
+
+def strides(image_size: int) -> tuple[int, list[int]]:
+    """Strides of the stem and of the seven stages for an image size.
+
+    The earliest stride-2 layers become stride 1, as many as it takes for the last map to be at least 4×4; on smaller
+    maps several candidates coincide, and none of them could ever lead the others by ρ.
+
+    Args:
+        image_size: side of the square input in pixels.
+
+    Returns:
+        The stem's stride and one stride a stage.
+
+    Raises:
+        OptionError: when even without any stride the last map is under 4×4.
+    """
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < SMALLEST_MAP:
+        raise OptionError(
+            f"image_size must be a whole number ≥ {SMALLEST_MAP} (the last map's least side), not {image_size!r}"
+        )
+    chosen = [2, *(s for *_, s in SETTING)]
+    for position in [i for i, s in enumerate(chosen) if s == 2]:
+        side = image_size
+        for stride in chosen:
+            side = -(-side // stride)
+        if side >= SMALLEST_MAP:
+            break
+        chosen[position] = 1
+    return chosen[0], chosen[1:]
+
+
+class EnhancedInvertedResidual(InvertedResidual):
+    """Inverted residual block with a spatial enhancer.
+
+    The enhancer stands on the expanded features (after the depthwise conv–BN–ReLU6, before the linear projection) or
+    on the block's output (after the projection's batch normalisation, before the residual sum). The parameters of the
+    block itself keep torchvision's names.
+
+    Source: Sandler et al., CVPR 2018 (the block); Dong et al., ICASSP 2023 (the enhancer).
+
+    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    """
+
+    enhancer: nn.Module
+
+    def __init__(self, *args: Any, position: str, **kwargs: Any) -> None:
+        """Build the block without its enhancer; see torchvision for the other arguments."""
+        super().__init__(*args, **kwargs)
+        self.position = position
+        self.expanded_channels = self.conv[-2].in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output for `x` (N, C_in, H, W)."""
+        *expand, project, norm = self.conv
+        features = x
+        for layer in expand:
+            features = layer(features)
+        if self.position == "expanded":
+            features = self.enhancer(features)
+        features = norm(project(features))
+        if self.position == "output":
+            features = self.enhancer(features)
+        return x + features if self.use_res_connect else features
+
+
+class MobileNetV2MetaPooling(ModelSpace):
+    """Meta-Pooling on MobileNetV2: each of the 17 blocks chooses no, a local or the global enhancer.
+
+    One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`.
+
+    Source: Dong et al., ICASSP 2023, sections 2.1 and 3; the backbone is torchvision's MobileNetV2, parameter names
+    included.
+
+    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        candidates: str | list[str] = "full",
+        position: Literal["expanded", "output"] = "expanded",
+        num_classes: int = 1000,
+        image_size: int = 224,
+        reduction: int = 32,
+        dropout: float = 0.2,
+    ) -> None:
+        """Build the space.
+
+        Args:
+            width: width multiplier of MobileNetV2.
+            candidates: `full`, `ablation`, or names (see `candidate_names`).
+            position: `expanded` or `output`, see `EnhancedInvertedResidual`.
+            num_classes: outputs of the classifier.
+            image_size: side of the input in pixels; 224 keeps the original strides, see `strides`.
+            reduction: of spatial separable pooling.
+            dropout: before the classifier.
+
+        Raises:
+            OptionError: a value is unknown or out of range.
+        """
+        super().__init__()
+        check_range("width", width, ge=0.05, le=8)
+        check_range("num_classes", num_classes, ge=1)
+        check_range("reduction", reduction, ge=1)
+        check_range("dropout", dropout, ge=0, lt=1)
+        if position not in ("expanded", "output"):
+            raise OptionError(f"position must be 'expanded' or 'output', not {position!r}")
+        self.candidate_names = candidate_names(candidates)
+        stem_stride, stage_strides = strides(image_size)
+        numbers: Iterator[int] = iter(range(1, 18))
+
+        def block(*args: Any, **kwargs: Any) -> EnhancedInvertedResidual:
+            module = EnhancedInvertedResidual(*args, position=position, **kwargs)
+            channels = module.expanded_channels if position == "expanded" else module.out_channels
+            module.enhancer = LayerChoice(
+                OrderedDict((name, enhancer(name, channels, reduction)) for name in self.candidate_names),
+                label=f"block{next(numbers):02d}.enhancer",
+            )
+            return module
+
+        setting = [[t, c, n, stride] for (t, c, n, _), stride in zip(SETTING, stage_strides, strict=True)]
+        network = MobileNetV2(num_classes, width, setting, block=block, dropout=dropout)
+        network.features[0][0].stride = (stem_stride, stem_stride)
+        self.features = network.features
+        self.classifier = network.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
+        return self.classifier(self.features(x).mean((2, 3)))
+
+    def architectures(self) -> dict[str, dict[str, str]]:
+        """Named architectures of this space, as far as its candidates allow them.
+
+        `none`, `local` (avg3) and `global` everywhere, and `paper`: blocks 9–17 global, the others without enhancer,
+        which is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
+        """
+        labels = [f"block{i:02d}.enhancer" for i in range(1, 18)]
+        named = {
+            "none": dict.fromkeys(labels, "none"),
+            "local": dict.fromkeys(labels, "avg3"),
+            "global": dict.fromkeys(labels, "global"),
+            "paper": {label: "global" if i > 8 else "none" for i, label in enumerate(labels, 1)},
+        }
+        return {name: a for name, a in named.items() if set(a.values()) <= set(self.candidate_names)}

@@ -1,0 +1,174 @@
+"""Attention modules of Tables 2 and 4: SE, CBAM, SK and CoordAttention.
+
+All four are timm's (`timm.layers`), sub-classed only to fix the widths with which the networks of the
+Meta-Pooling paper have their printed parameter counts: timm's own defaults round the hidden width to
+multiples of eight or scale it, which gives other counts. No module had to be written anew.
+
+MobileNetV2 with the module in all 17 inverted residuals, 1000 classes, parameters in millions at widths
+1.0 / 0.75 / 0.5 (the tests build these networks):
+
+| module | where | reduction | counted | printed |
+|---|---|---|---|---|
+| SE | expanded features | 24 | 3.888 / 2.855 / 2.067 | 3.89 / 2.86 / 2.1 |
+| CBAM | expanded features | 24 | 3.890 / 2.857 / 2.069 | 3.89 / 2.86 / 2.1 |
+| SE | block output | 8 | 3.563 | 3.56 |
+| CBAM | block output | 8 | 3.565 | 3.57 |
+| SK | in place of the depthwise 3×3–BN–ReLU6 | 8 | 5.278 | 5.28 |
+| CoordAttention | expanded features | 32 | 3.952 / 2.892 / 2.096 | 3.95 |
+
+"Expanded features" is after the depthwise conv–BN–ReLU6 and before the linear 1×1 projection; "block output"
+is after the projection's BatchNorm and before the residual sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from timm.layers.cbam import CbamModule
+from timm.layers.coord_attn import CoordAttn
+from timm.layers.selective_kernel import SelectiveKernel
+from timm.layers.squeeze_excite import SqueezeExcite
+from torch import nn
+
+from nasbench.errors import check_range
+
+__all__ = ["ATTENTION", "ATTENTION_OUTPUT", "CBAM", "SE", "SK", "CoordAttention"]
+
+
+def _hidden(channels: int, reduction: int, minimum: int) -> int:
+    """Return max(minimum, channels // reduction), the width of a module's bottleneck.
+
+    Raises:
+        OptionError: if `channels` or `reduction` is below 1.
+    """
+    check_range("channels", channels, ge=1)
+    check_range("reduction", reduction, ge=1)
+    return max(minimum, channels // reduction)
+
+
+class SE(SqueezeExcite):
+    """Squeeze-and-excitation (Hu, Shen and Sun, CVPR 2018, equations 2–4), timm's `SqueezeExcite`.
+
+    z = mean of x over height and width; y = x · sigmoid(W2 · relu(W1 · z + b1) + b2), with W1 of shape m×C,
+    W2 of shape C×m and m = max(1, C // reduction). m is handed to timm, which would round it to a multiple of
+    8.
+    Parameters: 2Cm + m + C.
+
+    Shape: (N, C, H, W) → (N, C, H, W).
+
+    Args:
+        channels: C.
+        reduction: 24 on the expanded features (Table 2), 8 on the block output (Table 4).
+
+    Raises:
+        OptionError: if `channels` or `reduction` is below 1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 24) -> None:
+        super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=1))
+
+
+class CBAM(CbamModule):
+    """Convolutional block attention module (Woo et al., ECCV 2018, equations 1–3), timm's `CbamModule`.
+
+    Channel: x' = x · sigmoid(M(mean of x over space) + M(maximum of x over space)), with one shared M(z) = W2
+    · relu(W1 · z + b1) + b2 of hidden width m = max(1, C // reduction).
+    Spatial: y = x' · sigmoid(BN(conv7×7([mean of x' over channels, maximum of x' over channels]))), the
+    convolution without bias. timm leaves out M's biases unless asked; the printed counts need them.
+    Parameters: 2Cm + m + C + 2·49 + 2.
+
+    Shape: (N, C, H, W) → (N, C, H, W).
+
+    Args:
+        channels: C.
+        reduction: 24 on the expanded features (Table 2), 8 on the block output (Table 4).
+
+    Raises:
+        OptionError: if `channels` or `reduction` is below 1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 24) -> None:
+        super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=1), mlp_bias=True)
+
+
+class SK(SelectiveKernel):
+    """Selective kernel convolution (Li et al., CVPR 2019, equations 1–6), timm's `SelectiveKernel`.
+
+    u_k = relu6(BN(depthwise 3×3 of dilation k on x)), k = 1, 2; z = relu(BN(W · mean over space of (u_1 +
+    u_2))) with W of shape m×C, m = max(8, C // reduction); a = softmax over k of (A_k · z); y = a_1 · u_1 +
+    a_2 · u_2, per channel. No convolution has a bias. Both branches see all channels (timm would give each
+    its half) and end in ReLU6 like the depthwise convolution–BN–ReLU6 of MobileNetV2 that this module stands
+    in for.
+    Parameters: 2(9C + 2C) + Cm + 2m + 2Cm.
+
+    In training the BatchNorm on z sees one value per image and channel, so a batch of one image is refused by
+    torch.
+
+    Shape: (N, C, H, W) → (N, C, H, W); with stride 2 (N, C, ceil(H/2), ceil(W/2)).
+
+    Args:
+        channels: C.
+        reduction: C / m for wide layers; m is never below 8.
+        stride: of both branches, for the down-sampling blocks.
+
+    Raises:
+        OptionError: if `channels`, `reduction` or `stride` is below 1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8, stride: int = 1) -> None:
+        hidden = _hidden(channels, reduction, minimum=8)
+        check_range("stride", stride, ge=1)
+        super().__init__(
+            channels,
+            kernel_size=[3, 5],
+            stride=stride,
+            groups=channels,
+            rd_channels=hidden,
+            keep_3x3=True,
+            split_input=False,
+            act_layer=nn.ReLU6,
+        )
+
+
+class CoordAttention(CoordAttn):
+    """Coordinate attention (Hou, Zhou and Feng, CVPR 2021, equations 4–9), timm's `CoordAttn`.
+
+    z_h = mean of x over width, z_w = mean of x over height; f = hswish(BN(F · [z_h, z_w] + b)), joined along
+    space, split again into f_h and f_w; y = x · sigmoid(A_h · f_h + b_h) · sigmoid(A_w · f_w + b_w), with m =
+    max(8, C // reduction) hidden channels. All three 1×1 convolutions have a bias, as in the authors'
+    release; timm leaves them out by default, and its hidden width of 2C/3r rounded to eights is not the
+    published one.
+    Parameters: 3Cm + 3m + 2C.
+
+    The paper's 3.95 M needs reduction 32 on the expanded features: 3.952 M, against 4.088 M at 24 and 3.937 M
+    at 32 without biases. It is the `global` candidate of Meta-Pooling plus the m biases of its first
+    convolution.
+
+    Shape: (N, C, H, W) → (N, C, H, W).
+
+    Args:
+        channels: C.
+        reduction: C / m for wide layers; m is never below 8.
+
+    Raises:
+        OptionError: if `channels` or `reduction` is below 1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 32) -> None:
+        super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=8), bias=True)
+
+
+ATTENTION: dict[str, Callable[[int], nn.Module]] = {
+    "se": SE,
+    "cbam": CBAM,
+    "sk": SK,
+    "coord": CoordAttention,
+}
+"""Candidates on the expanded features (Table 2): factories of the channel count, shape-preserving."""
+
+ATTENTION_OUTPUT: dict[str, Callable[[int], nn.Module]] = {
+    "se": partial(SE, reduction=8),
+    "cbam": partial(CBAM, reduction=8),
+}
+"""The set-up of Table 4 on the block output: factories of the channel count, shape-preserving."""

@@ -1,0 +1,116 @@
+"""The candidates of one Meta-Pooling layer: local pooling, global spatial separable pooling, or nothing.
+
+Source: Dong et al., "Progressive Meta-Pooling Learning for Lightweight Image Classification Model", ICASSP 2023,
+section 2.1. Every candidate maps (N, C, H, W) to the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from nasbench.spaces.operations.attention import ATTENTION
+from nasbench.spaces.operations.pooling import ENHANCERS as POOLING
+from torch import Tensor, nn
+
+from nasbench.errors import OptionError, unknown
+
+
+class SpatialSeparablePooling(nn.Module):
+    """Spatial separable pooling (SSP), the global enhancer.
+
+    With z_h the mean over the width and z_w the mean over the height, both are concatenated along space, squeezed to
+    m = max(8, C // reduction) channels by a shared 1×1 convolution (no bias), batch-normalised, passed through
+    h-swish, split again and expanded by one 1×1 convolution (with bias) each; their sigmoids gate the rows and the
+    columns: y = x · a_h · a_w.
+
+    Source: Dong et al. 2023, section 2.1; the form is coordinate attention's (Hou et al., CVPR 2021, eq. 4–8).
+
+    Shape: (N, C, H, W) → (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, reduction: int = 32) -> None:
+        """Build the layer.
+
+        Args:
+            channels: C.
+            reduction: divisor of the squeeze; the squeezed width is never under 8.
+        """
+        super().__init__()
+        squeezed = max(8, channels // reduction)
+        self.squeeze = nn.Conv2d(channels, squeezed, 1, bias=False)
+        self.norm = nn.BatchNorm2d(squeezed)
+        self.activation = nn.Hardswish()
+        self.rows = nn.Conv2d(squeezed, channels, 1)
+        self.columns = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate every row and every column of `x` (N, C, H, W)."""
+        height, width = x.shape[2:]
+        rows = x.mean(3, keepdim=True)
+        columns = x.mean(2, keepdim=True).transpose(2, 3)
+        squeezed = self.activation(self.norm(self.squeeze(torch.cat([rows, columns], 2))))
+        rows, columns = squeezed.split([height, width], 2)
+        gate_rows = self.rows(rows).sigmoid()
+        gate_columns = self.columns(columns.transpose(2, 3)).sigmoid()
+        return x * gate_rows * gate_columns
+
+
+def _average(kernel: int) -> Callable[[int], nn.Module]:
+    # Padding zeros are counted: that keeps the operation linear and its own adjoint.
+    return lambda channels: nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=True)
+
+
+def _maximum(kernel: int) -> Callable[[int], nn.Module]:
+    return lambda channels: nn.MaxPool2d(kernel, 1, kernel // 2)
+
+
+META_POOLING: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "avg3": _average(3),
+    "avg5": _average(5),
+    "avg7": _average(7),
+    "max3": _maximum(3),
+    "max5": _maximum(5),
+    "max7": _maximum(7),
+    "global": SpatialSeparablePooling,
+}
+CANDIDATE_SETS = {"full": tuple(META_POOLING), "ablation": ("none", "avg3", "global")}
+ENHANCERS: dict[str, Callable[[int], nn.Module]] = {**META_POOLING, **ATTENTION, **POOLING}
+
+
+def candidate_names(candidates: str | Iterable[str]) -> tuple[str, ...]:
+    """Resolve a candidate set.
+
+    Args:
+        candidates: `full` (all eight, section 2.1 of the paper), `ablation` (the legend of its Table 3), names
+            separated by commas, or a list of names.
+
+    Returns:
+        The names, in the given order.
+
+    Raises:
+        OptionError: unknown name, a name twice, or none at all.
+    """
+    if isinstance(candidates, str) and candidates in CANDIDATE_SETS:
+        return CANDIDATE_SETS[candidates]
+    names = [n.strip() for n in candidates.split(",")] if isinstance(candidates, str) else list(candidates)
+    for name in names:
+        if name not in ENHANCERS:
+            raise OptionError(unknown("candidate", name, [*CANDIDATE_SETS, *ENHANCERS]))
+    if not names or len(set(names)) != len(names):
+        raise OptionError(f"candidates must be one or more different names, not {', '.join(names) or 'none at all'}")
+    return tuple(names)
+
+
+def enhancer(name: str, channels: int, reduction: int = 32) -> nn.Module:
+    """Build one candidate.
+
+    Args:
+        name: a key of `ENHANCERS`.
+        channels: C of its input and output.
+        reduction: of spatial separable pooling.
+    """
+    if name == "global":
+        return SpatialSeparablePooling(channels, reduction)
+    return ENHANCERS[name](channels)

@@ -1,0 +1,79 @@
+"""DARTS of first and second order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from nasbench.strategies.supernet import Differentiable, DifferentiableModule
+from torch import Tensor, nn
+
+from nasbench.errors import OptionError
+
+HESSIAN_STEP = 0.01  # ε · ‖∇θ'‖, as in the paper
+
+
+class DartsModule(DifferentiableModule):
+    """DARTS's search."""
+
+    strategy: DARTS
+
+    def architecture_gradient(self, train: Any, meta: Any, alphas: Sequence[nn.Parameter]) -> list[Tensor]:
+        """∇_α L_meta(θ, α), or with order 2 the gradient through the unrolled step θ′ = θ − ξ ∇_θ L_train(θ, α).
+
+        Order 2: ∇_α L_meta(θ′, α) − ξ (∇_α L_train(θ⁺, α) − ∇_α L_train(θ⁻, α)) / 2ε, where θ± = θ ± ε v,
+        v = ∇_θ′ L_meta(θ′, α) and ε = 0.01 / ‖v‖ (Liu et al., ICLR 2019, eq. 7 and 8).
+        """
+        if self.strategy.order == 1:
+            return self.gradient(meta, alphas)
+        weights, rate = self.weights(), self.learning_rate()
+        with self.moved(weights, self.virtual_gradient(train, weights), -rate):
+            both = self.gradient(meta, [*alphas, *weights])
+        first, direction = both[: len(alphas)], self._mean_over_ranks(both[len(alphas) :])
+        norm = float(torch.stack([d.float().norm() for d in direction]).norm())
+        if norm == 0.0:
+            return first
+        epsilon = HESSIAN_STEP / norm
+        with self.moved(weights, direction, epsilon):
+            above = self.gradient(train, alphas)
+        with self.moved(weights, direction, -epsilon):
+            below = self.gradient(train, alphas)
+        return [g - rate * (a - b) / (2 * epsilon) for g, a, b in zip(first, above, below, strict=True)]
+
+
+class DARTS(Differentiable):
+    """DARTS: gradient descent on a continuous mixture of candidates, of first or second order.
+
+    Source: Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019. NNI's own has the first order only.
+    """
+
+    module_class = DartsModule
+
+    def __init__(
+        self,
+        *,
+        order: Literal[1, 2] = 1,
+        eta: float = 3e-4,
+        zeta: float | None = None,
+        warmup_epochs: int = 0,
+        epochs: int | None = None,
+        meta_fraction: float | None = None,
+    ) -> None:
+        """Set the options.
+
+        Args:
+            order: 1, or 2 (unrolled; about three times the passes).
+            eta: see `Differentiable`; also the following.
+            zeta: see there.
+            warmup_epochs: see there.
+            epochs: see there.
+            meta_fraction: see there.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        super().__init__(eta=eta, zeta=zeta, warmup_epochs=warmup_epochs, epochs=epochs, meta_fraction=meta_fraction)
+        if order not in (1, 2):
+            raise OptionError(f"order must be 1 or 2, not {order!r}")
+        self.order = order

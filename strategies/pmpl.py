@@ -1,0 +1,92 @@
+"""Progressive Meta-Pooling Learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nasbench.strategies.supernet import Differentiable, DifferentiableModule
+from torch import Tensor, nn
+
+from nasbench.errors import check_range
+
+
+def lead(pi: Sequence[float]) -> tuple[int, float]:
+    """The best candidate and its lead over the second best, π_best − max over m ≠ best of π_m.
+
+    Source: Dong et al., ICASSP 2023, eq. 4. (The loop printed in its Algorithm 1 lets m be the best itself and can
+    never fire.)
+
+    Args:
+        pi: probabilities of one layer's candidates.
+
+    Returns:
+        Index of the best, and the lead; a single candidate leads by its whole π.
+    """
+    order = sorted(range(len(pi)), key=lambda i: -pi[i])
+    return order[0], pi[order[0]] - (pi[order[1]] if len(pi) > 1 else 0.0)
+
+
+class ProgressiveModule(DifferentiableModule):
+    """PMPL's search: first-order MAML on α, and layers fixed one by one."""
+
+    strategy: PMPL
+
+    def architecture_gradient(self, train: Any, meta: Any, alphas: Sequence[nn.Parameter]) -> list[Tensor]:
+        """∇_α L_meta(θ′, α) with θ′ = θ − ζ ∇_θ L_train(θ, α) held constant (eq. 2 and 3, first order)."""
+        weights = self.weights()
+        with self.moved(weights, self.virtual_gradient(train, weights), -self.learning_rate()):
+            return self.gradient(meta, alphas)
+
+    def after_step(self) -> None:
+        """Fix every layer whose best candidate leads by ρ (eq. 4); stop when all are."""
+        pi = self.probabilities()
+        ready = {}
+        for label, probabilities in pi.items():
+            if label not in self.fixed:
+                best, margin = lead(list(probabilities.values()))
+                if margin >= self.strategy.rho:
+                    ready[label] = list(probabilities)[best]
+        # Equal α on all processes are equal only up to rounding: one of them decides.
+        for label, candidate in self.trainer.strategy.broadcast(ready).items():
+            self.decide(label, "threshold", pi[label])
+            self.fix(label, candidate)
+        if not self.open_alphas():
+            self.trainer.should_stop = True
+
+
+class PMPL(Differentiable):
+    """Progressive Meta-Pooling Learning: first-order MAML on α, layers fixed one by one when one candidate leads by ρ.
+
+    Source: Dong et al., "Progressive Meta-Pooling Learning for Lightweight Image Classification Model", ICASSP 2023,
+    Algorithm 1 and eq. 2–4.
+    """
+
+    module_class = ProgressiveModule
+
+    def __init__(
+        self,
+        *,
+        rho: float = 0.2,
+        eta: float = 3e-4,
+        zeta: float | None = None,
+        warmup_epochs: int = 0,
+        epochs: int | None = None,
+        meta_fraction: float | None = None,
+    ) -> None:
+        """Set the options.
+
+        Args:
+            rho: lead ρ in π at which a layer is fixed.
+            eta: see `Differentiable`; also the following.
+            zeta: see there.
+            warmup_epochs: epochs in which only θ is trained and nothing is fixed.
+            epochs: limit of the search; what is open then is fixed by its largest π.
+            meta_fraction: see there.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        super().__init__(eta=eta, zeta=zeta, warmup_epochs=warmup_epochs, epochs=epochs, meta_fraction=meta_fraction)
+        check_range("rho", rho, gt=0, lt=1)
+        self.rho = rho

@@ -1,0 +1,53 @@
+"""Uniform random search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nni.nas.strategy import Strategy
+from numpy.random import RandomState
+
+from nasbench.errors import check_range
+
+
+class Random(Strategy):
+    """Uniform random choice over all architectures, seeded; with `trials` > 1 the best of them on held-out images.
+
+    A single trial is not trained in the search at all: the architecture is taken as it is drawn.
+    """
+
+    def __init__(self, *, trials: int = 1, seed: int = 0) -> None:
+        """Set the options.
+
+        Args:
+            trials: architectures that are drawn; more than one are each trained and compared.
+            seed: of the draws.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        super().__init__()
+        check_range("trials", trials, ge=1)
+        check_range("seed", seed, ge=0, lt=2**32)
+        self.trials, self.seed = trials, seed
+        self._single: Any = None
+
+    def _run(self) -> None:
+        state = RandomState(self.seed)
+        for _ in range(self.trials):
+            model: Any = self.model_space.random(random_state=state)
+            if self.trials == 1:
+                self._single = model
+            else:
+                self.engine.submit_models(model)
+
+    def list_models(self, sort: bool = True, limit: int | None = None) -> Any:
+        """The drawn architectures, the best on held-out images first."""
+        return iter([self._single]) if self._single is not None else super().list_models(sort, limit)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing needs to be kept: the seed tells all."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""

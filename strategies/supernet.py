@@ -1,0 +1,406 @@
+"""What the differentiable one-shot strategies share: mixed layers that can be fixed, α, the virtual step, the record."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import nni.nas.strategy
+import torch
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedLayer
+from torch import Tensor, nn
+
+from nasbench.errors import OptionError, check_range
+
+RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many steps
+
+
+class MixedLayer(DifferentiableMixedLayer):
+    """Weighted sum of a layer's candidates, Σ_k π_k β_k(x) with π = softmax(α), until one of them is fixed.
+
+    Source: Liu et al., DARTS, ICLR 2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
+    """
+
+    fixed: Any = None
+
+    def fix(self, candidate: Any) -> None:
+        """Keep one candidate: the others are no longer computed nor trained, and α stands still.
+
+        Their parameters stay in the module with `requires_grad=False`, because an optimiser's saved state can only be
+        loaded into groups of the same parameters.
+
+        Args:
+            candidate: one of `names`.
+        """
+        self.fixed = candidate
+        for name in self.names:
+            if name != candidate:
+                _retire(self[name].parameters())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The mixture, or the fixed candidate alone."""
+        if self.fixed is not None:
+            return self[self.fixed](*args, **kwargs)
+        return super().forward(*args, **kwargs)
+
+
+class DifferentiableModule(BaseOneShotLightningModule):
+    """The search part of a differentiable strategy, around the evaluator's Lightning module.
+
+    Every step: θ is trained on a training batch; after the warm-up epochs, α is trained first, on a meta batch, with
+    the gradient that `architecture_gradient` gives. Only the training of θ moves batch statistics.
+
+    Attributes:
+        alphas: label → architecture parameter (K,), in the space's order, of every label that can be fixed.
+        fixed: label → candidate, of the labels that are fixed.
+        decisions: label → `{step, pi, by, train_loss}`, why each label was decided; `by` is `threshold` or `limit`.
+        steps: training batches seen.
+    """
+
+    def __init__(self, training_module: Any, strategy: Differentiable) -> None:
+        """Wrap the evaluator's module; the supernet follows with `set_model`."""
+        super().__init__(training_module)
+        self.strategy = strategy
+        self.fixed: dict[str, Any] = {}
+        self.decisions: dict[str, dict[str, Any]] = {}
+        self.steps = 0
+        self._recent: deque[Tensor] = deque(maxlen=RECENT_STEPS)
+
+    # α
+
+    @property
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """Architecture parameters (K,) by label."""
+        used = {id(p) for p in self.parameters()}
+        return {label: a for label, a in self.strategy.arch_parameters.items() if id(a) in used}
+
+    def all_alphas(self) -> list[nn.Parameter]:
+        """All architecture parameters in an order that is the same in every process.
+
+        Beside those of `alphas` these are the ones that mixed cells make for their edges.
+        """
+        found = {id(a): a for a in self.alphas.values()}
+        for module in self.supernet_modules():
+            if hasattr(module, "arch_parameters"):
+                found |= {id(a): a for a in module.arch_parameters()}
+        return list(found.values())
+
+    def open_alphas(self) -> list[nn.Parameter]:
+        """Architecture parameters of what is not fixed yet."""
+        closed = {id(a) for label, a in self.alphas.items() if label in self.fixed}
+        return [a for a in self.all_alphas() if id(a) not in closed]
+
+    def probabilities(self) -> dict[str, dict[Any, float]]:
+        """π = softmax(α) by label and candidate; one transfer from the device for all of them."""
+        alphas = self.alphas
+        flat = torch.cat([a.detach().float().softmax(0) for a in alphas.values()]).tolist() if alphas else []
+        values = {label: mutable.values for label, mutable in self.strategy.mutables.items()}
+        result: dict[str, dict[Any, float]] = {}
+        for label, alpha in alphas.items():
+            head, flat = flat[: len(alpha)], flat[len(alpha) :]
+            result[label] = dict(zip(values[label], head, strict=True))
+        return result
+
+    def fix(self, label: str, candidate: Any) -> None:
+        """Fix one label's candidate everywhere it is used.
+
+        Args:
+            label: of the space.
+            candidate: one of its values.
+        """
+        alpha = self.alphas[label]
+        others = False
+        for module in self.supernet_modules():
+            if getattr(module, "label", None) == label and isinstance(module, MixedLayer):
+                module.fix(candidate)
+            elif any(a is alpha for a in getattr(module, "arch_parameters", list)()):
+                others = True
+        if others:
+            # NNI's mixed operations, inputs and repeats know no fixing: a hard α makes their softmax exact.
+            index = list(self.strategy.mutables[label].values).index(candidate)
+            with torch.no_grad():
+                alpha.fill_(-torch.inf)[index] = 0.0
+        _retire([alpha])
+        self.fixed[label] = candidate
+
+    def decide(self, label: str, by: str, pi: dict[Any, float]) -> None:
+        """Write down why a label was decided."""
+        loss = torch.stack(list(self._recent)).mean().item() if self._recent else None
+        self.decisions[label] = {
+            "step": self.steps,
+            "pi": {str(k): v for k, v in pi.items()},
+            "by": by,
+            "train_loss": loss,
+        }
+
+    # One step
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """Train α (after the warm-up), then θ, on a batch of each part."""
+        train, meta = batch["train"], batch["val"]
+        searching = self.trainer.current_epoch >= self.strategy.warmup_epochs
+        if searching and self.open_alphas():
+            self._train_alphas(train, meta)
+        with self._without_gradient(self.all_alphas()):
+            outcome = self.training_module.training_step(train, batch_idx)
+            loss = outcome["loss"] if isinstance(outcome, dict) else outcome
+            self.advance_optimization(loss, batch_idx, self._gradient_clip())
+        self.advance_lr_schedulers(batch_idx)
+        self._recent.append(loss.detach())
+        self.steps += 1
+        if searching:
+            self.after_step()
+        return outcome
+
+    def _train_alphas(self, train: Any, meta: Any) -> None:
+        optimizer: Any = self.architecture_optimizers()
+        alphas = self.open_alphas()
+        with self._quiet(), self._preserved_buffers():
+            gradients = self.architecture_gradient(train, meta, alphas)
+        for alpha, gradient in zip(alphas, self._mean_over_ranks(gradients), strict=True):
+            alpha.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def architecture_gradient(self, train: Any, meta: Any, alphas: Sequence[nn.Parameter]) -> list[Tensor]:
+        """∇_α of the strategy's objective.
+
+        Args:
+            train: batch for the weights θ.
+            meta: batch for the architecture parameters.
+            alphas: the α that are not fixed yet.
+
+        Returns:
+            One gradient an α, of its shape.
+        """
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """What a strategy does after a step beyond the warm-up."""
+
+    def loss(self, batch: Any) -> Tensor:
+        """The evaluator's training loss of a batch."""
+        outcome = self.training_module.training_step(batch, 0)
+        return outcome["loss"] if isinstance(outcome, dict) else outcome
+
+    def gradient(self, batch: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradient of the loss of a batch; zeros where a parameter takes no part."""
+        gradients = torch.autograd.grad(self.loss(batch), parameters, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+
+    def weights(self) -> list[nn.Parameter]:
+        """The weights θ that are being trained."""
+        return [p for group in self._weight_optimizer().param_groups for p in group["params"] if p.requires_grad]
+
+    def learning_rate(self) -> float:
+        """ζ as scheduled now."""
+        return float(self._weight_optimizer().param_groups[0]["lr"])
+
+    @contextmanager
+    def moved(self, parameters: Sequence[Tensor], directions: Sequence[Tensor], scale: float) -> Iterator[None]:
+        """Put θ + scale · direction in the place of θ for a while; afterwards θ is what it was, bit for bit."""
+        saved = [p.detach().clone() for p in parameters]
+        try:
+            with torch.no_grad():
+                for parameter, direction in zip(parameters, directions, strict=True):
+                    parameter.add_(direction, alpha=scale)
+            torch.clear_autocast_cache()  # autocast keeps low-precision copies of θ
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, saved, strict=True):
+                    parameter.copy_(value)
+            torch.clear_autocast_cache()
+
+    def virtual_gradient(self, train: Any, weights: Sequence[nn.Parameter]) -> list[Tensor]:
+        """∇_θ of the training loss for the virtual step, the mean over all processes."""
+        with self._without_gradient(self.all_alphas()):
+            return self._mean_over_ranks(self.gradient(train, weights))
+
+    # Lightning
+
+    def configure_optimizers(self) -> Any:
+        """The evaluator's optimiser for θ (with ζ where the strategy sets it) and Adam for α."""
+        if self.strategy.zeta is not None:
+            if "learning_rate" not in self.training_module.hparams:
+                raise OptionError("zeta: this evaluator has no hyper-parameter 'learning_rate' to set")
+            self.training_module.hparams["learning_rate"] = self.strategy.zeta
+        return super().configure_optimizers()
+
+    def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with NNI's and DARTS's settings: betas (0.5, 0.999), weight decay 1e-3."""
+        alphas = self.all_alphas()
+        if not alphas:
+            raise OptionError("the space has nothing to search: every choice has a single candidate or there is none")
+        return torch.optim.Adam(alphas, self.strategy.eta, betas=(0.5, 0.999), weight_decay=1e-3)
+
+    def postprocess_weight_optimizers(self, optimizers: Any) -> Any:
+        """Take α out of the evaluator's optimiser."""
+        alphas = {id(a) for a in self.all_alphas()}
+        optimizer = optimizers["optimizer"] if isinstance(optimizers, dict) else optimizers
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise OptionError("differentiable strategies need an evaluator with exactly one optimiser")
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in alphas]
+        return optimizers
+
+    def on_train_end(self) -> None:
+        """Decide what the threshold has not: by the largest π."""
+        pi = self.probabilities()
+        for label, value in self.export().items():
+            if label not in self.decisions:
+                self.decide(label, "limit", pi.get(label, {}))
+                self.fixed.setdefault(label, value)
+        super().on_train_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is fixed, which the weights do not tell."""
+        checkpoint["nasbench"] = {
+            "fixed": dict(self.fixed),
+            "decisions": dict(self.decisions),
+            "steps": self.steps,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fix again what was fixed."""
+        state = checkpoint["nasbench"]
+        for label, candidate in state["fixed"].items():
+            if label in self.alphas:
+                self.fix(label, candidate)
+        self.decisions, self.steps = dict(state["decisions"]), state["steps"]
+
+    # Helpers
+
+    def _weight_optimizer(self) -> Any:
+        return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))
+
+    def _gradient_clip(self) -> float | None:
+        return self.training_module.hparams.get("gradient_clip")
+
+    def _mean_over_ranks(self, tensors: list[Tensor]) -> list[Tensor]:
+        # Neither Lightning nor DDP sees gradients that torch.autograd.grad returns.
+        if self.trainer.world_size == 1:
+            return tensors
+        return [self.trainer.strategy.reduce(t, reduce_op="mean") for t in tensors]  # type: ignore[misc]
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keep the losses of the inner passes out of the training curves."""
+        log = self.training_module.log
+        self.training_module.log = lambda *args, **kwargs: None
+        try:
+            yield
+        finally:
+            self.training_module.log = log
+
+    @contextmanager
+    def _preserved_buffers(self) -> Iterator[None]:
+        """Undo every change to buffers, batch statistics above all."""
+        buffers = list(self.training_module.buffers())
+        saved = [b.clone() for b in buffers]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, saved, strict=True):
+                    buffer.copy_(value)
+
+    @contextmanager
+    def _without_gradient(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Spare the gradients of parameters that a pass does not train."""
+        asked = [p for p in parameters if p.requires_grad]
+        for parameter in asked:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in asked:
+                parameter.requires_grad_(True)
+
+
+class Differentiable(nni.nas.strategy.DARTS):
+    """Base of the one-shot strategies with architecture parameters."""
+
+    module_class: type[DifferentiableModule] = DifferentiableModule
+
+    def __init__(
+        self,
+        *,
+        eta: float = 3e-4,
+        zeta: float | None = None,
+        warmup_epochs: int = 0,
+        epochs: int | None = None,
+        meta_fraction: float | None = None,
+    ) -> None:
+        """Set the options.
+
+        Args:
+            eta: learning rate η of α (Adam).
+            zeta: learning rate ζ of θ at its start; the evaluator's where `None`.
+            warmup_epochs: epochs in which only θ is trained.
+            epochs: limit of the search; the evaluator's where `None`.
+            meta_fraction: share of the training images on which α learns; the data set's where `None`.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        super().__init__()
+        check_range("eta", eta, gt=0)
+        check_range("warmup_epochs", warmup_epochs, ge=0)
+        if zeta is not None:
+            check_range("zeta", zeta, gt=0)
+        if epochs is not None:
+            check_range("epochs", epochs, ge=1)
+        if meta_fraction is not None:
+            check_range("meta_fraction", meta_fraction, gt=0, lt=1)
+        self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
+        self.epochs, self.meta_fraction = epochs, meta_fraction
+        self.arch_parameters: dict[str, nn.Parameter] = {}
+        self.mutables: dict[str, Any] = {}
+
+    @property
+    def decisions(self) -> dict[str, dict[str, Any]]:
+        """Why each label was decided, see `DifferentiableModule`."""
+        module: Any = self.oneshot_module
+        return module.decisions
+
+    def default_mutation_hooks(self) -> list[Any]:
+        """NNI's hooks, with our mixed layer first."""
+        return [MixedLayer.mutate, *super().default_mutation_hooks()]
+
+    def mutate_model(self, model: Any) -> Any:
+        """Turn the space into the supernet, in place, and take its dropout out for the search."""
+        self.mutables = dict(model.simplify())
+        model = super().mutate_model(model)
+        self.arch_parameters = self._arch_parameters
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+        return model
+
+    def mutate_evaluator(self, evaluator: Any) -> Any:
+        """Pass on the limit of epochs and the share of the meta set, then let NNI wrap the evaluator."""
+        limit = self.epochs or evaluator.trainer.max_epochs
+        if limit is not None and self.warmup_epochs >= limit:
+            raise OptionError(f"warmup_epochs is {self.warmup_epochs}, but the search has only {limit} epoch(s)")
+        if self.epochs is not None:
+            evaluator.trainer.fit_loop.max_epochs = self.epochs
+        if self.meta_fraction is not None:
+            if not hasattr(evaluator.datamodule, "meta_fraction"):
+                raise OptionError("meta_fraction: this evaluator's data has no meta set to size")
+            evaluator.datamodule.meta_fraction = self.meta_fraction
+        return super().mutate_evaluator(evaluator)
+
+    def configure_oneshot_module(self, training_module: Any) -> DifferentiableModule:
+        """Wrap the evaluator's module."""
+        return self.module_class(training_module, self)
+
+
+def _retire(parameters: Any) -> None:
+    # Adam moves a parameter by its momentum even when the gradient is zero; without a gradient it is skipped.
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
