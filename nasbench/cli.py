@@ -225,9 +225,17 @@ def main() -> None:
     # NNI warns about every class of a newer PyTorch that it does not wrap.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"nni\.nas\.nn\.pytorch\.layers")
     try:
-        app()
+        app(standalone_mode=False)
     except NasbenchError as e:
         print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as e:
+        if type(e).__name__ == "NoArgsIsHelpError":
+            e.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        if not hasattr(e, "format_message"):  # the usage errors of click, or of typer's copy of it
+            raise
+        print(f"error: {e.format_message()} (see --help)", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command with --out RECORD (see `ls -t runs`) goes on", file=sys.stderr)

@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from nasbench.spaces.operations.enhancers import candidate_names, enhancer
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 
 from nasbench.errors import OptionError, check_range
+from nasbench.spaces.operations.enhancers import candidate_names, enhancer
 
 SETTING = (
     (1, 16, 1, 1),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError
+from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 
 HESSIAN_STEP = 0.01  # ε · ‖∇θ'‖, as in the paper
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 from torch import Tensor, nn
 
 from nasbench.errors import check_range
+from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 
 
 def lead(pi: Sequence[float]) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""What the differentiable one-shot strategies share: mixed layers that can be fixed, α, the virtual step, the record."""
+"""What the differentiable one-shot strategies share: mixed layers that can be fixed, α, and the virtual step."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def alphas(self) -> dict[str, nn.Parameter]:
         """Architecture parameters (K,) by label."""
         used = {id(p) for p in self.parameters()}
-        return {label: a for label, a in self.strategy.arch_parameters.items() if id(a) in used}
+        return {label: a for label, a in self.strategy.alphas.items() if id(a) in used}
 
     def all_alphas(self) -> list[nn.Parameter]:
         """All architecture parameters in an order that is the same in every process.
@@ -250,10 +250,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def on_train_end(self) -> None:
         """Decide what the threshold has not: by the largest π."""
         pi = self.probabilities()
-        for label, value in self.export().items():
+        for label in map(str, self.export()):
             if label not in self.decisions:
                 self.decide(label, "limit", pi.get(label, {}))
-                self.fixed.setdefault(label, value)
         super().on_train_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -358,7 +357,7 @@ class Differentiable(nni.nas.strategy.DARTS):
             check_range("meta_fraction", meta_fraction, gt=0, lt=1)
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
         self.epochs, self.meta_fraction = epochs, meta_fraction
-        self.arch_parameters: dict[str, nn.Parameter] = {}
+        self.alphas: dict[str, nn.Parameter] = {}
         self.mutables: dict[str, Any] = {}
 
     @property
@@ -373,9 +372,10 @@ class Differentiable(nni.nas.strategy.DARTS):
 
     def mutate_model(self, model: Any) -> Any:
         """Turn the space into the supernet, in place, and take its dropout out for the search."""
-        self.mutables = dict(model.simplify())
+        # NNI's labels are a subclass of str that a checkpoint may not hold.
+        self.mutables = {str(label): mutable for label, mutable in model.simplify().items()}
         model = super().mutate_model(model)
-        self.arch_parameters = self._arch_parameters
+        self.alphas = {str(label): alpha for label, alpha in self._arch_parameters.items()}
         for module in model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.p = 0.0

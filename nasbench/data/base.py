@@ -255,7 +255,7 @@ class InMemoryData(ImageData):
         """Read the set.
 
         Returns:
-            Training images (N, H, W) or (N, H, W, C) uint8, training labels (N,), test images, test labels, class names.
+            Training images (N, H, W) or (N, H, W, C) uint8, training labels (N,), test images and labels, class names.
 
         Raises:
             DataError: the set is missing or damaged.

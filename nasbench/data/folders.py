@@ -110,8 +110,8 @@ class ImageNet(ImageFolder):
             if (folder / "train").is_dir() and (folder / "val").is_dir():
                 return folder
         raise DataError(
-            f"imagenet: neither {root}/imagenet nor {root} has the folders train/ and val/; get the ILSVRC 2012 archives "
-            "from image-net.org, unpack them to one folder a class, and give --data-root or NASBENCH_DATA"
+            f"imagenet: neither {root}/imagenet nor {root} has the folders train/ and val/; get the ILSVRC 2012 "
+            "archives from image-net.org, unpack them to one folder a class, and give --data-root or NASBENCH_DATA"
         )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from nasbench.spaces.operations.attention import ATTENTION
-from nasbench.spaces.operations.pooling import ENHANCERS as POOLING
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError, unknown
+from nasbench.spaces.operations.attention import ATTENTION
+from nasbench.spaces.operations.pooling import ENHANCERS as POOLING
 
 
 class SpatialSeparablePooling(nn.Module):

@@ -1,0 +1,239 @@
+"""Data sets: splits, augmentation, readers, and what they say when something is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nasbench.data.arrays import CIFAR10, CIFAR100, Arrays, Digits, FashionMNIST
+from nasbench.data.base import Augmentation, stratified
+from nasbench.data.folders import ImageFolder, ImageNet
+from nasbench.errors import DataError, OptionError
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.floats(0.01, 0.99))
+@settings(max_examples=200, deadline=None)
+def test_stratified_split(labels: list[int], fraction: float) -> None:
+    classes = np.array(labels)
+    first, second = stratified(classes, fraction)
+    assert sorted([*first, *second]) == list(range(len(labels)))
+    assert abs(len(second) - fraction * len(labels)) < 1
+    for c in set(labels):
+        assert abs((classes[second] == c).sum() - fraction * (classes == c).sum()) <= 1 + 1e-6
+
+
+def test_search_uses_all_training_images_and_retraining_holds_a_tenth_out() -> None:
+    train, meta = Digits(stage="search").splits()
+    assert not set(train) & set(meta)
+    assert (len(train), len(meta)) == (1151, 287)
+    retrain, held_out = Digits(stage="retrain").splits()
+    assert not set(retrain) & set(held_out)
+    assert {*retrain, *held_out} == {*train, *meta}
+    assert len(held_out) == 143
+
+
+def test_the_splits_do_not_depend_on_the_seed() -> None:
+    for a, b in zip(Digits(seed=0).splits(), Digits(seed=5).splits(), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_no_test_image_of_digits_is_among_the_training_images() -> None:
+    data = Digits(image_size=8)
+    data.setup()
+    images, test = data._images["train"], data._images["test"]
+    assert len(images) + len(test) == 1797
+    assert len({i.numpy().tobytes() for i in images} & {i.numpy().tobytes() for i in test}) == 0
+
+
+def test_the_order_of_batches_follows_the_seed() -> None:
+    def labels(seed: int) -> list[Any]:
+        return [y.tolist() for _, y in Digits(seed=seed, batch_size=100).train_dataloader()]
+
+    assert labels(1) == labels(1)
+    assert labels(1) != labels(2)
+
+
+def test_a_subset_is_stratified_and_checked() -> None:
+    data = Digits(train_images=100)
+    train, meta = data.splits()
+    assert len(train) + len(meta) == 100
+    assert set(np.bincount(data.train_labels[np.concatenate([train, meta])])) <= {9, 10, 11}
+    with pytest.raises(OptionError, match="train_images is 5000, but digits has 1438"):
+        Digits(train_images=5000).setup()
+
+
+def test_normalised_images_have_zero_mean_and_unit_variance() -> None:
+    data = Digits()
+    data.setup()
+    images = data.normalise(data._images["train"])
+    assert images.shape == (1438, 3, 16, 16)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert abs(float(images.mean())) < 1e-4
+    assert abs(float(images.std()) - 1) < 1e-3
+
+
+def test_augmentation_shifts_and_flips_without_inventing_pixels() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(1, 255, (64, 6, 5, 3), dtype=torch.uint8)
+    padding = 2
+    changed = Augmentation(padding=padding, flip=True)(images)
+    assert changed.shape == images.shape
+    padded = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
+    seen = set()
+    for before, after in zip(padded, changed, strict=True):
+        matches = {
+            (flip, dy, dx)
+            for dy in range(2 * padding + 1)
+            for dx in range(2 * padding + 1)
+            for flip in (False, True)
+            for window in [before[dy : dy + 6, dx : dx + 5]]
+            if torch.equal(after, window.flip(1) if flip else window)
+        }
+        assert matches
+        seen |= matches
+    assert len(seen) > 25
+    assert torch.equal(Augmentation()(images), images)
+
+
+def test_only_training_batches_are_augmented() -> None:
+    class Shift(Digits):
+        augmentation = Augmentation(padding=3)
+
+    data = Shift(batch_size=32)
+    data.setup()
+    batch = next(iter(data.test_dataloader()))
+
+    class State:
+        training = False
+
+    data.trainer = State()  # type: ignore[assignment]
+    assert torch.equal(data.on_after_batch_transfer(batch, 0)[0], data.normalise(batch[0]))
+    State.training = True
+    assert not torch.equal(data.on_after_batch_transfer({"train": batch}, 0)["train"][0], data.normalise(batch[0]))
+
+
+# Readers
+
+
+def write_npz(path: Path, **changes: Any) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 255, (40, 12, 12, 3), dtype=np.uint8),
+        "y_train": np.arange(40) % 4,
+        "x_test": rng.integers(0, 255, (8, 12, 12, 3), dtype=np.uint8),
+        "y_test": np.arange(8) % 4,
+    }
+    np.savez(path, **{k: v for k, v in (arrays | changes).items() if v is not None})
+    return path
+
+
+def test_arrays_from_a_file_or_a_folder(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "mine.npz", class_names=np.array(["a", "b", "c", "d"]))
+    for root in (path, tmp_path):
+        data = Arrays(data_root=root)
+        assert data.description()["class_names"] == ["a", "b", "c", "d"]
+        assert data.image_size == 12
+    assert Arrays(data_root=path, image_size=8).train_dataloader().dataset.images.shape[1:3] == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_test": None}, "has no array y_test"),
+        ({"x_train": np.zeros((40, 12, 12, 3), np.float32)}, "must be uint8"),
+        ({"x_train": np.zeros((40, 12, 12, 2), np.uint8)}, "must be uint8 of shape"),
+        ({"y_train": np.arange(39) % 4}, "40 training images, but 39 labels"),
+        ({"y_train": np.arange(40) % 4 - 1}, "whole numbers from 0"),
+        ({"x_train": np.array([{}], dtype=object)}, "cannot be read as .npz"),
+    ],
+)
+def test_damaged_arrays_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Arrays(data_root=write_npz(tmp_path / "mine.npz", **changes)).setup()
+
+
+def test_what_is_not_an_npz_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_text("hello")
+    with pytest.raises(DataError, match="cannot be read as .npz"):
+        Arrays(data_root=tmp_path / "mine.npz").setup()
+    with pytest.raises(DataError, match="holds 0 .npz files"):
+        (tmp_path / "empty").mkdir()
+        Arrays(data_root=tmp_path / "empty").setup()
+
+
+@pytest.mark.parametrize("kind", [FashionMNIST, CIFAR10, CIFAR100, ImageNet, ImageFolder, Arrays])
+def test_a_missing_set_says_where_it_was_looked_for_and_what_to_do(kind: Any, tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(DataError) as error:
+            kind(data_root=root).setup()
+        text = str(error.value)
+        assert str(root) in text
+        assert "\n" not in text
+        assert "--data-root" in text or "class folder" in text
+
+
+def pictures(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 10) -> None:
+    rng = np.random.default_rng(1)
+    for c in classes:
+        (folder / c).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(folder / c / f"{i}.png")
+
+
+def test_own_pictures_with_and_without_given_split(tmp_path: Path) -> None:
+    pictures(tmp_path / "split" / "train")
+    pictures(tmp_path / "split" / "val", count=3)
+    data = ImageFolder(data_root=tmp_path / "split", image_size=16, batch_size=4)
+    assert data.description()["class_names"] == ["cat", "dog"]
+    assert sum(len(y) for _, y in data.test_dataloader()) == 6
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (4, 16, 16, 3)
+    assert images.dtype == torch.uint8
+    assert data.normalise(images).shape == (4, 3, 16, 16)
+
+    pictures(tmp_path / "flat")
+    whole = ImageFolder(data_root=tmp_path / "flat", image_size=16)
+    train, meta = whole.splits()
+    assert (len(train) + len(meta), sum(len(y) for _, y in whole.test_dataloader())) == (16, 4)
+    used = {whole._train.samples[i][0] for i in whole._kept}
+    tested = {whole._train.samples[i][0] for i in whole._test.indices}
+    assert not used & tested
+
+    pictures(tmp_path / "imagenet" / "train")
+    pictures(tmp_path / "imagenet" / "val", count=2)
+    assert ImageNet(data_root=tmp_path, image_size=16).description()["dataset"] == "imagenet"
+
+
+def test_different_classes_in_train_and_test_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path / "train")
+    pictures(tmp_path / "test", classes=("cat", "cow"))
+    with pytest.raises(DataError, match="different classes"):
+        ImageFolder(data_root=tmp_path).setup()
+
+
+# The real sets
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "classes", "mean"),
+    [
+        (FashionMNIST, (60000, 10000), "T-shirt/top", (0.2860,)),
+        (CIFAR10, (50000, 10000), "airplane", (0.4914, 0.4822, 0.4465)),
+        (CIFAR100, (50000, 10000), "apple", (0.5071, 0.4865, 0.4409)),
+    ],
+)
+def test_real_sets(real_data: Path, kind: Any, sizes: tuple[int, int], classes: str, mean: tuple[float, ...]) -> None:
+    data = kind(data_root=real_data)
+    train, meta = data.splits()
+    assert len(train) + len(meta) == sizes[0]
+    assert sum(len(y) for _, y in data.test_dataloader()) == sizes[1]
+    assert data.class_names[0] == classes
+    assert data.mean == pytest.approx(mean, abs=2e-4)
+    assert len(data.class_names) == (100 if kind is CIFAR100 else 10)

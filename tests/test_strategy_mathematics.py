@@ -1,0 +1,251 @@
+"""The gradients of PMPL and DARTS against formulas and finite differences, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot)
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nni.nas.evaluator.pytorch import DataLoader
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.space import RawFormatModelSpace
+from torch import nn
+
+from nasbench.strategies.darts import DARTS, DartsModule
+from nasbench.strategies.pmpl import PMPL, ProgressiveModule, lead
+from tests.toys import TwoScales, numbers, squared_error
+
+RATE = 0.3
+TRAIN, META = (1.3, 0.9), (-0.8, 1.7)
+ALPHA = [0.4, -0.9]
+
+
+def search(strategy: Any, space: Any, evaluator: Any) -> Any:
+    """Run a strategy by NNI's sequential engine; returns its one-shot module."""
+    strategy(RawFormatModelSpace.from_model(space, evaluator), SequentialExecutionEngine())
+    return strategy.oneshot_module
+
+
+def spied(strategy: Any, module: type) -> Any:
+    """Let a strategy start from ALPHA and keep its first architecture gradient."""
+
+    class Spy(module):  # type: ignore[misc]
+        gradients: list[Any]
+
+        def on_train_start(self) -> None:
+            self.gradients = []
+            with torch.no_grad():
+                for alpha in self.all_alphas():
+                    alpha.copy_(torch.tensor(ALPHA, dtype=alpha.dtype))
+
+        def architecture_gradient(self, train: Any, meta: Any, alphas: Any) -> Any:
+            self.gradients.append(super().architecture_gradient(train, meta, alphas)[0].clone())
+            return [self.gradients[-1]]
+
+    strategy.module_class = Spy
+    return strategy
+
+
+def softmax(alpha: Any) -> Any:
+    e = np.exp(np.array(alpha))
+    return e / e.sum()
+
+
+def virtual(theta: Any, alpha: Any) -> Any:
+    """θ' of one plain gradient step on the training pair."""
+    (x, t), pi = TRAIN, softmax(alpha)
+    return theta - RATE * (x * pi @ theta - t) * x * pi
+
+
+def meta_loss(theta: Any, alpha: Any) -> float:
+    x, t = META
+    return float(0.5 * (x * softmax(alpha) @ theta - t) ** 2)
+
+
+def meta_gradient(theta: Any, alpha: Any) -> Any:
+    """∇_α of the meta loss, θ held constant: r x π_j (θ_j − Σ π θ)."""
+    (x, t), pi = META, softmax(alpha)
+    return (x * pi @ theta - t) * x * pi * (theta - pi @ theta)
+
+
+def bilevel_gradient(theta: Any, alpha: Any, step: float = 1e-6) -> Any:
+    """Central differences of α ↦ L_meta(θ'(α), α)."""
+    result = []
+    for j in range(len(alpha)):
+        up, down = np.array(alpha), np.array(alpha)
+        up[j] += step
+        down[j] -= step
+        result.append((meta_loss(virtual(theta, up), up) - meta_loss(virtual(theta, down), down)) / (2 * step))
+    return np.array(result)
+
+
+THETA = np.array([0.7, -0.4])
+
+
+def first_gradient(strategy: Any, module: type) -> Any:
+    evaluator = squared_error(numbers([TRAIN]), numbers([META]), RATE)
+    spy = search(spied(strategy, module), TwoScales(tuple(THETA)), evaluator)
+    # The toy's parameters are made in float32.
+    return spy.gradients[0].numpy()
+
+
+def test_pmpl_gradient_is_first_order_maml() -> None:
+    expected = meta_gradient(virtual(THETA, ALPHA), ALPHA)
+    np.testing.assert_allclose(first_gradient(PMPL(), ProgressiveModule), expected, rtol=1e-6)
+    # The test tells it from a gradient without virtual step, and from the full bilevel one.
+    assert not np.allclose(expected, meta_gradient(THETA, ALPHA), rtol=1e-2)
+    assert not np.allclose(expected, bilevel_gradient(THETA, ALPHA), rtol=1e-2)
+
+
+def test_darts_first_order_has_no_virtual_step() -> None:
+    np.testing.assert_allclose(
+        first_gradient(DARTS(order=1), DartsModule), meta_gradient(THETA, ALPHA), rtol=1e-6
+    )
+
+
+def test_darts_second_order_is_the_bilevel_gradient() -> None:
+    np.testing.assert_allclose(
+        first_gradient(DARTS(order=2), DartsModule), bilevel_gradient(THETA, ALPHA), rtol=1e-5
+    )
+
+
+def test_zeta_sets_the_rate_of_both_steps() -> None:
+    evaluator = squared_error(numbers([TRAIN]), numbers([META]), 1e-9)
+    module = search(spied(PMPL(zeta=RATE), ProgressiveModule), TwoScales(tuple(THETA)), evaluator)
+    np.testing.assert_allclose(module.gradients[0].numpy(), meta_gradient(virtual(THETA, ALPHA), ALPHA), rtol=1e-6)
+    trained = [p.item() for n, p in module.named_parameters() if n.endswith("theta")]
+    assert np.abs(np.array(trained) - THETA).max() > 1e-3
+
+
+@given(
+    st.lists(st.floats(-3, 3), min_size=2, max_size=8),
+    st.floats(0.01, 0.9),
+)
+@settings(max_examples=200, deadline=None)
+def test_lead_is_best_minus_second_best(alpha: list[float], rho: float) -> None:
+    pi = softmax(alpha).tolist()
+    best, margin = lead(pi)
+    # The definition of equation 4, over all m other than the best.
+    assert pi[best] == max(pi)
+    assert margin == min(pi[best] - p for m, p in enumerate(pi) if m != best)
+
+
+def test_a_single_candidate_leads() -> None:
+    assert lead([1.0]) == (0, 1.0)
+
+
+def forced(winner: int, gap: float, thetas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)) -> Any:
+    """Search one step with π of the winner leading by exactly `gap`, α standing still."""
+    rest = (1 - gap) / len(thetas)
+    pi = torch.full((len(thetas),), rest, dtype=torch.float64)
+    pi[winner] += gap
+
+    class Still(ProgressiveModule):
+        def on_train_start(self) -> None:
+            with torch.no_grad():
+                for alpha in self.all_alphas():
+                    alpha.copy_(pi.log())
+
+        def _train_alphas(self, train: Any, meta: Any) -> None:
+            pass
+
+    strategy = PMPL(rho=0.2)
+    strategy.module_class = Still
+    return search(strategy, TwoScales(thetas), squared_error(numbers([TRAIN]), numbers([META]), RATE))
+
+
+@pytest.mark.parametrize("winner", range(4))
+def test_every_candidate_can_be_fixed_and_only_at_rho(winner: int) -> None:
+    names = ["first", "second", "third", "fourth"]
+    at = forced(winner, 0.2 + 1e-6)
+    assert at.fixed == {"layer.scale": names[winner]}
+    assert at.decisions["layer.scale"]["by"] == "threshold"
+    assert at.decisions["layer.scale"]["step"] == 1
+    assert at.export() == {"layer.scale": names[winner]}
+    below = forced(winner, 0.2 - 1e-3)
+    assert below.decisions["layer.scale"]["by"] == "limit"
+    assert below.export() == {"layer.scale": names[winner]}
+
+
+def test_nothing_is_fixed_during_the_warm_up() -> None:
+    pairs = numbers([TRAIN] * 5)
+    strategy = PMPL(eta=0.5, rho=0.01, warmup_epochs=2)
+    evaluator = squared_error(pairs, numbers([META] * 5), 0.01, epochs=4)
+    module = search(strategy, TwoScales(), evaluator)
+    assert module.decisions["layer.scale"]["step"] > 10
+    assert module.decisions["layer.scale"]["by"] == "threshold"
+
+
+def test_the_search_stops_when_all_is_fixed() -> None:
+    strategy = PMPL(eta=0.5, rho=0.01)
+    module = search(strategy, TwoScales(), squared_error(numbers([TRAIN] * 50), numbers([META] * 50), 0.01))
+    assert module.steps == module.decisions["layer.scale"]["step"] < 50
+
+
+def test_a_frozen_alpha_stands_still_and_losers_are_not_trained() -> None:
+    """Adam would move α by its momentum if its gradient were zero instead of absent."""
+    seen: list[Any] = []
+
+    class Two(TwoScales):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nni.nas.nn.pytorch.LayerChoice(
+                {"a": nn.Identity(), "b": nn.Identity()}, label="other.choice"
+            )
+
+        def forward(self, x: Any) -> Any:
+            return self.other(self.layer(x))
+
+    class Spy(ProgressiveModule):
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            if "layer.scale" in self.fixed:
+                thetas = {n: p.item() for n, p in self.named_parameters() if n.endswith("theta")}
+                seen.append((self.alphas["layer.scale"].detach().clone(), thetas))
+
+    strategy = PMPL(eta=0.1, rho=0.05)
+    strategy.module_class = Spy
+    module = search(strategy, Two(), squared_error(numbers([TRAIN] * 20), numbers([META] * 20), 0.05, epochs=2))
+    assert len(seen) > 5
+    assert all(torch.equal(seen[0][0], alpha) for alpha, _ in seen)
+    chosen = module.fixed["layer.scale"]
+    for name in seen[0][1]:
+        moved = seen[0][1][name] != seen[-1][1][name]
+        assert moved == (f".{chosen}." in name)
+
+
+def test_the_architecture_gradient_reads_the_virtual_weights_under_autocast() -> None:
+    """Autocast keeps low-precision copies of θ; a stale one would hide the virtual step."""
+
+    class Linear(nni.nas.nn.pytorch.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner = nn.Linear(4, 4)
+            self.layer = nni.nas.nn.pytorch.LayerChoice(
+                {"a": nn.Linear(4, 1), "b": nn.Linear(4, 1)}, label="layer.linear"
+            )
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(self.inner(x[:, None].expand(-1, 4))).squeeze(1)
+
+    def gradient(rate: float) -> Any:
+        strategy = PMPL()
+        found: list[Any] = []
+
+        class Spy(ProgressiveModule):
+            def architecture_gradient(self, train: Any, meta: Any, alphas: Any) -> Any:
+                found.append(super().architecture_gradient(train, meta, alphas))
+                return found[-1]
+
+        strategy.module_class = Spy
+        pairs = DataLoader(
+            torch.utils.data.TensorDataset(torch.ones(4), torch.full((4,), 3.0)), batch_size=4
+        )
+        search(strategy, Linear(), squared_error(pairs, pairs, rate, precision="bf16-mixed"))
+        return found[0][0]
+
+    assert not torch.allclose(gradient(0.1), gradient(1e-12), rtol=0.05)

@@ -1,0 +1,219 @@
+"""The supernet in training: what a step may touch, saving and loading, speed-up by fixing, planted answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot)
+import pytest
+import torch
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.space import RawFormatModelSpace
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasbench.errors import OptionError
+from nasbench.evaluators.classification import Classification
+from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
+from nasbench.strategies.darts import DARTS, DartsModule
+from nasbench.strategies.pmpl import PMPL, ProgressiveModule
+from nasbench.strategies.random import Random
+from tests.toys import CentrePixel
+
+DIGITS = {"image_size": 8, "train_images": 64, "batch_size": 16}
+
+
+def search(strategy: Any, space: Any, evaluator: Any) -> Any:
+    """Run a strategy by NNI's sequential engine; returns its one-shot module."""
+    strategy(RawFormatModelSpace.from_model(space, evaluator), SequentialExecutionEngine())
+    return strategy.oneshot_module
+
+
+def small(**options: Any) -> MobileNetV2MetaPooling:
+    """The real space, as small as it gets."""
+    return MobileNetV2MetaPooling(**{"width": 0.05, "image_size": 8, "num_classes": 10, **options})
+
+
+def evaluator(epochs: int = 1, **data: Any) -> Any:
+    """The real evaluator on a few digits."""
+    return Classification(stage="search", epochs=epochs, device="cpu", data={**DIGITS, **data})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "module"),
+    [(PMPL(eta=0.1), ProgressiveModule), (DARTS(order=2), DartsModule)],
+    ids=["pmpl", "darts2"],
+)
+def test_the_architecture_step_leaves_everything_else_bit_for_bit(strategy: Any, module: type) -> None:
+    compared: list[int] = []
+
+    class Spy(module):  # type: ignore[misc]
+        def state(self) -> dict[str, torch.Tensor]:
+            alphas = {id(a) for a in self.all_alphas()}
+            tensors = {n: p for n, p in self.named_parameters() if id(p) not in alphas}
+            tensors |= dict(self.named_buffers())
+            moments = self._weight_optimizer().state
+            tensors |= {f"momentum{i}": s["momentum_buffer"] for i, s in enumerate(moments.values())}
+            return {n: t.detach().clone() for n, t in tensors.items()}
+
+        def _train_alphas(self, train: Any, meta: Any) -> None:
+            before, alphas = self.state(), [a.detach().clone() for a in self.all_alphas()]
+            super()._train_alphas(train, meta)
+            after = self.state()
+            assert before.keys() == after.keys()
+            assert all(torch.equal(before[n], after[n]) for n in before)
+            assert not any(torch.equal(a, b) for a, b in zip(alphas, self.all_alphas(), strict=True))
+            compared.append(sum(n.startswith("momentum") for n in before))
+
+    strategy.module_class = Spy
+    search(strategy, small(candidates="none,avg3,global"), evaluator())
+    assert len(compared) == 3  # batches of 16 out of 51 training images
+    assert compared[-1] > 100  # momentum exists, and was compared
+
+
+def test_only_the_weight_step_moves_batch_statistics() -> None:
+    module = search(PMPL(), small(candidates="none,avg3"), evaluator())
+    counts = {int(b) for n, b in module.named_buffers() if n.endswith("num_batches_tracked")}
+    assert counts == {3}
+
+
+def test_dropout_is_off_in_the_search() -> None:
+    space = small(dropout=0.5)
+    search(PMPL(), space, evaluator())
+    assert all(m.p == 0.0 for m in space.modules() if isinstance(m, nn.Dropout))
+
+
+def test_fixed_layers_leave_the_forward_pass() -> None:
+    strategy = PMPL()
+    space = strategy.mutate_model(small())
+    module: Any = strategy.configure_oneshot_module(_Holder())
+    module.set_model(space)
+    image = torch.zeros(2, 3, 8, 8)
+
+    def cost() -> int:
+        calls = []
+        hooks = [
+            candidate.register_forward_hook(lambda *a: calls.append(1))
+            for layer in module.supernet_modules()
+            for candidate in layer
+        ]
+        with FlopCounterMode(display=False), torch.no_grad():
+            space.eval()(image)
+        for hook in hooks:
+            hook.remove()
+        return len(calls)
+
+    costs = [cost()]
+    for label in list(module.alphas):
+        module.fix(label, "global")
+        costs.append(cost())
+    assert costs[0] <= 17 * 8
+    assert costs[-1] == 17
+    assert costs == sorted(costs, reverse=True)
+    assert len(set(costs)) == 18
+
+
+class _Holder(nn.Module):
+    """Just enough of an evaluator's module to hold a model."""
+
+    def set_model(self, model: nn.Module) -> None:
+        self.model = model
+
+
+def test_what_is_fixed_survives_saving_and_loading(tmp_path: Path) -> None:
+    class Fixing(ProgressiveModule):
+        def after_step(self) -> None:
+            if self.steps == 2:
+                self.decide("block03.enhancer", "threshold", self.probabilities()["block03.enhancer"])
+                self.fix("block03.enhancer", "avg5")
+
+    def strategy() -> Any:
+        made = PMPL(eta=0.05)
+        made.module_class = Fixing
+        return made
+
+    first = evaluator(epochs=1)
+    one = search(strategy(), small(), first)
+    first.trainer.save_checkpoint(tmp_path / "half.ckpt")
+    saved = {label: a.detach().clone() for label, a in one.alphas.items()}
+    torch.load(tmp_path / "half.ckpt", weights_only=True)  # opening it runs no code
+
+    class Looking(Fixing):
+        def on_train_start(self) -> None:
+            assert self.fixed["block03.enhancer"] == "avg5"
+            assert self.steps == 3
+            assert all(torch.equal(saved[label], a) for label, a in self.alphas.items())
+            assert not self.alphas["block03.enhancer"].requires_grad
+            adam = next(o for o in self.trainer.optimizers if getattr(o, "is_arch_optimizer", False))
+            moments = {label: adam.state[a]["exp_avg"].clone() for label, a in self.alphas.items() if a in adam.state}
+            assert moments.keys() == self.alphas.keys()
+            seen.append(moments)
+
+    seen: list[Any] = []
+    adam = next(o for o in first.trainer.optimizers if getattr(o, "is_arch_optimizer", False))
+    moments = {label: adam.state[a]["exp_avg"] for label, a in one.alphas.items()}
+    resumed = strategy()
+    resumed.module_class = Looking
+    second = evaluator(epochs=2)
+    second.fit_kwargs = {"ckpt_path": str(tmp_path / "half.ckpt"), "weights_only": True}
+    two = search(resumed, small(), second)
+    # Adam's moments landed on their own α, whatever the order of a set of parameters is in this process.
+    assert all(torch.equal(moments[label], seen[0][label]) for label in moments)
+    assert two.steps == 6
+    assert two.decisions["block03.enhancer"]["step"] == 2
+    assert torch.equal(two.alphas["block03.enhancer"], saved["block03.enhancer"])
+    assert not torch.equal(two.alphas["block04.enhancer"], saved["block04.enhancer"])
+
+
+def test_the_warm_up_must_leave_epochs_for_the_search() -> None:
+    with pytest.raises(OptionError, match="warmup_epochs is 3, but the search has only 2"):
+        search(PMPL(warmup_epochs=3), small(), evaluator(epochs=2))
+
+
+def test_options_of_the_strategy_reach_the_evaluator() -> None:
+    chosen = evaluator(epochs=9)
+    module = search(PMPL(epochs=1, meta_fraction=0.5, zeta=0.123), small(candidates="none,avg3"), chosen)
+    assert module.steps == 2  # 32 training images, batches of 16
+    assert module.training_module.hparams["learning_rate"] == 0.123
+
+
+# Planted answers: the strategies find what can be found, and chance does not.
+
+SEEDS = range(5)
+REACHING = {"avg7", "max7", "global"}
+KEEPING_SIGN = {"none", "global"}
+
+
+def planted(strategy: Any, dataset: str, seed: int) -> str:
+    torch.manual_seed(seed)
+    options = {"batch_size": 64, "seed": seed, "meta_fraction": 0.5}
+    recipe = Classification(
+        dataset=f"tests.toys:{dataset}", data=options, stage="search", epochs=16, learning_rate=0.05, device="cpu"
+    )
+    module = search(strategy, CentrePixel(), recipe)
+    return str(module.export()["layer.enhancer"])
+
+
+@pytest.mark.parametrize("name", ["pmpl", "darts1", "darts2"])
+@pytest.mark.parametrize(("dataset", "right"), [("Distant", REACHING), ("Checkerboard", KEEPING_SIGN)])
+def test_the_search_finds_the_planted_receptive_field(name: str, dataset: str, right: set[str]) -> None:
+    made = {
+        "pmpl": lambda: PMPL(eta=0.05, rho=0.3, warmup_epochs=2),
+        "darts1": lambda: DARTS(order=1, eta=0.05, warmup_epochs=2),
+        "darts2": lambda: DARTS(order=2, eta=0.05, warmup_epochs=2),
+    }
+    found = [planted(made[name](), dataset, seed) for seed in SEEDS]
+    # By chance (3/8 or 2/8 each) five of five happen in under 0.8 % of all cases.
+    assert set(found) <= right, found
+
+
+@pytest.mark.parametrize("right", [REACHING, KEEPING_SIGN])
+def test_random_choice_does_not_find_it(right: set[str]) -> None:
+    found = []
+    for seed in range(40):
+        strategy = Random(seed=seed)
+        strategy(RawFormatModelSpace.from_model(CentrePixel(), None), SequentialExecutionEngine())
+        found.append(next(strategy.list_models()).sample["layer.enhancer"])
+    assert 0 < sum(f in right for f in found) < 30
+    assert len(set(found)) == 8
