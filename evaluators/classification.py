@@ -85,7 +85,7 @@ class ClassificationModule(LightningModule):
         images, labels = batch
         logits = self(images)
         self.log(f"{stage}_loss", F.cross_entropy(logits, labels), batch_size=len(labels))
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator, union-attr]
+        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             metric.update(logits, labels)
             self.log(f"{stage}_{name}", metric)
 

@@ -225,21 +225,26 @@ def main() -> None:
     # NNI warns about every class of a newer PyTorch that it does not wrap.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"nni\.nas\.nn\.pytorch\.layers")
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except NasbenchError as e:
         print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as e:
-        if type(e).__name__ == "NoArgsIsHelpError":
-            e.show()  # type: ignore[attr-defined]
-            sys.exit(2)
-        if not hasattr(e, "format_message"):  # the usage errors of click, or of typer's copy of it
-            raise
-        print(f"error: {e.format_message()} (see --help)", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command with --out RECORD (see `ls -t runs`) goes on", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    except Exception as e:
+        # The errors of click, or of typer's copy of it, go by name.
+        name = type(e).__name__
+        if name == "Abort":
+            code = 130
+        elif name == "NoArgsIsHelpError":
+            e.show()  # type: ignore[attr-defined]
+            code = 2
+        elif hasattr(e, "format_message"):
+            print(f"error: {e.format_message()} (see --help)", file=sys.stderr)
+            code = 2
+        else:
+            raise
+    sys.exit(code)
 
 
 def _merge(given: dict[str, Any], key: str, pairs: Iterable[str] | None, **shorthands: Any) -> None:

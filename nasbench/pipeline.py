@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import time
 import warnings
@@ -26,7 +25,7 @@ from torch import nn
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, instantiate, resolve, validate
 from nasbench.config import RunConfig
-from nasbench.errors import OptionError, RecordError
+from nasbench.errors import NasbenchError, OptionError, RecordError
 from nasbench.memory import peak_bytes, reset_peak
 from nasbench.profile import Profile, profile
 from nasbench.progress import Display
@@ -40,11 +39,11 @@ SIZE_NAMES = ("image_size", "input_size", "img_size")
 
 @dataclass
 class Search:
-    """What a search needs, built and checked before anything is written."""
+    """A search that is ready to start: built and checked before anything is written."""
 
-    space: Any
     strategy: Any
     evaluator: Any
+    engine: SequentialExecutionEngine
 
 
 def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
@@ -102,16 +101,20 @@ def prepare(config: RunConfig) -> Search:
             raise OptionError(f"space {config.space!r} is not an NNI ModelSpace")
         if not choices(space):
             raise OptionError(f"space {config.space!r} has no choices to search")
-        options = dict(config.strategy_options)
-        factory = registry.load("strategy", config.strategy)
-        if config.strategy == "fixed" and "choice" in options:
-            options["choice"] = resolve(space, options["choice"])
-        strategy = registry.build("strategy", config.strategy, options, **_strategy_context(config, factory))
-        if not isinstance(strategy, nni.nas.strategy.Strategy):
-            raise OptionError(f"strategy {config.strategy!r} is not an NNI Strategy")
+        strategy = _build_strategy(config, space)
         if config.weights is not None:
             load_weights(space, config.weights)
-    return Search(space, strategy, evaluator)
+        one_shot = isinstance(strategy, OneShotStrategy)
+        executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
+        engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
+        try:
+            strategy.initialize(executable, engine)
+        except NasbenchError:
+            raise
+        except Exception as e:
+            reason = registry.blame(e)
+            raise OptionError(f"strategy {config.strategy!r} cannot search space {config.space!r}: {reason}") from e
+    return Search(strategy, evaluator, engine)
 
 
 def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
@@ -147,9 +150,10 @@ def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
                 _search(config, search, record, display)
             if not record.finished("test"):
                 _retrain_and_test(config, record, display)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as e:  # Lightning answers Ctrl-C with SystemExit
             record.set_status(state="interrupted")
-            raise
+            display.say(f"interrupted; `nasbench run --config {record.path}/config.yaml --out {record.path}` goes on")
+            raise KeyboardInterrupt from e
         except BaseException as e:
             record.set_status(state="failed", error=registry.blame(e))
             raise
@@ -236,12 +240,9 @@ def _search(config: RunConfig, search: Search, record: Record, display: Display)
     start = time.perf_counter()
     strategy, evaluator = search.strategy, search.evaluator
     evaluator.observe([Watcher("search", record, display)])
-    one_shot = isinstance(strategy, OneShotStrategy)
-    executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(search.space, evaluator)
-    engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
     seed_everything(config.seed, workers=True, verbose=False)
-    strategy(executable, engine)
-    engine.wait_models()
+    strategy.run()
+    search.engine.wait_models()
     models = list(strategy.list_models(limit=1))
     if not models:
         raise OptionError(f"strategy {config.strategy!r} found no architecture; see {record.path / 'log.txt'}")
@@ -327,8 +328,16 @@ def _retrain_and_test(config: RunConfig, record: Record, display: Display) -> No
     record.finish_stage("test", seconds=test_seconds, peak_memory_bytes=test_peak, loss=measured["loss"])
 
 
-def _strategy_context(config: RunConfig, factory: Any) -> dict[str, Any]:
-    return {"seed": config.seed} if "seed" in registry.parameters(factory) and inspect.isclass(factory) else {}
+def _build_strategy(config: RunConfig, space: Any) -> Any:
+    options = dict(config.strategy_options)
+    if config.strategy == "fixed" and "choice" in options:
+        options["choice"] = resolve(space, options["choice"])
+    factory = registry.load("strategy", config.strategy)
+    context = {"seed": config.seed} if "seed" in registry.parameters(factory) else {}
+    strategy = registry.build("strategy", config.strategy, options, **context)
+    if not isinstance(strategy, nni.nas.strategy.Strategy):
+        raise OptionError(f"strategy {config.strategy!r} is not an NNI Strategy")
+    return strategy
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def stage(self, name: str, epochs: int, steps: int) -> None:
         """Begin a stage of `epochs` epochs and `steps` steps in all."""

@@ -177,7 +177,7 @@ def environment() -> dict[str, Any]:
     """What a result may depend on beside the configuration: versions, machine, command."""
     import torch
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -59,7 +60,7 @@ def _heading(record: Record) -> Text:
 def _choices(record: Record) -> Table:
     architecture = record.read_json("architecture.json")
     decisions = record.read_json("decisions.json")
-    reasons = {
+    reasons: dict[str, Callable[[dict[str, Any]], str]] = {
         "threshold": lambda d: f"led by ρ at step {d['step']} (training loss {d['train_loss']:.2f})",
         "limit": lambda d: "largest π when the search ended",
         "random": lambda d: "drawn at random",
@@ -71,7 +72,8 @@ def _choices(record: Record) -> Table:
         pi = decision["pi"] or {}
         chosen = pi.get(str(candidate))
         others = sorted(((p, c) for c, p in pi.items() if c != str(candidate)), reverse=True)
-        why = reasons.get(decision["by"], lambda d: f"found by {d['by']}")(decision)
+        reason = reasons.get(decision["by"])
+        why = reason(decision) if reason else f"found by {decision['by']}"
         table.add_row(
             label,
             str(candidate),

@@ -27,13 +27,14 @@ class Watcher(Callback):
         self._steps = 0
         self._fits = 0
         self._fixed = 0
+        self._last_snapshot = -1
         self._loss: Any = None
         self._interval = 1
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Announce the stage."""
         self._fits += 1
-        self._steps = 0
+        self._steps, self._last_snapshot = 0, -1
         total = int(trainer.num_training_batches) * int(trainer.max_epochs)
         self._interval = max(1, total // SNAPSHOTS)
         name = self._name if self._fits == 1 else f"{self._name} #{self._fits}"
@@ -81,11 +82,12 @@ class Watcher(Callback):
         return "  ".join(facts)
 
     def _snapshot(self, pl_module: Any) -> None:
-        if not hasattr(pl_module, "export_probs"):
+        if not hasattr(pl_module, "export_probs") or self._last_snapshot == self._steps:
             return
-        decisions = getattr(pl_module, "decisions", {})
+        self._last_snapshot = self._steps
+        decided = getattr(pl_module, "fixed", {})
         for label, distribution in pl_module.export_probs().items():
-            fixed = int(label in decisions)
+            fixed = int(label in decided)
             for candidate, pi in distribution.items():
                 self._search.append((self._steps, label, candidate, f"{pi:.6g}", fixed))
 

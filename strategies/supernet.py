@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,21 +24,7 @@ class MixedLayer(DifferentiableMixedLayer):
     Source: Liu et al., DARTS, ICLR 2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
     """
 
-    fixed: Any = None
-
-    def fix(self, candidate: Any) -> None:
-        """Keep one candidate: the others are no longer computed nor trained, and α stands still.
-
-        Their parameters stay in the module with `requires_grad=False`, because an optimiser's saved state can only be
-        loaded into groups of the same parameters.
-
-        Args:
-            candidate: one of `names`.
-        """
-        self.fixed = candidate
-        for name in self.names:
-            if name != candidate:
-                _retire(self[name].parameters())
+    fixed: Any = None  # the only candidate that is still computed
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The mixture, or the fixed candidate alone."""
@@ -55,6 +41,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     Attributes:
         alphas: label → architecture parameter (K,), in the space's order, of every label that can be fixed.
+        all_alphas: these, and those that cannot be fixed.
         fixed: label → candidate, of the labels that are fixed.
         decisions: label → `{step, pi, by, train_loss}`, why each label was decided; `by` is `threshold` or `limit`.
         steps: training batches seen.
@@ -67,31 +54,35 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self.fixed: dict[str, Any] = {}
         self.decisions: dict[str, dict[str, Any]] = {}
         self.steps = 0
+        self.alphas: dict[str, nn.Parameter] = {}
+        self.all_alphas: list[nn.Parameter] = []
+        # α of NNI's mixed operations, inputs and repeats, which know no fixing: a hard α makes their softmax exact.
+        self._soft: set[int] = set()
+        self._unreachable: list[str] = []  # choices inside candidates that have left the network
         self._recent: deque[Tensor] = deque(maxlen=RECENT_STEPS)
 
     # α
 
-    @property
-    def alphas(self) -> dict[str, nn.Parameter]:
-        """Architecture parameters (K,) by label."""
-        used = {id(p) for p in self.parameters()}
-        return {label: a for label, a in self.strategy.alphas.items() if id(a) in used}
-
-    def all_alphas(self) -> list[nn.Parameter]:
-        """All architecture parameters in an order that is the same in every process.
-
-        Beside those of `alphas` these are the ones that mixed cells make for their edges.
-        """
+    def set_model(self, model: nn.Module) -> None:
+        """Set the supernet and find its architecture parameters."""
+        super().set_model(model)
+        used = {id(p) for p in model.parameters()}
+        self.alphas = {label: a for label, a in self.strategy.alphas.items() if id(a) in used}
+        # Mixed cells make further ones for their edges. The order is the same in every process: NNI's own goes
+        # through a set, and an optimiser's state that is loaded in another order lands on other layers' α.
         found = {id(a): a for a in self.alphas.values()}
+        self._soft = set()
         for module in self.supernet_modules():
-            if hasattr(module, "arch_parameters"):
-                found |= {id(a): a for a in module.arch_parameters()}
-        return list(found.values())
+            own = {id(a): a for a in module.arch_parameters()} if hasattr(module, "arch_parameters") else {}
+            found |= own
+            if not isinstance(module, MixedLayer):
+                self._soft |= own.keys()
+        self.all_alphas = list(found.values())
 
     def open_alphas(self) -> list[nn.Parameter]:
         """Architecture parameters of what is not fixed yet."""
-        closed = {id(a) for label, a in self.alphas.items() if label in self.fixed}
-        return [a for a in self.all_alphas() if id(a) not in closed]
+        closed = {id(a) for label, a in self.alphas.items() if label in self.fixed or label in self._unreachable}
+        return [a for a in self.all_alphas if id(a) not in closed]
 
     def probabilities(self) -> dict[str, dict[Any, float]]:
         """π = softmax(α) by label and candidate; one transfer from the device for all of them."""
@@ -105,26 +96,29 @@ class DifferentiableModule(BaseOneShotLightningModule):
         return result
 
     def fix(self, label: str, candidate: Any) -> None:
-        """Fix one label's candidate everywhere it is used.
+        """Fix one label's candidate everywhere it is used: the others leave the network, and its α stands still.
+
+        The parameters of what left stay in the module with `requires_grad=False`, because an optimiser's saved state
+        can only be loaded into groups of the same parameters.
 
         Args:
             label: of the space.
             candidate: one of its values.
         """
         alpha = self.alphas[label]
-        others = False
         for module in self.supernet_modules():
-            if getattr(module, "label", None) == label and isinstance(module, MixedLayer):
-                module.fix(candidate)
-            elif any(a is alpha for a in getattr(module, "arch_parameters", list)()):
-                others = True
-        if others:
-            # NNI's mixed operations, inputs and repeats know no fixing: a hard α makes their softmax exact.
+            if isinstance(module, MixedLayer) and module.label == label:
+                module.fixed = candidate
+        if id(alpha) in self._soft:
             index = list(self.strategy.mutables[label].values).index(candidate)
             with torch.no_grad():
                 alpha.fill_(-torch.inf)[index] = 0.0
         _retire([alpha])
         self.fixed[label] = candidate
+        live = {id(p) for p in _live_parameters(self.model)}
+        searched = {id(a) for a in self.all_alphas}
+        _retire(p for p in self.model.parameters() if id(p) not in live and id(p) not in searched)
+        self._unreachable = [k for k, a in self.alphas.items() if id(a) not in live and k not in self.fixed]
 
     def decide(self, label: str, by: str, pi: dict[Any, float]) -> None:
         """Write down why a label was decided."""
@@ -144,7 +138,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         searching = self.trainer.current_epoch >= self.strategy.warmup_epochs
         if searching and self.open_alphas():
             self._train_alphas(train, meta)
-        with self._without_gradient(self.all_alphas()):
+        with self._without_gradient(self.all_alphas):
             outcome = self.training_module.training_step(train, batch_idx)
             loss = outcome["loss"] if isinstance(outcome, dict) else outcome
             self.advance_optimization(loss, batch_idx, self._gradient_clip())
@@ -217,7 +211,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def virtual_gradient(self, train: Any, weights: Sequence[nn.Parameter]) -> list[Tensor]:
         """∇_θ of the training loss for the virtual step, the mean over all processes."""
-        with self._without_gradient(self.all_alphas()):
+        with self._without_gradient(self.all_alphas):
             return self._mean_over_ranks(self.gradient(train, weights))
 
     # Lightning
@@ -232,14 +226,14 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         """Adam with NNI's and DARTS's settings: betas (0.5, 0.999), weight decay 1e-3."""
-        alphas = self.all_alphas()
+        alphas = self.all_alphas
         if not alphas:
             raise OptionError("the space has nothing to search: every choice has a single candidate or there is none")
         return torch.optim.Adam(alphas, self.strategy.eta, betas=(0.5, 0.999), weight_decay=1e-3)
 
     def postprocess_weight_optimizers(self, optimizers: Any) -> Any:
         """Take α out of the evaluator's optimiser."""
-        alphas = {id(a) for a in self.all_alphas()}
+        alphas = {id(a) for a in self.all_alphas}
         optimizer = optimizers["optimizer"] if isinstance(optimizers, dict) else optimizers
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise OptionError("differentiable strategies need an evaluator with exactly one optimiser")
@@ -283,7 +277,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         # Neither Lightning nor DDP sees gradients that torch.autograd.grad returns.
         if self.trainer.world_size == 1:
             return tensors
-        return [self.trainer.strategy.reduce(t, reduce_op="mean") for t in tensors]  # type: ignore[misc]
+        return [self.trainer.strategy.reduce(t, reduce_op="mean") for t in tensors]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -399,7 +393,14 @@ class Differentiable(nni.nas.strategy.DARTS):
         return self.module_class(training_module, self)
 
 
-def _retire(parameters: Any) -> None:
+def _live_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    yield from module.parameters(recurse=False)
+    for name, child in module.named_children():
+        if not isinstance(module, MixedLayer) or module.fixed is None or name == str(module.fixed):
+            yield from _live_parameters(child)
+
+
+def _retire(parameters: Iterable[nn.Parameter]) -> None:
     # Adam moves a parameter by its momentum even when the gradient is zero; without a gradient it is skipped.
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -39,7 +39,7 @@ def spied(strategy: Any, module: type) -> Any:
         def on_train_start(self) -> None:
             self.gradients = []
             with torch.no_grad():
-                for alpha in self.all_alphas():
+                for alpha in self.all_alphas:
                     alpha.copy_(torch.tensor(ALPHA, dtype=alpha.dtype))
 
         def architecture_gradient(self, train: Any, meta: Any, alphas: Any) -> Any:
@@ -147,7 +147,7 @@ def forced(winner: int, gap: float, thetas: tuple[float, ...] = (0.1, 0.2, 0.3, 
     class Still(ProgressiveModule):
         def on_train_start(self) -> None:
             with torch.no_grad():
-                for alpha in self.all_alphas():
+                for alpha in self.all_alphas:
                     alpha.copy_(pi.log())
 
         def _train_alphas(self, train: Any, meta: Any) -> None:

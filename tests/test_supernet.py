@@ -50,7 +50,7 @@ def test_the_architecture_step_leaves_everything_else_bit_for_bit(strategy: Any,
 
     class Spy(module):  # type: ignore[misc]
         def state(self) -> dict[str, torch.Tensor]:
-            alphas = {id(a) for a in self.all_alphas()}
+            alphas = {id(a) for a in self.all_alphas}
             tensors = {n: p for n, p in self.named_parameters() if id(p) not in alphas}
             tensors |= dict(self.named_buffers())
             moments = self._weight_optimizer().state
@@ -58,12 +58,12 @@ def test_the_architecture_step_leaves_everything_else_bit_for_bit(strategy: Any,
             return {n: t.detach().clone() for n, t in tensors.items()}
 
         def _train_alphas(self, train: Any, meta: Any) -> None:
-            before, alphas = self.state(), [a.detach().clone() for a in self.all_alphas()]
+            before, alphas = self.state(), [a.detach().clone() for a in self.all_alphas]
             super()._train_alphas(train, meta)
             after = self.state()
             assert before.keys() == after.keys()
             assert all(torch.equal(before[n], after[n]) for n in before)
-            assert not any(torch.equal(a, b) for a, b in zip(alphas, self.all_alphas(), strict=True))
+            assert not any(torch.equal(a, b) for a, b in zip(alphas, self.all_alphas, strict=True))
             compared.append(sum(n.startswith("momentum") for n in before))
 
     strategy.module_class = Spy
