@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nasbench import registry
 from nasbench.errors import OptionError, check_range
+from nasbench.spaces.operations.liftdown import auxiliary_loss
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -68,6 +69,9 @@ class ClassificationModule(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        extra = auxiliary_loss(self.model)
+        if extra is not None:
+            loss = loss + extra
         correct = (logits.detach().argmax(1) == labels).float().mean()
         self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
         self.log("train_top1", correct, on_step=False, on_epoch=True, batch_size=len(labels))
@@ -92,8 +96,19 @@ class ClassificationModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """SGD and a cosine schedule down to zero over all steps of the fit."""
         hparams = self.hparams
+        exempt = {
+            id(parameter)
+            for module in self.model.modules()
+            if hasattr(module, "no_weight_decay")
+            for name, parameter in module.named_parameters()
+            if name in module.no_weight_decay()
+        }
+        groups: list[dict[str, Any]] = [{"params": [p for p in self.model.parameters() if id(p) not in exempt]}]
+        if exempt:
+            plain = [p for p in self.model.parameters() if id(p) in exempt]
+            groups.append({"params": plain, "weight_decay": 0.0})
         optimizer = torch.optim.SGD(
-            self.model.parameters(),
+            groups,
             lr=hparams["learning_rate"],
             momentum=hparams["momentum"],
             weight_decay=hparams["weight_decay"],

@@ -10,8 +10,10 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 
-from nasbench.errors import OptionError, check_range
+from nasbench.errors import OptionError, check_range, unknown
+from nasbench.spaces.operations.attention import SK
 from nasbench.spaces.operations.enhancers import candidate_names, enhancer
+from nasbench.spaces.operations.pooling import DOWNSAMPLING
 
 SETTING = (
     (1, 16, 1, 1),
@@ -69,11 +71,18 @@ class EnhancedInvertedResidual(InvertedResidual):
 
     enhancer: nn.Module
 
-    def __init__(self, *args: Any, position: str, **kwargs: Any) -> None:
-        """Build the block without its enhancer; see torchvision for the other arguments."""
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, inp: int, oup: int, stride: int, position: str, downsampling: str, depthwise: str, **kwargs: Any
+    ) -> None:
+        """Build the block without its enhancer; see the space for the options, and torchvision for the others."""
+        super().__init__(inp, oup, stride, **kwargs)
         self.position = position
         self.expanded_channels = self.conv[-2].in_channels
+        if depthwise == "sk":
+            self.conv[-3] = SK(self.expanded_channels, stride=stride)
+        if stride == 2 and downsampling != "stride":
+            self.conv[-3][0].stride = (1, 1)
+            self.downsampling = DOWNSAMPLING[downsampling](self.expanded_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output for `x` (N, C_in, H, W)."""
@@ -81,6 +90,8 @@ class EnhancedInvertedResidual(InvertedResidual):
         features = x
         for layer in expand:
             features = layer(features)
+        if hasattr(self, "downsampling"):
+            features = self.downsampling(features)
         if self.position == "expanded":
             features = self.enhancer(features)
         features = norm(project(features))
@@ -109,6 +120,9 @@ class MobileNetV2MetaPooling(ModelSpace):
         image_size: int = 224,
         reduction: int = 32,
         dropout: float = 0.2,
+        downsampling: str = "stride",
+        depthwise: Literal["conv", "sk"] = "conv",
+        attention_reduction: int | None = None,
     ) -> None:
         """Build the space.
 
@@ -120,6 +134,11 @@ class MobileNetV2MetaPooling(ModelSpace):
             image_size: side of the input in pixels; 224 keeps the original strides, see `strides`.
             reduction: of spatial separable pooling.
             dropout: before the classifier.
+            downsampling: `stride`, or the pooling (a key of `DOWNSAMPLING`) that takes the place of the stride of the
+                down-sampling depthwise convolutions: they become stride 1, and the pooling follows (Table 1).
+            depthwise: `conv`, or `sk` for selective kernels in place of every depthwise convolution (Table 4).
+            attention_reduction: of the candidates `se` and `cbam`; by default 24 on the expanded features (Table 2)
+                and 8 on the output (Table 4).
 
         Raises:
             OptionError: a value is unknown or out of range.
@@ -131,15 +150,27 @@ class MobileNetV2MetaPooling(ModelSpace):
         check_range("dropout", dropout, ge=0, lt=1)
         if position not in ("expanded", "output"):
             raise OptionError(f"position must be 'expanded' or 'output', not {position!r}")
+        if downsampling not in ("stride", *DOWNSAMPLING):
+            raise OptionError(unknown("downsampling", downsampling, ["stride", *DOWNSAMPLING]))
+        if depthwise not in ("conv", "sk"):
+            raise OptionError(f"depthwise must be 'conv' or 'sk', not {depthwise!r}")
+        if depthwise == "sk" and downsampling != "stride":
+            raise OptionError("depthwise 'sk' brings its own stride: it goes with downsampling 'stride' only")
+        if attention_reduction is None:
+            attention_reduction = 24 if position == "expanded" else 8
+        check_range("attention_reduction", attention_reduction, ge=1)
         self.candidate_names = candidate_names(candidates)
+        reductions = {"global": reduction, "se": attention_reduction, "cbam": attention_reduction}
         stem_stride, stage_strides = strides(image_size)
         numbers: Iterator[int] = iter(range(1, 18))
 
         def block(*args: Any, **kwargs: Any) -> EnhancedInvertedResidual:
-            module = EnhancedInvertedResidual(*args, position=position, **kwargs)
+            module = EnhancedInvertedResidual(
+                *args, position=position, downsampling=downsampling, depthwise=depthwise, **kwargs
+            )
             channels = module.expanded_channels if position == "expanded" else module.out_channels
             module.enhancer = LayerChoice(
-                OrderedDict((name, enhancer(name, channels, reduction)) for name in self.candidate_names),
+                OrderedDict((name, enhancer(name, channels, reductions.get(name))) for name in self.candidate_names),
                 label=f"block{next(numbers):02d}.enhancer",
             )
             return module

@@ -161,10 +161,10 @@ def test_damaged_arrays_are_named(tmp_path: Path, changes: dict[str, Any], messa
 
 def test_what_is_not_an_npz_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.npz").write_text("hello")
-    with pytest.raises(DataError, match="cannot be read as .npz"):
+    with pytest.raises(DataError, match="cannot be read as"):
         Arrays(data_root=tmp_path / "mine.npz").setup()
-    with pytest.raises(DataError, match="holds 0 .npz files"):
-        (tmp_path / "empty").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds 0"):
         Arrays(data_root=tmp_path / "empty").setup()
 
 
@@ -193,7 +193,7 @@ def test_own_pictures_with_and_without_given_split(tmp_path: Path) -> None:
     data = ImageFolder(data_root=tmp_path / "split", image_size=16, batch_size=4)
     assert data.description()["class_names"] == ["cat", "dog"]
     assert sum(len(y) for _, y in data.test_dataloader()) == 6
-    images, labels = next(iter(data.train_dataloader()))
+    images, _labels = next(iter(data.train_dataloader()))
     assert images.shape == (4, 16, 16, 3)
     assert images.dtype == torch.uint8
     assert data.normalise(images).shape == (4, 3, 16, 16)

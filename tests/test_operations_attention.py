@@ -67,26 +67,15 @@ def kernels(width: float) -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "width", "millions"),
     [
-        *(
-            (lambda w: expanded(w, ATTENTION["se"]), w, m)
-            for w, m in ((1.0, 3.888), (0.75, 2.855), (0.5, 2.067))
-        ),
-        *(
-            (lambda w: expanded(w, ATTENTION["cbam"]), w, m)
-            for w, m in ((1.0, 3.890), (0.75, 2.857), (0.5, 2.069))
-        ),
-        *(
-            (lambda w: expanded(w, ATTENTION["coord"]), w, m)
-            for w, m in ((1.0, 3.952), (0.75, 2.892), (0.5, 2.096))
-        ),
+        *((lambda w: expanded(w, ATTENTION["se"]), w, m) for w, m in ((1.0, 3.888), (0.75, 2.855), (0.5, 2.067))),
+        *((lambda w: expanded(w, ATTENTION["cbam"]), w, m) for w, m in ((1.0, 3.890), (0.75, 2.857), (0.5, 2.069))),
+        *((lambda w: expanded(w, ATTENTION["coord"]), w, m) for w, m in ((1.0, 3.952), (0.75, 2.892), (0.5, 2.096))),
         (lambda w: output(w, ATTENTION_OUTPUT["se"]), 1.0, 3.563),
         (lambda w: output(w, ATTENTION_OUTPUT["cbam"]), 1.0, 3.565),
         (kernels, 1.0, 5.278),
     ],
 )
-def test_networks_have_the_published_sizes(
-    build: Callable[[float], nn.Module], width: float, millions: float
-) -> None:
+def test_networks_have_the_published_sizes(build: Callable[[float], nn.Module], width: float, millions: float) -> None:
     with torch.device("meta"):
         assert round(count(build(width)) / 1e6, 3) == millions
 
@@ -162,10 +151,7 @@ def correlate(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     for i in range(weight.shape[-2]):
         for j in range(weight.shape[-1]):
             top, left = i * dilation, j * dilation
-            y += (
-                weight[:, i, j].view(1, -1, 1, 1)
-                * padded[..., top : top + x.shape[2], left : left + x.shape[3]]
-            )
+            y += weight[:, i, j].view(1, -1, 1, 1) * padded[..., top : top + x.shape[2], left : left + x.shape[3]]
     return y
 
 

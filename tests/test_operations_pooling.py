@@ -230,9 +230,7 @@ def test_gated_against_loops(size: tuple[int, int], per_channel: bool, stride: i
         x = F.pad(x, (0, size[1] % 2, 0, size[0] % 2), mode="replicate")
 
     def gated(n: int, c: int, window: list[float]) -> float:
-        response = sum(
-            a * b for a, b in zip(pool.weight[c * per_channel].flatten().tolist(), window, strict=True)
-        )
+        response = sum(a * b for a, b in zip(pool.weight[c * per_channel].flatten().tolist(), window, strict=True))
         gate = 1 / (1 + math.exp(-response))
         return gate * max(window) + (1 - gate) * mean(window)
 
@@ -306,9 +304,7 @@ def test_gaussian_draws_one_number_per_element_only_while_training() -> None:
     for head, bias in ((pool.mean, 1.0), (pool.deviation, 50.0)):  # mu_0 = 1, sigma_0 = 1
         nn.init.zeros_(head[1].weight)
         nn.init.constant_(head[1].bias, bias)
-    x = (
-        torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]).double().repeat(2, 2, 40, 40)
-    )  # mean 0, deviation 1 in each cell
+    x = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]).double().repeat(2, 2, 40, 40)  # mean 0, deviation 1 in each cell
     torch.manual_seed(0)
     y = pool(x).flatten()
     assert y.unique().numel() == y.numel() == 2 * 2 * 1600
@@ -359,9 +355,7 @@ def inverse(step: Lifting, approximation: Tensor, detail: Tensor) -> Tensor:
     return x.flatten(step.axis, step.axis + 1)
 
 
-@given(
-    seed=st.integers(0, 1000), channels=st.integers(1, 4), height=st.integers(1, 4), width=st.integers(1, 4)
-)
+@given(seed=st.integers(0, 1000), channels=st.integers(1, 4), height=st.integers(1, 4), width=st.integers(1, 4))
 @settings(max_examples=20, deadline=None)
 def test_liftdown_loses_nothing(seed: int, channels: int, height: int, width: int) -> None:
     x = image(2, channels, 2 * height, 2 * width, seed=seed)
@@ -370,9 +364,7 @@ def test_liftdown_loses_nothing(seed: int, channels: int, height: int, width: in
     low, high = pool.horizontal(x)
     bands = (pool.vertical_low(low), pool.vertical_high(high))
     assert (low - x[..., 0::2]).abs().max() > 1e-3  # the filters do something
-    restored = inverse(
-        pool.horizontal, inverse(pool.vertical_low, *bands[0]), inverse(pool.vertical_high, *bands[1])
-    )
+    restored = inverse(pool.horizontal, inverse(pool.vertical_low, *bands[0]), inverse(pool.vertical_high, *bands[1]))
     torch.testing.assert_close(restored, x)
     torch.testing.assert_close(pool(x), bands[0][0] + bands[0][1] + bands[1][0] + bands[1][1])
 

@@ -127,11 +127,53 @@ def test_the_last_map_is_what_the_rule_says() -> None:
         ({"position": "middle"}, "position must be"),
         ({"image_size": 3}, "image_size must be a whole number ≥ 4"),
         ({"dropout": 1.0}, "dropout must be"),
+        ({"downsampling": "strid"}, "did you mean 'stride'"),
+        ({"downsampling": "dpp", "depthwise": "sk"}, "brings its own stride"),
+        ({"candidates": "none,liftdown"}, "use it for down-sampling"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message.replace("?", r"\?")):
         MobileNetV2MetaPooling(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "choice", "params"),
+    [
+        ({"candidates": "none,se"}, "se", "3.888"),
+        ({"candidates": "none,se", "width": 0.75}, "se", "2.855"),
+        ({"candidates": "none,se", "width": 0.5}, "se", "2.067"),
+        ({"candidates": "none,cbam"}, "cbam", "3.890"),
+        ({"candidates": "none,cbam", "width": 0.75}, "cbam", "2.857"),
+        ({"candidates": "none,cbam", "width": 0.5}, "cbam", "2.069"),
+        ({"candidates": "none,se", "position": "output"}, "se", "3.563"),
+        ({"candidates": "none,cbam", "position": "output"}, "cbam", "3.565"),
+        ({"depthwise": "sk"}, "none", "5.278"),
+        ({"candidates": "none,coord"}, "coord", "3.952"),
+    ],
+    ids=str,
+)
+def test_counts_of_the_attention_rows(options: dict[str, object], choice: str, params: str) -> None:
+    counted = profile(network(choice, **options), 224)
+    assert f"{counted.params / 1e6:.3f}" == params
+    if "depthwise" in options:
+        assert f"{counted.madds / 1e6:.1f}" == "323.2"
+
+
+@pytest.mark.parametrize("name", ["skip", "max", "average", "blur", "dpp", "gated", "gaussian", "liftdown"])
+def test_pooling_in_place_of_the_stride(name: str) -> None:
+    plain, pooled = (network("none", width=0.25, downsampling=d) for d in ("stride", name))
+    shapes = [[p.output for p in profile(n, 224).parts] for n in (plain, pooled)]
+    assert shapes[0] == shapes[1]
+    replaced = [b for b in pooled.features if hasattr(b, "downsampling")]  # type: ignore[union-attr]
+    assert len(replaced) == 4
+    assert all(b.conv[-3][0].stride == (1, 1) for b in replaced)
+    if name == "skip":
+        # Every second output of a stride-1 convolution is the stride-2 convolution.
+        pooled.load_state_dict(plain.state_dict())
+        image = torch.randn(1, 3, 224, 224)
+        with torch.no_grad():
+            torch.testing.assert_close(plain.eval()(image), pooled.eval()(image))
 
 
 # Candidates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot)
+import nni.nas.strategy
 import numpy as np
 import pytest
 import torch
@@ -102,15 +102,11 @@ def test_pmpl_gradient_is_first_order_maml() -> None:
 
 
 def test_darts_first_order_has_no_virtual_step() -> None:
-    np.testing.assert_allclose(
-        first_gradient(DARTS(order=1), DartsModule), meta_gradient(THETA, ALPHA), rtol=1e-6
-    )
+    np.testing.assert_allclose(first_gradient(DARTS(order=1), DartsModule), meta_gradient(THETA, ALPHA), rtol=1e-6)
 
 
 def test_darts_second_order_is_the_bilevel_gradient() -> None:
-    np.testing.assert_allclose(
-        first_gradient(DARTS(order=2), DartsModule), bilevel_gradient(THETA, ALPHA), rtol=1e-5
-    )
+    np.testing.assert_allclose(first_gradient(DARTS(order=2), DartsModule), bilevel_gradient(THETA, ALPHA), rtol=1e-5)
 
 
 def test_zeta_sets_the_rate_of_both_steps() -> None:
@@ -193,9 +189,7 @@ def test_a_frozen_alpha_stands_still_and_losers_are_not_trained() -> None:
     class Two(TwoScales):
         def __init__(self) -> None:
             super().__init__()
-            self.other = nni.nas.nn.pytorch.LayerChoice(
-                {"a": nn.Identity(), "b": nn.Identity()}, label="other.choice"
-            )
+            self.other = nni.nas.nn.pytorch.LayerChoice({"a": nn.Identity(), "b": nn.Identity()}, label="other.choice")
 
         def forward(self, x: Any) -> Any:
             return self.other(self.layer(x))
@@ -242,9 +236,7 @@ def test_the_architecture_gradient_reads_the_virtual_weights_under_autocast() ->
                 return found[-1]
 
         strategy.module_class = Spy
-        pairs = DataLoader(
-            torch.utils.data.TensorDataset(torch.ones(4), torch.full((4,), 3.0)), batch_size=4
-        )
+        pairs = DataLoader(torch.utils.data.TensorDataset(torch.ones(4), torch.full((4,), 3.0)), batch_size=4)
         search(strategy, Linear(), squared_error(pairs, pairs, rate, precision="bf16-mixed"))
         return found[0][0]
 

@@ -103,14 +103,13 @@ def candidate_names(candidates: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def enhancer(name: str, channels: int, reduction: int = 32) -> nn.Module:
+def enhancer(name: str, channels: int, reduction: int | None = None) -> nn.Module:
     """Build one candidate.
 
     Args:
         name: a key of `ENHANCERS`.
         channels: C of its input and output.
-        reduction: of spatial separable pooling.
+        reduction: of a candidate that squeezes channels; its own default where `None`.
     """
-    if name == "global":
-        return SpatialSeparablePooling(channels, reduction)
-    return ENHANCERS[name](channels)
+    factory: Callable[..., nn.Module] = ENHANCERS[name]
+    return factory(channels) if reduction is None else factory(channels, reduction=reduction)
