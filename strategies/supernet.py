@@ -1,4 +1,4 @@
-"""What the differentiable one-shot strategies share: mixed layers that can be fixed, α, and the virtual step."""
+"""What the differentiable one-shot strategies share: architecture parameters, fixing, and the virtual step."""
 
 from __future__ import annotations
 
@@ -10,27 +10,12 @@ from typing import Any
 import nni.nas.strategy
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
-from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedLayer
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError, check_range
+from nasbench.strategies.mixed import MixedLayer
 
 RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many steps
-
-
-class MixedLayer(DifferentiableMixedLayer):
-    """Weighted sum of a layer's candidates, Σ_k π_k β_k(x) with π = softmax(α), until one of them is fixed.
-
-    Source: Liu et al., DARTS, ICLR 2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
-    """
-
-    fixed: Any = None  # the only candidate that is still computed
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The mixture, or the fixed candidate alone."""
-        if self.fixed is not None:
-            return self[self.fixed](*args, **kwargs)
-        return super().forward(*args, **kwargs)
 
 
 class DifferentiableModule(BaseOneShotLightningModule):

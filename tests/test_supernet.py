@@ -16,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
+from nasbench.spaces.operations.enhancers import META_POOLING, enhancer
 from nasbench.strategies.darts import DARTS, DartsModule
+from nasbench.strategies.mixed import pooling_name
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
 from nasbench.strategies.random import Random
 from tests.toys import CentrePixel
@@ -217,3 +219,55 @@ def test_random_choice_does_not_find_it(right: set[str]) -> None:
         found.append(next(strategy.list_models()).sample["layer.enhancer"])
     assert 0 < sum(f in right for f in found) < 30
     assert len(set(found)) == 8
+
+
+# The fused mixture
+
+
+@pytest.mark.parametrize("candidates", ["full", "ablation", "none,se,global,max5", "global,se"])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_fused_mixed_layer_is_the_sum_of_its_candidates(candidates: str, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    strategy = PMPL()
+    layer: Any = strategy.mutate_model(CentrePixel(candidates=candidates)).layer
+    with torch.no_grad():
+        layer._arch_alpha.normal_()
+    x = torch.nn.functional.relu6(torch.randn(3, 8, 9, 7) * 4).contiguous(memory_format=layout)
+    g = torch.randn(3, 8, 9, 7)
+
+    def both(compute: Any) -> list[torch.Tensor]:
+        leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        y = compute(leaf)
+        wanted = [leaf, layer._arch_alpha, *(p for c in layer for p in c.parameters())]
+        return [y, *torch.autograd.grad(y, wanted, g)]
+
+    def plain(leaf: torch.Tensor) -> torch.Tensor:
+        pi = layer._arch_alpha.softmax(0)
+        return sum(p * c.train()(leaf) for p, c in zip(pi, layer, strict=True))  # type: ignore[return-value]
+
+    torch.testing.assert_close(both(layer), both(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_only_exact_pooling_modules_are_fused() -> None:
+    assert [pooling_name(enhancer(n, 4)) for n in META_POOLING] == [*list(META_POOLING)[:-1], None]
+    others = [nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(5, 1, 1)]
+    others += [nn.AvgPool2d(3, 1, 1, ceil_mode=True), nn.MaxPool2d(3, 1, 1, dilation=2), nn.AvgPool2d(9, 1, 4)]
+    assert [pooling_name(m) for m in others] == [None] * 6  # type: ignore[arg-type]
+
+
+def test_fused_and_reference_kernels_search_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the first steps only: the training of θ is chaotic, and any rounding grows (see docs/performance.md)."""
+
+    def alphas(kernels: str) -> dict[str, torch.Tensor]:
+        monkeypatch.setenv("NASBENCH_KERNELS", kernels)
+        torch.manual_seed(0)
+        recipe = Classification(stage="search", epochs=1, device="cpu", data={"train_images": 96, "batch_size": 32})
+        module = search(PMPL(eta=1e-3), MobileNetV2MetaPooling(width=0.25, image_size=16, num_classes=10), recipe)
+        assert module.steps == 2
+        return {label: a.detach() for label, a in module.alphas.items()}
+
+    fused, reference = alphas("auto"), alphas("reference")
+    differences = torch.cat([(fused[k] - reference[k]).abs() for k in fused])
+    # Adam's steps are about η each; a wrong gradient would move most α the other way.
+    assert differences.median() < 1e-5
+    assert (differences < 1e-4).float().mean() > 0.9

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError, unknown
+from nasbench.kernels import spatial_gate
 from nasbench.spaces.operations.attention import ATTENTION
 from nasbench.spaces.operations.pooling import ENHANCERS as POOLING
 
@@ -44,16 +45,21 @@ class SpatialSeparablePooling(nn.Module):
         self.rows = nn.Conv2d(squeezed, channels, 1)
         self.columns = nn.Conv2d(squeezed, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate every row and every column of `x` (N, C, H, W)."""
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates a_h (N, C, H, 1) and a_w (N, C, 1, W) of `x` (N, C, H, W), each in 0–1."""
         height, width = x.shape[2:]
         rows = x.mean(3, keepdim=True)
         columns = x.mean(2, keepdim=True).transpose(2, 3)
         squeezed = self.activation(self.norm(self.squeeze(torch.cat([rows, columns], 2))))
         rows, columns = squeezed.split([height, width], 2)
-        gate_rows = self.rows(rows).sigmoid()
-        gate_columns = self.columns(columns.transpose(2, 3)).sigmoid()
-        return x * gate_rows * gate_columns
+        return self.rows(rows).sigmoid(), self.columns(columns.transpose(2, 3)).sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate every row and every column of `x` (N, C, H, W)."""
+        rows, columns = self.gates(x)
+        if not self.training:  # plain operations, which every exporter knows
+            return x * rows * columns
+        return spatial_gate(x, rows, columns, x.new_ones(1))
 
 
 def _average(kernel: int) -> Callable[[int], nn.Module]:

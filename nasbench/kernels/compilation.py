@@ -1,0 +1,67 @@
+"""Compile the CPU's kernels at first use, and keep them.
+
+Compiling takes several seconds once; afterwards the kernels come from a folder named after their source: in
+`NUMBA_CACHE_DIR` if set, else in the user's cache. Where neither can be written, each process compiles its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+
+# Where numba's annotations end: neither is declared.
+carray: Any = vars(numba)["carray"]
+_settings: Any = numba.config
+
+compiled = numba.njit(nogil=True, error_model="numpy")
+"""Decorator of everything that a body calls."""
+
+_bodies: dict[Callable[[Any], None], Any] = {}
+_lock = threading.Lock()
+
+
+def cache_folder() -> Path | None:
+    """Folder for the compiled kernels, named after their source; None if none can be written."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    name = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    if _settings.CACHE_DIR:
+        base = Path(_settings.CACHE_DIR)
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = base / "nasbench" / "kernels" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def body(function: Callable[[Any], None]) -> Any:
+    """Compile a function of one address, or take it from the cache.
+
+    Args:
+        function: a plain module-level function that calls `compiled` ones.
+
+    Returns:
+        A `threads.Body`. It stays compiled as long as the process lives.
+    """
+    if function not in _bodies:
+        with _lock:
+            if function not in _bodies:
+                folder = cache_folder()
+                kept = _settings.CACHE_DIR
+                # numba knows only one cache folder for all, which it reads while decorating.
+                _settings.CACHE_DIR = str(folder or "")
+                try:
+                    decorate = numba.cfunc(types.void(types.voidptr), cache=folder is not None, error_model="numpy")
+                    _bodies[function] = decorate(function)
+                finally:
+                    _settings.CACHE_DIR = kept
+    return _bodies[function].ctypes

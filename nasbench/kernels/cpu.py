@@ -1,0 +1,155 @@
+"""The pooling mixture on the CPU: hands torch's memory to the compiled kernels and shares out their tasks."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasbench.kernels import threads
+from nasbench.kernels.compilation import body, carray, compiled
+from nasbench.kernels.cpu_backward import BACKWARD_PLANES, backward_task
+from nasbench.kernels.cpu_forward import FORWARD_PLANES, forward_task
+from nasbench.kernels.vector import LANES, fetch_add, pointer
+
+# What a kernel is told, as 64-bit integers: two counters, sizes, then addresses (see `_run`).
+_FIELDS = 16
+_Arguments = ctypes.c_int64 * _FIELDS
+
+# The kernels add up windows and know no division: the averages' 1 / k² is part of their weights.
+_SCALE = (1, 1 / 9, 1 / 25, 1 / 49, 1, 1, 1)
+_Weights = ctypes.c_float * 7
+
+# Blocks of a channels_last image share cache lines, so one thread takes a whole image as long as there are
+# enough images for all threads.
+_IMAGES_PER_THREAD = 4
+
+
+@compiled
+def _work(address: Any, kind: Any) -> None:
+    """Take tasks until none are left. Every thread runs this, on the same arguments.
+
+    Args:
+        address: of the arguments, in the order in which `_run` gives them.
+        kind: type of the images in memory, float32 or uint16 (bfloat16).
+    """
+    a = carray(address, (_FIELDS,), np.int64)
+    images, height, width, channels, grain = a[2], a[3], a[4], a[5], a[6]
+    averages, maxima, size = a[7] != 0, a[8] != 0, a[9]
+    numbers = images * height * width * channels
+    blocks = (channels + LANES - 1) // LANES
+    tasks = images * blocks
+    weights = carray(pointer(a[10]), (7,), np.float32)
+    x = carray(pointer(a[12]), (numbers,), kind)
+    y = carray(pointer(a[13]), (numbers,), kind)
+    scratch = carray(pointer(a[11] + 4 * size * fetch_add(a, 0, 1)), (size,), np.float32)
+    is_backward = a[14] != 0
+    g = carray(pointer(a[14]), (numbers,), kind)
+    dots = carray(pointer(a[15]), (tasks, 7), np.float64)
+    while True:
+        first = fetch_add(a, 1, grain)
+        if first >= tasks:
+            return
+        for task in range(first, min(first + grain, tasks)):
+            block = (task % blocks) * LANES
+            place = (task // blocks) * height * width * channels + block
+            count = min(LANES, channels - block)
+            if is_backward:
+                backward_task(
+                    x,
+                    g,
+                    y,
+                    dots[task],
+                    scratch,
+                    place,
+                    count,
+                    height,
+                    width,
+                    channels,
+                    weights,
+                    averages,
+                    maxima,
+                )
+            else:
+                forward_task(x, y, scratch, place, count, height, width, channels, weights, averages, maxima)
+
+
+def _work_float32(address: Any) -> None:
+    _work(address, np.float32)
+
+
+def _work_bfloat16(address: Any) -> None:
+    _work(address, np.uint16)
+
+
+_BODIES: dict[torch.dtype, Callable[[Any], None]] = {
+    torch.float32: _work_float32,
+    torch.bfloat16: _work_bfloat16,
+}
+DTYPES = tuple(_BODIES)
+
+
+def _run(
+    x: Tensor, y: Tensor, pi: Tensor, codes: Sequence[int], planes: int, g: Tensor | None, dots: Tensor | None
+) -> None:
+    """Run the kernels over channels_last tensors; `g` and `dots` make it the backward pass."""
+    images, channels, height, width = x.shape
+    weights = _Weights()
+    for code, weight in zip(codes, pi.tolist(), strict=True):
+        weights[code] = weight * _SCALE[code]
+    blocks = -(-channels // LANES)
+    workers = max(1, min(threads.count(), images * blocks))
+    size = planes * height * (width | 1) * LANES
+    scratch = torch.empty(workers * size)
+    arguments = _Arguments(
+        *(0, 0, images, height, width, channels),
+        blocks if images >= _IMAGES_PER_THREAD * workers else 1,
+        *(any(1 <= code < 4 for code in codes), any(code >= 4 for code in codes), size),
+        *(ctypes.addressof(weights), scratch.data_ptr(), x.data_ptr(), y.data_ptr()),
+        *(0 if g is None else g.data_ptr(), 0 if dots is None else dots.data_ptr()),
+    )
+    threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)
+
+
+def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
+    """Compute the mixture.
+
+    Args:
+        x: input in one of `DTYPES`, shape (N, C, H, W), any layout.
+        pi: weights, shape (K,).
+        codes: the candidates.
+
+    Returns:
+        The mixture, in x's type, contiguous in channels_last memory format.
+    """
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    if x.numel():
+        _run(x, y, pi, codes, FORWARD_PLANES, None, None)
+    return y
+
+
+def backward(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Differentiate the mixture.
+
+    Args:
+        g: gradient of the mixture, shape (N, C, H, W), any layout.
+        x: input of the mixture, in the same type.
+        pi: weights, shape (K,).
+        codes: the candidates.
+
+    Returns:
+        The gradients of x (channels_last) and of pi (in double precision).
+    """
+    x = x.detach().contiguous(memory_format=torch.channels_last)
+    g = g.detach().to(x.dtype).contiguous(memory_format=torch.channels_last)
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    dots = torch.zeros(x.shape[0] * -(-x.shape[1] // LANES), 7, dtype=torch.float64)
+    if x.numel():
+        _run(x, dx, pi, codes, BACKWARD_PLANES, g, dots)
+    sums = dots.sum(0).tolist()
+    return dx, torch.tensor([sums[code] * _SCALE[code] for code in codes], dtype=torch.float64)

@@ -1,0 +1,189 @@
+"""The spatial gate on the CPU: one pass over each tensor, forward and backward, compiled by numba."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasbench.kernels import threads
+from nasbench.kernels.compilation import body, carray, compiled
+from nasbench.kernels.cpu_forward import ZERO, read, write
+from nasbench.kernels.vector import LANES, fetch_add, lane_sum, pointer, splat
+
+# What a kernel is told, as 64-bit integers: a counter, sizes, then addresses (see `_run`).
+_FIELDS = 16
+_Arguments = ctypes.c_int64 * _FIELDS
+
+
+@compiled
+def _forward(
+    x: Any,
+    base: Any,
+    rows: Any,
+    columns: Any,
+    y: Any,
+    weight: Any,
+    has_base: bool,
+    image: int,
+    first: int,
+    last: int,
+    height: int,
+    width: int,
+    channels: int,
+) -> None:
+    """Gate the channels first to last of one image; all tensors are flat and NHWC."""
+    for h in range(height):
+        place = (image * height + h) * width * channels
+        for c in range(first, last, LANES):
+            count = min(LANES, channels - c)
+            row = read(rows, (image * height + h) * channels + c, count) * splat(weight)
+            for w in range(width):
+                at = place + w * channels + c
+                value = read(x, at, count) * (row * read(columns, (image * width + w) * channels + c, count))
+                if has_base:
+                    value = value + read(base, at, count)
+                write(y, at, count, value)
+
+
+@compiled
+def _backward(
+    x: Any,
+    g: Any,
+    rows: Any,
+    columns: Any,
+    dx: Any,
+    drows: Any,
+    dcolumns: Any,
+    weight: Any,
+    image: int,
+    first: int,
+    last: int,
+    height: int,
+    width: int,
+    channels: int,
+) -> float:
+    """Differentiate `_forward`; the gradients of rows and columns still lack the weight. Return the weight's."""
+    dot = 0.0
+    for h in range(height):
+        place = (image * height + h) * width * channels
+        for c in range(first, last, LANES):
+            count = min(LANES, channels - c)
+            row = read(rows, (image * height + h) * channels + c, count)
+            drow = splat(ZERO)
+            for w in range(width):
+                at = place + w * channels + c
+                line = (image * width + w) * channels + c
+                column = read(columns, line, count)
+                gradient = read(g, at, count)
+                write(dx, at, count, gradient * (row * column * splat(weight)))
+                product = gradient * read(x, at, count)
+                drow = drow + product * column
+                dcolumn = product * row
+                if h > 0:
+                    dcolumn = dcolumn + read(dcolumns, line, count)
+                write(dcolumns, line, count, dcolumn)
+            write(drows, (image * height + h) * channels + c, count, drow)
+            dot += lane_sum(drow * row)
+    return dot
+
+
+@compiled
+def _work(address: Any, kind: Any) -> None:
+    """Take tasks until none are left: an image and a range of channels each."""
+    a = carray(address, (_FIELDS,), np.int64)
+    images, height, width, channels, span = a[1], a[2], a[3], a[4], a[5]
+    pixels, lines, posts = images * height * width, images * height, images * width
+    weight = carray(pointer(a[6]), (1,), np.float32)[0]
+    x = carray(pointer(a[7]), (pixels * channels,), kind)
+    rows = carray(pointer(a[8]), (lines * channels,), kind)
+    columns = carray(pointer(a[9]), (posts * channels,), kind)
+    y = carray(pointer(a[10]), (pixels * channels,), kind)
+    other = carray(pointer(a[11]), (pixels * channels,), kind)
+    has_other, is_backward = a[11] != 0, a[12] != 0
+    drows = carray(pointer(a[12]), (lines * channels,), np.float32)
+    dcolumns = carray(pointer(a[13]), (posts * channels,), np.float32)
+    spans = (channels + span - 1) // span
+    dots = carray(pointer(a[14]), (images * spans,), np.float64)
+    while True:
+        task = fetch_add(a, 0, 1)
+        if task >= images * spans:
+            return
+        image, first = task // spans, (task % spans) * span
+        last = min(first + span, channels)
+        sizes = (image, first, last, height, width, channels)
+        if is_backward:
+            dots[task] = _backward(x, other, rows, columns, y, drows, dcolumns, weight, *sizes)
+        else:
+            _forward(x, other, rows, columns, y, weight, has_other, *sizes)
+
+
+def _work_float32(address: Any) -> None:
+    _work(address, np.float32)
+
+
+def _work_bfloat16(address: Any) -> None:
+    _work(address, np.uint16)
+
+
+_BODIES = {torch.float32: _work_float32, torch.bfloat16: _work_bfloat16}
+
+
+def _nhwc(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous(memory_format=torch.channels_last)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _span(x: Tensor, workers: int) -> int:
+    """Channels of a task: all of an image's, which lie together, if there are enough images for all threads."""
+    return x.shape[1] if x.shape[0] >= 4 * workers else LANES
+
+
+def _run(
+    x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, y: Tensor, other: Tensor | None, *sums: Tensor
+) -> None:
+    workers = threads.count()
+    images, channels, height, width = x.shape
+    scale = ctypes.c_float(weight.item())
+    addresses = [_address(tensor) for tensor in (x, rows, columns, y, other, *sums)]
+    arguments = _Arguments(
+        *(0, images, height, width, channels, _span(x, workers), ctypes.addressof(scale)), *addresses
+    )
+    threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)
+
+
+def forward(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, base: Tensor | None) -> Tensor:
+    """Compute weight · x · rows · columns + base; see `nasbench.kernels.gate`. The result is channels_last."""
+    x, rows, columns = _nhwc(x), _nhwc(rows), _nhwc(columns)
+    base = None if base is None else _nhwc(base)
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    if x.numel():
+        _run(x, rows, columns, weight, y, base)
+    return y
+
+
+def backward(
+    g: Tensor, x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Differentiate `forward`.
+
+    Returns:
+        The gradients of x, rows and columns (channels_last, in x's type) and of the weight (in double precision).
+    """
+    g, x, rows, columns = _nhwc(g), _nhwc(x), _nhwc(rows), _nhwc(columns)
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    drows, dcolumns = (
+        torch.empty_like(gate, dtype=torch.float32, memory_format=torch.channels_last) for gate in (rows, columns)
+    )
+    tasks = x.shape[0] * -(-x.shape[1] // _span(x, threads.count())) if x.numel() else 0
+    dots = torch.zeros(tasks, dtype=torch.float64)
+    if x.numel():
+        _run(x, rows, columns, weight, dx, g, drows, dcolumns, dots)
+    scale = weight.detach().float()
+    return dx, (drows * scale).to(x.dtype), (dcolumns * scale).to(x.dtype), dots.sum().reshape(weight.shape)

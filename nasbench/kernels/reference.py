@@ -1,0 +1,94 @@
+"""The pooling mixture in plain torch: what every other implementation is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d
+
+from nasbench.errors import OptionError, unknown
+
+POOLING_NAMES: tuple[str, ...] = ("none", "avg3", "avg5", "avg7", "max3", "max5", "max7")
+"""The candidates that the mixture knows, in the order of their codes."""
+
+WINDOWS: tuple[int, ...] = (1, 3, 5, 7, 3, 5, 7)
+"""Window size of each candidate, in the order of `POOLING_NAMES`."""
+
+FIRST_MAX = POOLING_NAMES.index("max3")
+
+
+def check(x: Tensor, pi: Tensor, names: Sequence[str]) -> list[int]:
+    """Check a mixture's arguments.
+
+    Args:
+        x: input, shape (N, C, H, W).
+        pi: weights, shape (K,).
+        names: K different candidates out of `POOLING_NAMES`.
+
+    Returns:
+        Each candidate's position in `POOLING_NAMES`.
+
+    Raises:
+        OptionError: for an unknown or repeated candidate, and for shapes, types or devices that do not go together.
+    """
+    codes = []
+    for name in names:
+        if name not in POOLING_NAMES:
+            raise OptionError(unknown("pooling candidate", name, POOLING_NAMES))
+        codes.append(POOLING_NAMES.index(name))
+    if len(set(codes)) != len(codes) or not codes:
+        raise OptionError(f"a pooling mixture needs different candidates, at least one, not {tuple(names)}")
+    if x.dim() != 4:
+        raise OptionError(f"a pooling mixture needs an input of shape (N, C, H, W), not {tuple(x.shape)}")
+    if x.shape[1] == 0 or x.shape[2] == 0 or x.shape[3] == 0:
+        raise OptionError(f"only the batch of a pooling mixture may be empty: the input is {tuple(x.shape)}")
+    if pi.dim() != 1 or pi.shape[0] != len(codes):
+        raise OptionError(
+            f"{len(codes)} pooling candidates need weights of shape ({len(codes)},), not {tuple(pi.shape)}"
+        )
+    if not x.is_floating_point() or not pi.is_floating_point():
+        raise OptionError(f"a pooling mixture needs floating-point tensors, not {x.dtype} and {pi.dtype}")
+    if x.device != pi.device:
+        raise OptionError(f"input and weights of a pooling mixture lie on {x.device} and {pi.device}")
+    return codes
+
+
+def mix(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
+    """Compute the mixture of candidates given by their codes; see `reference_mixture`."""
+    terms = []
+    for code, weight in zip(codes, pi.unbind(), strict=True):
+        window = WINDOWS[code]
+        if window == 1:
+            pooled = x
+        elif code < FIRST_MAX:
+            pooled = avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=True)
+        else:
+            pooled = max_pool2d(x, window, stride=1, padding=window // 2)
+        terms.append(weight * pooled)
+    y = terms[0]
+    for term in terms[1:]:
+        y = y + term
+    return y.to(x.dtype)
+
+
+def reference_mixture(x: Tensor, pi: Tensor, names: Sequence[str]) -> Tensor:
+    """Mix pooling candidates, one after the other, in plain torch.
+
+    Stride 1 and padding k // 2 keep the shape. Averages are padded with zeros that count (`count_include_pad`),
+    maxima with -inf. Differentiable any number of times, in every floating-point type.
+
+    Args:
+        x: input, shape (N, C, H, W).
+        pi: one weight per candidate, shape (K,).
+        names: K different candidates out of `POOLING_NAMES`.
+
+    Returns:
+        Σ_k pi_k · candidate_k(x), shape (N, C, H, W), in x's type.
+
+    Raises:
+        OptionError: if the arguments do not go together.
+
+    Source: Meta-Pooling, section 2.1 (the parameterised spatial enhancer's local candidates).
+    """
+    return mix(x, pi, check(x, pi, names))

@@ -1,0 +1,71 @@
+"""The mixed layer of the differentiable strategies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedLayer
+from torch import Tensor, nn
+
+from nasbench.kernels import pooling_mixture, spatial_gate
+
+
+class MixedLayer(DifferentiableMixedLayer):
+    """Weighted sum of a layer's candidates, Σ_k π_k β_k(x) with π = softmax(α), until one of them is fixed.
+
+    The pooling candidates among them are computed by one fused operator, and candidates that gate rows and columns
+    (those with a method `gates`) are added by another; the others are computed one by one.
+
+    Source: Liu et al., DARTS, ICLR 2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build the layer; see NNI for the arguments."""
+        super().__init__(*args, **kwargs)
+        self.fixed: Any = None  # the only candidate that is still computed
+        pools = {i: name for i, module in enumerate(self) if (name := pooling_name(module)) is not None}
+        # The operator knows each candidate once; a second one of the same kind is left to itself.
+        self._pools = {name: i for i, name in reversed(pools.items())} if len(pools) > 1 else {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The mixture, or the fixed candidate alone."""
+        if self.fixed is not None:
+            return self[self.fixed](*args, **kwargs)
+        if not self._pools or kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() != 4:
+            return super().forward(*args, **kwargs)
+        x = args[0]
+        pi = self._softmax(self._arch_alpha)
+        pooled = list(self._pools.values())
+        result = pooling_mixture(x, pi[pooled], tuple(self._pools))
+        for i, name in enumerate(self.names):
+            if i in pooled:
+                continue
+            candidate: Any = self[name]
+            if hasattr(candidate, "gates"):
+                rows, columns = candidate.gates(x)
+                result = spatial_gate(x, rows, columns, pi[i], result)
+            else:
+                result = torch.addcmul(result, pi[i].to(result.dtype), candidate(x).to(result.dtype))
+        return result
+
+
+def pooling_name(module: nn.Module) -> str | None:
+    """What the fused operator calls a module.
+
+    Args:
+        module: a candidate.
+
+    Returns:
+        `none`, `avg3` … `max7`, or `None` where the module is not exactly one of these operations.
+    """
+    if type(module) is nn.Identity:
+        return "none"
+    kernel = getattr(module, "kernel_size", None)
+    if kernel not in (3, 5, 7) or module.stride != 1 or module.padding != kernel // 2 or module.ceil_mode:
+        return None
+    if type(module) is nn.AvgPool2d and module.count_include_pad and module.divisor_override is None:
+        return f"avg{kernel}"
+    if type(module) is nn.MaxPool2d and module.dilation == 1 and not module.return_indices:
+        return f"max{kernel}"
+    return None
