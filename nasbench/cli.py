@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.results import commands
 
 KINDS = {"spaces": "space", "strategies": "strategy", "evaluators": "evaluator", "datasets": "dataset"}
 
@@ -218,6 +219,10 @@ def profile(
         )
     else:
         plain_console().print(profile_table(counts))
+
+
+for _command in (commands.table, commands.plot, commands.report, commands.compare):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ class EnhancedInvertedResidual(InvertedResidual):
     enhancer: nn.Module
 
     def __init__(
-        self, inp: int, oup: int, stride: int, position: str, downsampling: str, depthwise: str, **kwargs: Any
+        self, inp: int, oup: int, stride: int, *, position: str, downsampling: str, depthwise: str, **kwargs: Any
     ) -> None:
         """Build the block without its enhancer; see the space for the options, and torchvision for the others."""
         super().__init__(inp, oup, stride, **kwargs)

@@ -1,0 +1,105 @@
+"""What differs between two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasbench.errors import NasbenchError, RecordError
+from nasbench.record import Record
+from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.collect import OPTIONS, architecture_of, read_run
+
+RESULTS = {
+    "top1": ("top-1", "percent"),
+    "top5": ("top-5", "percent"),
+    "params": ("parameters", "millions"),
+    "madds": ("multiply-adds", "millions"),
+    "search_seconds": ("search", "seconds"),
+    "retrain_seconds": ("retraining", "seconds"),
+    "peak_memory_bytes": ("peak memory", "bytes"),
+    "fixed_by_threshold": ("choices fixed by ρ", "count"),
+}
+UNITS = {
+    "percent": (100.0, 2, " %"),
+    "millions": (1e-6, 3, " M"),
+    "seconds": (1.0, 1, " s"),
+    "bytes": (2.0**-20, 0, " MiB"),
+}
+
+
+def compare(a: str | Path, b: str | Path) -> Table:
+    """What differs between two runs in configuration, architecture, result and environment.
+
+    Args:
+        a: record of a finished run.
+        b: likewise.
+
+    Returns:
+        One row a difference: the two values, and for numbers `b − a`. Results are always listed, the rest only where
+        it differs.
+
+    Raises:
+        RecordError: one of them is not a finished record.
+    """
+    runs, configs, environments = [], [], []
+    for path in (a, b):
+        try:
+            runs.append(read_run(Path(path)))
+            record = Record(Path(path))
+            configs.append(_settings(record))
+            environments.append(_environment(record))
+        except NasbenchError as e:
+            raise RecordError(f"{path}: {e}" if str(path) not in str(e) else str(e)) from e
+    rows = [_row("result", title, runs[0][name], runs[1][name], kind) for name, (title, kind) in RESULTS.items()]
+    parts = (
+        ("config", configs),
+        ("architecture", [architecture_of(run) for run in runs]),
+        ("environment", environments),
+    )
+    rules, notes = [], []
+    for part, (left, right) in parts:
+        names = list(dict.fromkeys([*left, *right]))
+        differing = [name for name in names if left.get(name) != right.get(name) or (name in left) != (name in right)]
+        if differing:
+            rules.append(len(rows))
+        else:
+            notes.append(f"Same {part}.")
+        rows += [_row(part, name, left.get(name), right.get(name)) for name in differing]
+        if part == "architecture" and differing and len(names) > 1:
+            notes.append(f"{len(differing)} of {len(names)} choices differ.")
+    columns = (Column("part", ""), Column("what", ""), Column("a", "A"), Column("b", "B"), Column("delta", "B − A"))
+    caption = f"A: {runs[0]['name']}, B: {runs[1]['name']}."
+    return Table("compare", caption, columns, tuple(rows), tuple(notes), tuple(rules))
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    settings = record.config().model_dump(mode="json")
+    flat = {f"{group}.{name}": value for group in OPTIONS for name, value in settings.pop(group).items()}
+    return settings | flat
+
+
+def _environment(record: Record) -> dict[str, Any]:
+    environment = record.read_json("environment.json")
+    kept = {name: environment.get(name) for name in ("python", "platform", "processor", "cores", "threads", "gpus")}
+    return kept | {str(name): value for name, value in (environment.get("packages") or {}).items()}
+
+
+def _row(part: str, what: str, a: Any, b: Any, kind: str = "count") -> Mapping[str, Cell]:
+    cells = {"part": Cell(part), "what": Cell(what), "a": Cell(_text(a, kind)), "b": Cell(_text(b, kind))}
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+    if numbers and part in ("result", "config") and what != "seed":
+        cells["delta"] = Cell(_text(b - a, kind, "+"))
+    return cells
+
+
+def _text(value: Any, kind: str, sign: str = "") -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if kind in UNITS:
+        scale, digits, unit = UNITS[kind]
+        return f"{round(value * scale, digits) + 0.0:{sign},.{digits}f}{unit}".replace("-", "−")
+    return f"{value:{sign}}".replace("-", "−") if isinstance(value, int) else f"{value:{sign}g}"

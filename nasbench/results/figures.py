@@ -1,0 +1,242 @@
+"""Figures of collected runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasbench.errors import OptionError, RecordError, unknown
+from nasbench.record import Record
+from nasbench.results.collect import option
+from nasbench.results.search_figures import alphas, architecture
+from nasbench.results.statistics import mean
+from nasbench.results.style import COLUMN, PAGE, new_figure, series, styled
+from nasbench.results.tables import records, setting_parts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Run = Mapping[str, Any]
+WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "curves")
+NETWORKS = 4  # receptive fields side by side
+CURVES = (
+    ("search", "train_top1", "search: training top-1 (%)", 100.0),
+    ("retrain", "val_top1", "retraining: held-out top-1 (%)", 100.0),
+    ("retrain", "train_loss", "retraining: training loss (nats)", 1.0),
+)
+
+
+def plot(frame: pd.DataFrame, what: str, each: bool = True) -> dict[str, Figure]:
+    """Draw one kind of figure.
+
+    Args:
+        frame: see `nasbench.results.collect.collect`.
+        what: one of `WHAT`.
+        each: `alphas` of every run; else of the first run of each set-up.
+
+    Returns:
+        Name → figure; `alphas` gives one a run, the others one.
+
+    Raises:
+        OptionError: unknown kind.
+        RecordError: none of the runs has what the figure shows.
+    """
+    runs = records(frame)
+    if what not in WHAT:
+        raise OptionError(unknown("figure", what, WHAT))
+    if not runs:
+        raise RecordError("there is no finished run to draw")
+    if what == "alphas":
+        searched = [run for run in runs if (Path(run["path"]) / "search.csv").is_file()]
+        if not searched:
+            raise RecordError("none of the runs has a search.csv: their strategies have no π")
+        chosen = searched if each else _first_of_each(searched)
+        return {f"alphas_{run['name']}": alphas(run) for run in chosen}
+    if what == "architecture":
+        return {what: architecture(runs)}
+    if what == "receptive-field":
+        trained = [run for run in runs if (Path(run["path"]) / "model.safetensors").is_file()]
+        if not trained:
+            raise RecordError("none of the runs has a trained network (model.safetensors)")
+        return {what: receptive_fields(_first_of_each(trained)[:NETWORKS])}
+    return {what: tradeoff(runs) if what == "tradeoff" else learning_curves(runs)}
+
+
+def tradeoff(runs: Sequence[Run]) -> Figure:
+    """Test accuracy against multiply-adds, mean and 95 % confidence interval over seeds of every set-up.
+
+    Set-ups of one name at several widths are joined by a line; data sets have a panel each.
+    """
+    recipes: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        recipes.setdefault(run["protocol"], []).append(run)
+    variants = sorted({str(run["variant"]) for run in runs})
+    with styled():
+        lines = -(-len(variants) // 2)
+        figure = new_figure(COLUMN * min(2, len(recipes)), 2.5 * -(-len(recipes) // 2) + 0.3 + 0.13 * lines)
+        panels = figure.subplots(-(-len(recipes) // 2), min(2, len(recipes)), squeeze=False)
+        for axes in list(panels.flat)[len(recipes) :]:
+            axes.set_axis_off()
+        for axes, members in zip(panels.flat, recipes.values(), strict=False):
+            for variant in variants:
+                _points(axes, [run for run in members if run["variant"] == variant], series(variants.index(variant)))
+            axes.set_title(", ".join(filter(None, setting_parts(members[0], widths=True))), loc="left")
+            axes.set_xlabel("multiply-adds of one image (millions)")
+            axes.set_ylabel("test top-1 (%)")
+            axes.grid(True)
+            axes.set_axisbelow(True)
+            axes.margins(x=0.08, y=0.1)
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(0, low), min(100, high))  # an interval over two or three runs may leave the scale
+        handles = [
+            panels.flat[0].plot([], [], **{**series(i), "linestyle": "none"}, label=name)[0]
+            for i, name in enumerate(variants)
+        ]
+        columns = 2 if len(recipes) == 1 else 4
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        figure.suptitle("Accuracy against cost (bars: 95 % confidence interval)")
+    return figure
+
+
+def learning_curves(runs: Sequence[Run]) -> Figure:
+    """Accuracy and loss over the epochs, mean over seeds of every set-up, the band from lowest to highest.
+
+    Raises:
+        RecordError: no run has curves, or one's are damaged.
+    """
+    variants = sorted({str(run["variant"]) for run in runs})
+    curves = {variant: [_metrics(run) for run in runs if run["variant"] == variant] for variant in variants}
+    shown = [c for c in CURVES if any(c[:2] in run for found in curves.values() for run in found)]
+    if not shown:
+        raise RecordError("none of the runs has learning curves (metrics.csv)")
+    with styled():
+        lines = -(-len(variants) // 4)
+        figure = new_figure(PAGE if len(shown) > 1 else COLUMN, 2.35 + 0.14 * lines)
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, (stage, name, title, scale) in zip(panels, shown, strict=True):
+            for number, variant in enumerate(variants):
+                found = [run[stage, name] for run in curves[variant] if (stage, name) in run]
+                _curve(axes, found, scale, series(number))
+            axes.set_title(title, loc="left")
+            axes.set_xlabel("epoch")
+            axes.grid(True)
+            axes.locator_params(axis="x", integer=True)
+        handles = [panels[0].plot([], [], **series(i), label=name)[0] for i, name in enumerate(variants)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handlelength=3)
+        figure.suptitle("Learning curves (mean over seeds; band: lowest to highest)")
+    return figure
+
+
+def receptive_fields(runs: Sequence[Run]) -> Figure:
+    """Theoretical and effective receptive fields of trained networks side by side.
+
+    Args:
+        runs: rows of the collected frame, two or more to compare.
+
+    Raises:
+        RecordError: a record has no trained network.
+    """
+    from matplotlib.patches import Rectangle
+
+    from nasbench.pipeline import load_model
+    from nasbench.results import receptive_field as fields
+
+    with styled():
+        width = COLUMN if len(runs) < 3 else PAGE
+        figure = new_figure(width, 1.5 + width / len(runs))
+        panels = figure.subplots(1, len(runs), squeeze=False)[0]
+        image: Any = None
+        for axes, run in zip(panels, runs, strict=True):
+            model, size = load_model(run["path"]), int(run["image_size"])
+            theory, effect = fields.theoretical(model, size), fields.effective(model, size)
+            image = axes.imshow(effect**0.5, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            (top, bottom), (left, right) = ((max(a, 0), min(b, size - 1)) for a, b in (theory.rows, theory.columns))
+            for colour, line, thick in (("black", "-", 2.2), ("white", (0, (4, 3)), 1.1)):
+                box = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False)
+                box.set(edgecolor=colour, linestyle=line, linewidth=thick, clip_on=False)
+                axes.add_patch(box)
+            axes.set_title(f"{run['variant']}\nseed {run['seed']}")
+            axes.set_xlabel(
+                f"image column (pixels)\n{_theory(theory, size)}\neffective: {fields.effective_side(effect):.0f} px"
+            )
+            ends = [0, size // 2, size - 1]
+            axes.set_xticks(ends)
+            axes.set_yticks(ends)
+            axes.spines[:].set_visible(False)
+        panels[0].set_ylabel("image row (pixels)")
+        bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.6, aspect=30, pad=0.03)
+        bar.set_label("√ of |gradient| of the last map's centre unit (maximum = 1); dashed: theoretical field")
+        figure.suptitle("Receptive field of the last feature map's centre unit")
+    return figure
+
+
+def _theory(field: Any, size: int) -> str:
+    if field.global_stages:
+        numbers = field.global_stages
+        return f"theoretical: whole image\n(global in {len(numbers)} block{'s' if len(numbers) > 1 else ''})"
+    larger = "\n(larger than the image)" if field.side > size else "\n"
+    return f"theoretical: {field.side} px{larger}"
+
+
+def _points(axes: Axes, runs: Sequence[Run], style: Mapping[str, Any]) -> None:
+    by_width: dict[Any, list[Run]] = {}
+    for run in runs:
+        by_width.setdefault(option(run, "width"), []).append(run)
+    estimates = sorted(
+        (
+            (mean([run["madds"] / 1e6 for run in group]).value, mean([100 * run["top1"] for run in group]))
+            for group in by_width.values()
+        ),
+        key=lambda point: point[0],
+    )
+    if not estimates:
+        return
+    axes.errorbar(
+        [x for x, _ in estimates],
+        [y.value for _, y in estimates],
+        yerr=[y.half or 0.0 for _, y in estimates],
+        capsize=2,
+        elinewidth=0.8,
+        markersize=5,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        **style,
+    )
+
+
+def _metrics(run: Run) -> dict[tuple[str, str], dict[int, float]]:
+    """Stage and name → epoch → value."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    record = Record(Path(run["path"]))
+    try:
+        for row in record.read_csv("metrics.csv"):
+            found.setdefault((row["stage"], row["name"]), {})[int(row["epoch"])] = float(row["value"])
+    except (KeyError, ValueError, TypeError) as e:
+        raise RecordError(f"{record.path / 'metrics.csv'} is damaged: {e!r}") from e
+    return found
+
+
+def _curve(axes: Axes, runs: Sequence[Mapping[int, float]], scale: float, style: Mapping[str, Any]) -> None:
+    epochs = sorted({epoch for run in runs for epoch in run})
+    if not epochs:
+        return
+    values = [[scale * run[epoch] for run in runs if epoch in run] for epoch in epochs]
+    axes.plot(
+        epochs,
+        [sum(v) / len(v) for v in values],
+        **style,
+        markevery=max(1, len(epochs) // 6),
+    )
+    if len(runs) > 1:
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _first_of_each(runs: Sequence[Run]) -> list[Run]:
+    first: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        first.setdefault((run["protocol"], run["width"], run["variant"]), run)
+    return list(first.values())

@@ -1,0 +1,231 @@
+"""A table in every format: rich, Markdown, LaTeX, CSV, HTML and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Literal
+
+from nasbench.errors import OptionError, unknown
+from nasbench.results.cells import Table, typed_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+    from rich.table import Table as RichTable
+
+LEFT = ("text",)
+Justify = Literal["left", "center", "right"]
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "—": "---",
+    "×": r"$\times$",
+    "÷": r"$\div$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "≈": r"$\approx$",
+    "→": r"$\rightarrow$",
+    "·": r"$\cdot$",
+    "…": r"\dots{}",
+    "✓": r"\checkmark{}",
+    "Δ": r"$\Delta$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "ζ": r"$\zeta$",
+    "η": r"$\eta$",
+    "θ": r"$\theta$",
+    "λ": r"$\lambda$",
+    "π": r"$\pi$",
+    "ρ": r"$\rho$",
+    "σ": r"$\sigma$",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "²": r"$^2$",
+}
+
+
+def render(table: Table, how: str) -> str:
+    """A table as text.
+
+    Args:
+        table: the table.
+        how: `md`, `latex`, `csv`, `html` or `json`.
+
+    Raises:
+        OptionError: unknown format.
+    """
+    if how not in FORMATS:
+        raise OptionError(unknown("format", how, ("rich", *FORMATS)))
+    return FORMATS[how](table)
+
+
+def rich(table: Table) -> RenderableType:
+    """A table for the terminal; narrower than `width`, it would lose digits."""
+    from rich.console import Group
+    from rich.text import Text
+
+    notes = [Text(note, style="dim") for note in table.notes]
+    return Group(Text(table.caption, style="bold"), "", _grid(table), *([""] if notes else []), *notes)
+
+
+def width(table: Table) -> int:
+    """Columns of the terminal that the table needs."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, _grid(table)).maximum
+
+
+def _grid(table: Table) -> RichTable:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=None, header_style="dim", pad_edge=False)
+    for column in table.columns:
+        justify: Justify = "left" if column.kind in LEFT else "center" if column.kind == "tick" else "right"
+        drawn.add_column(Text(column.header.replace("paper ", "paper\n")), justify=justify, vertical="bottom")
+    for i in range(len(table.rows)):
+        if i in table.rules:
+            drawn.add_row()
+        bold = ["best" in table.cell(i, c.key).marks for c in table.columns]
+        drawn.add_row(*(Text(t, style="bold" if b else "") for t, b in zip(table.texts(i), bold, strict=True)))
+    return drawn
+
+
+def markdown(table: Table) -> str:
+    """A table as GitHub's Markdown, its caption above and its notes below."""
+    lines = [f"**{_md(table.caption)}**", "", "| " + " | ".join(_md(c.header) for c in table.columns) + " |"]
+    lines.append(
+        "|" + "|".join(":--" if c.kind in LEFT else ":-:" if c.kind == "tick" else "--:" for c in table.columns) + "|"
+    )
+    for i in range(len(table.rows)):
+        texts = [
+            f"**{_md(t)}**" if "best" in table.cell(i, c.key).marks else _md(t)
+            for t, c in zip(table.texts(i), table.columns, strict=True)
+        ]
+        lines.append("| " + " | ".join(texts) + " |")
+    if table.notes:
+        lines += ["", *(f"- {_md(note)}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    """A LaTeX float with booktabs; its first line names the packages that it needs."""
+    kinds = "".join("l" if c.kind in LEFT else "c" if c.kind == "tick" else "r" for c in table.columns)
+    lines = [
+        r"% needs \usepackage{booktabs,amssymb,graphicx} and \usepackage[T1]{fontenc}",
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{_tex(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}",
+        r"\toprule",
+        " & ".join(_stacked(c.header, kind) for c, kind in zip(table.columns, kinds, strict=True)) + r" \\",
+        r"\midrule",
+    ]
+    for i in range(len(table.rows)):
+        if i in table.rules:
+            lines.append(r"\midrule")
+        texts = [
+            rf"\textbf{{{_tex(t)}}}" if "best" in table.cell(i, c.key).marks else _tex(t)
+            for t, c in zip(table.texts(i), table.columns, strict=True)
+        ]
+        lines.append(" & ".join(texts) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if table.notes:
+        lines += ["", r"\smallskip\raggedright", " ".join(_tex(note) for note in table.notes)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def csv(table: Table) -> str:
+    """A table's data, see `Table.frame`; without caption and notes."""
+    return table.frame().to_csv(index=False, lineterminator="\n")
+
+
+def read_csv(content: str) -> pd.DataFrame:
+    """The data that `csv` wrote, equal to the table's `frame()` to the last digit."""
+    import pandas as pd
+
+    # As words first: what pandas makes of digits on its own is not exact in every version.
+    words = pd.read_csv(StringIO(content), dtype=object, keep_default_na=False, na_values=[""])
+    return typed_frame({str(name): [_value(word) for word in words[name]] for name in words})
+
+
+def _value(word: object) -> object:
+    if not isinstance(word, str):
+        return None
+    if word in ("True", "False"):
+        return word == "True"
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def html(table: Table) -> str:
+    """A table element in its own scrolling box, to stand in a page."""
+    head = "".join(
+        f'<th scope="col" class="{c.kind}">{escape(c.header).replace("-", "&#8209;")}</th>' for c in table.columns
+    )
+    body = []
+    for i in range(len(table.rows)):
+        cells = []
+        for n, (column, shown) in enumerate(zip(table.columns, table.texts(i), strict=True)):
+            inner = (
+                escape(shown).replace(" w", " <sup>w</sup>")
+                if "welch" in table.cell(i, column.key).marks
+                else escape(shown)
+            )
+            if "best" in table.cell(i, column.key).marks:
+                inner = f"<strong>{inner}</strong>"
+            tag = 'th scope="row"' if n == 0 else "td"
+            cells.append(f'<{tag} class="{column.kind}">{inner}</{tag.split()[0]}>')
+        body.append(f"<tr{' class=rule' if i in table.rules else ''}>{''.join(cells)}</tr>")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    return (
+        f'<figure class="table" id="{escape(table.name)}"><figcaption>{escape(table.caption)}</figcaption>'
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n'
+        + "\n".join(body)
+        + f"\n</tbody></table></div>{f'<ul class=notes>{notes}</ul>' if notes else ''}</figure>\n"
+    )
+
+
+def _md(content: str) -> str:
+    return content.replace("|", "\\|").replace("\n", " ").replace("*", "\\*")
+
+
+def _stacked(header: str, align: str) -> str:
+    """A column's header on several lines, so that wide tables need not be shrunk much."""
+    lines = header.replace("paper ", "paper\n").replace(" (", "\n(").split("\n")
+    stacked = r" \\ ".join(map(_tex, lines))
+    return rf"\shortstack[{align}]{{{stacked}}}" if len(lines) > 1 else stacked
+
+
+def _tex(content: str) -> str:
+    # Beyond Latin letters LaTeX's standard encoding knows nothing.
+    return "".join(LATEX.get(c, c if ord(c) < 0x180 else "?") for c in content)
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "md": markdown,
+    "latex": latex,
+    "csv": csv,
+    "html": html,
+    "json": Table.json,
+}

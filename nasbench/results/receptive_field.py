@@ -1,0 +1,208 @@
+"""Receptive fields of a trained network's last feature map: what can reach its centre unit, and what does.
+
+Theoretical: which input pixels the unit depends on at all. Every stage of the network is probed with NaN, which
+passes through any operation that looks at it, so a stage's window is found whatever it is made of (kernel, stride,
+dilation, parallel branches, a local enhancer's window); the windows are then composed from the last stage back to
+the image. A stage that depends on its whole input (global pooling) makes the field the whole image.
+
+Effective: how strongly it depends on each pixel, |∂ unit / ∂ input| averaged over inputs (Luo et al., "Understanding
+the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nasbench.errors import OptionError
+
+PROBE_SIDE = 24  # of the map on which a stage's window is measured: wider than any local window of a stage
+INPUTS = 32
+BATCH = 8
+LUO_THRESHOLD = 1 - 0.9545  # of the maximum; Luo et al. count the pixels above it
+
+Stage = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one output unit of a stage depends on, along one axis: input positions stride·o + low … stride·o + high.
+
+    Attributes:
+        low: in input pixels of the stage.
+        high: likewise, inclusive.
+        stride: input pixels an output pixel.
+        everything: whether it depends on the whole axis.
+    """
+
+    low: int
+    high: int
+    stride: int
+    everything: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """A theoretical receptive field.
+
+    Attributes:
+        rows: first and last row of the input, in pixels, inclusive; they may lie outside the image.
+        columns: likewise.
+        global_stages: numbers of the stages that depend on their whole input; then the field is the whole image,
+            and `rows` and `columns` are its border.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    global_stages: tuple[int, ...] = ()
+
+    @property
+    def side(self) -> int:
+        """The longer side in pixels."""
+        return max(last - first + 1 for first, last in (self.rows, self.columns))
+
+
+def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
+    """The theoretical field of the centre unit of the last feature map.
+
+    Args:
+        model: in any mode; it is not changed. Its stages are the children of `features` where it has such a
+            sequence; any other network is probed as a whole, and its field then ends at the image's border.
+        image_size: side of the input in pixels.
+        channels: of the input.
+
+    Raises:
+        OptionError: the network has no feature map.
+    """
+    network = copy.deepcopy(model).cpu().double().eval()
+    features = getattr(network, "features", None)
+    image = torch.zeros(1, channels, image_size, image_size, dtype=torch.float64)
+    with torch.no_grad():
+        if not isinstance(features, nn.Sequential):
+            last = last_map(network, image)
+            stages: list[tuple[Stage, int, int]] = [(lambda x: last_map(network, x), channels, image_size)]
+        else:
+            stages, last = [], image
+            for stage in features:
+                stages.append((stage, last.shape[1], PROBE_SIDE))
+                last = stage(last)
+        windows = [[probe(stage, inner, side, axis) for stage, inner, side in stages] for axis in (2, 3)]
+    whole = tuple(i for i, pair in enumerate(zip(*windows, strict=True)) if any(window.everything for window in pair))
+    if whole:
+        return Field((0, image_size - 1), (0, image_size - 1), whole)
+    rows, columns = (compose(along, last.shape[axis] // 2) for along, axis in zip(windows, (2, 3), strict=True))
+    return Field(rows, columns)
+
+
+def compose(windows: Sequence[Window], unit: int) -> tuple[int, int]:
+    """First and last input position on which an output unit of stacked stages depends, along one axis.
+
+    Args:
+        windows: of the stages, from the input on.
+        unit: position in the last stage's output.
+    """
+    first = last = unit
+    for window in reversed(windows):
+        first, last = window.stride * first + window.low, window.stride * last + window.high
+    return first, last
+
+
+def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) -> Window:
+    """Measure a stage's window along one axis.
+
+    In float64, for which PyTorch's CPU convolutions are plain sums: faster algorithms would spread NaN over a tile.
+
+    Args:
+        stage: (1, channels, side, side) → (1, C, S, S), in float64 and evaluation mode.
+        channels: of its input.
+        side: of its input in pixels.
+        axis: 2 (rows) or 3 (columns).
+    """
+    clean = torch.zeros(1, channels, side, side, dtype=torch.float64)
+    shape = stage(clean).shape
+    stride = max(1, round(side / shape[axis]))
+    centre = shape[axis] // 2
+
+    def touched(first: int, last: int) -> bool:
+        image = clean.clone()
+        image.narrow(axis, first, last - first + 1).fill_(torch.nan)
+        return bool(stage(image)[:, :, shape[2] // 2, shape[3] // 2].isnan().any())
+
+    # The unit's interval is found from both sides; both tests are monotone in the boundary.
+    low, top = 0, side - 1
+    while low < top:
+        middle = (low + top) // 2
+        low, top = (low, middle) if touched(0, middle) else (middle + 1, top)
+    bottom, high = low, side - 1
+    while bottom < high:
+        middle = (bottom + high + 1) // 2
+        bottom, high = (middle, high) if touched(middle, side - 1) else (bottom, middle - 1)
+    everything = low == 0 and high == side - 1
+    return Window(low - stride * centre, high - stride * centre, stride, everything)
+
+
+def effective(model: nn.Module, image_size: int, channels: int = 3, seed: int = 0) -> NDArray[np.float64]:
+    """The effective field of the centre unit of the last feature map.
+
+    Args:
+        model: in any mode; it is not changed.
+        image_size: side of the input in pixels.
+        channels: of the input.
+        seed: of the inputs, which are standard normal as normalised images are.
+
+    Returns:
+        |∂ Σ_c y_c / ∂ x| summed over the input's channels, averaged over the inputs, its maximum scaled to 1;
+        (image_size, image_size).
+
+    Raises:
+        OptionError: the network has no feature map.
+    """
+    network = copy.deepcopy(model).cpu().float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(image_size, image_size, dtype=torch.float64)
+    for _ in range(INPUTS // BATCH):
+        images = torch.randn(BATCH, channels, image_size, image_size, generator=generator, requires_grad=True)
+        last = last_map(network, images)
+        unit = last[:, :, last.shape[2] // 2, last.shape[3] // 2].sum()
+        (gradient,) = torch.autograd.grad(unit, images)
+        total += gradient.abs().sum((0, 1)).double()
+    highest = float(total.max())
+    return (total / highest if highest > 0 else total).numpy()
+
+
+def effective_side(field: NDArray[np.float64]) -> float:
+    """Side in pixels of a square as large as the area above 4.55 % of the maximum (Luo et al., section 4)."""
+    return float((field > LUO_THRESHOLD).sum()) ** 0.5
+
+
+def last_map(model: nn.Module, images: Tensor) -> Tensor:
+    """The last feature map that a network computes: the last module's output with space left in it.
+
+    Args:
+        model: the network.
+        images: (N, C, S, S).
+
+    Raises:
+        OptionError: no module has such an output.
+    """
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            found[:] = [output]
+
+    hooks = [module.register_forward_hook(keep) for module in model.modules()]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise OptionError(f"{type(model).__name__} has no feature map with more than one pixel")
+    return found[0]

@@ -1,0 +1,201 @@
+"""Everything about a set of runs on one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nasbench.errors import RecordError
+from nasbench.record import Record, write_atomic
+from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.collect import Problem
+from nasbench.results.figures import WHAT, plot
+from nasbench.results.formats import html
+from nasbench.results.reproduce import command
+from nasbench.results.rows import TABLES
+from nasbench.results.style import COLUMN, encode
+from nasbench.results.tables import KINDS, build, describe, header, records, setting_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Run = Mapping[str, Any]
+TITLES = {
+    "alphas": "How each layer came to its choice",
+    "architecture": "What was chosen at which depth",
+    "receptive-field": "What the networks see",
+    "tradeoff": "Accuracy against cost",
+    "curves": "Learning curves",
+}
+ALT = {
+    "alphas": "Small multiples: π of each candidate over the steps of the search, one panel a layer.",
+    "architecture": "Heat map: share of the runs that chose each candidate, by depth.",
+    "receptive-field": "Theoretical and effective receptive fields of networks side by side.",
+    "tradeoff": "Test accuracy against multiply-adds with 95 % confidence intervals.",
+    "curves": "Accuracy and loss over the epochs of search and retraining.",
+}
+MOST_ALPHAS = 6  # figures of searches on the page, one a set-up
+VALUES = ("top1", "top5", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes")
+
+
+def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = ()) -> Path:
+    """Write the page.
+
+    Args:
+        runs: see `nasbench.results.collect.collect`.
+        output: folder that receives `index.html`.
+        problems: records that were skipped, to be named on the page.
+
+    Returns:
+        The page: tables, figures, the command of every row, configuration and environment. It loads nothing from
+        anywhere else and has no scripts.
+
+    Raises:
+        RecordError: there are no runs, or a record is damaged.
+    """
+    from jinja2 import Environment, select_autoescape
+    from markupsafe import Markup
+
+    found = records(runs)
+    if not found:
+        raise RecordError("there is no finished run to report")
+    tables = [table for table in (build(name, runs) for name in TABLES) if _measured(table)]
+    tables.append(build("enhancers", runs))
+    if any(run["strategy"] != "fixed" for run in found):
+        tables.append(build("strategies", runs))
+    groups = _groups(found)
+    template = files("nasbench.results").joinpath("report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+    content = page.from_string(template).render(
+        summary=_summary(found, groups),
+        tables=[Markup(html(table)) for table in tables],
+        figures=_figures(runs),
+        groups=groups,
+        runs=Markup(html(_all_runs(found))),
+        shared=_yaml(_shared(groups)),
+        environments=_environments(found),
+        problems=problems,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "index.html"
+    write_atomic(path, content)
+    return path
+
+
+def _measured(table: Table) -> bool:
+    return any(table.cell(i, "top1").value is not None for i in range(len(table.rows)))
+
+
+def _summary(runs: Sequence[Run], groups: Sequence[Mapping[str, Any]]) -> str:
+    data = ", ".join(sorted({str(run["dataset"]) for run in runs}))
+    days = sorted(str(run["started"])[:10] for run in runs)
+    when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+    many = "run" if len(runs) == 1 else "runs"
+    ups = "set-up" if len(groups) == 1 else "set-ups"
+    return f"{len(runs)} finished {many} of {len(groups)} {ups} on {data}, started {when}."
+
+
+def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Every configuration with its seeds, its command, and the rows of the papers' tables that it fills."""
+    by_hash: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda r: (describe([r]), str(r["variant"]), int(r["seed"]))):
+        by_hash.setdefault((run["config_hash"], run["variant"]), []).append(run)
+    groups = []
+    for members in by_hash.values():
+        config = Record(Path(members[0]["path"])).config()
+        seeds = sorted({int(run["seed"]) for run in members})
+        rows = [
+            f"Table {table.name[-1]}: {row.label}"
+            for table in TABLES.values()
+            for row in table.rows
+            if row.match(members[0])
+        ]
+        groups.append(
+            {
+                "variant": members[0]["variant"],
+                "setting": describe(members),
+                "rows": rows,
+                "seeds": seeds,
+                "command": command(config, seeds),
+                "config": config.model_dump(mode="json"),
+                "own": "",
+            }
+        )
+    shared = _shared(groups)
+    for group in groups:
+        group["own"] = _yaml({k: v for k, v in group["config"].items() if k not in shared and k != "seed"})
+    return groups
+
+
+def _shared(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    configs = [group["config"] for group in groups]
+    first = configs[0]
+    return {k: v for k, v in first.items() if k != "seed" and all(config[k] == v for config in configs)}
+
+
+def _figures(runs: pd.DataFrame) -> list[dict[str, str]]:
+    drawn = []
+    for what in WHAT:
+        try:
+            found = plot(runs, what, each=False)
+        except RecordError:
+            continue  # none of these runs has what it shows
+        for name, figure in list(found.items())[:MOST_ALPHAS]:
+            of_run = f": {name.removeprefix('alphas_')}" if what == "alphas" else ""
+            drawn.append({"title": TITLES[what] + of_run, "alt": ALT[what], "id": name, **_embedded(figure)})
+    return drawn
+
+
+def _embedded(figure: Figure) -> dict[str, str]:
+    data = base64.b64encode(encode(figure, "svg")).decode("ascii")
+    width, height = figure.get_size_inches()
+    size = "column" if width <= COLUMN else "page"
+    return {
+        "source": f"data:image/svg+xml;base64,{data}",
+        "size": size,
+        "width": f"{width * 96:.0f}",
+        "height": f"{height * 96:.0f}",
+    }
+
+
+def _all_runs(runs: Sequence[Run]) -> Table:
+    rows = tuple(
+        {
+            "variant": Cell(str(run["variant"])),
+            "setting": Cell(describe([run])),
+            "seed": Cell(int(run["seed"])),
+            "record": Cell(str(run["name"])),
+            **{name: Cell(None if run[name] != run[name] else run[name]) for name in VALUES},
+        }
+        for run in sorted(runs, key=lambda r: (setting_key(r)[0], str(r["variant"]), int(r["seed"])))
+    )
+    columns = (
+        Column("variant", "set-up"),
+        Column("setting", "setting"),
+        Column("seed", "seed", "count"),
+        *(Column(name, header(name), KINDS[name]) for name in VALUES),
+        Column("record", "record"),
+    )
+    return Table("runs", "Every run.", columns, rows)
+
+
+def _environments(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """The different environments, and how many runs each had."""
+    counted: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        read = Record(Path(run["path"])).read_json("environment.json")
+        facts = {k: v for k, v in read.items() if k not in ("command", "started", "packages")}
+        packages = {k: v for k, v in (read.get("packages") or {}).items() if v is not None}
+        key = repr((sorted(facts.items(), key=str), sorted(packages.items())))
+        counted.setdefault(key, {"facts": facts, "packages": packages, "runs": 0})["runs"] += 1
+    return list(counted.values())
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)) if content else ""

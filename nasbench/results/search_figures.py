@@ -1,0 +1,191 @@
+"""Figures of the search: how π moved, and what was chosen at which depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasbench.errors import RecordError
+from nasbench.record import Record
+from nasbench.results.collect import architecture_of, option
+from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Run = Mapping[str, Any]
+PANELS = 6  # side by side
+
+
+def alphas(run: Run) -> Figure:
+    """π of every candidate over the steps of the search, a panel a layer, with the moment each layer was fixed.
+
+    Args:
+        run: a row of the collected frame.
+
+    Raises:
+        RecordError: the run has no `search.csv`, or it is damaged.
+    """
+    record = Record(Path(run["path"]))
+    layers = curves_of(record)
+    decisions = record.read_json("decisions.json")
+    names = list(dict.fromkeys(name for layer in layers.values() for name in layer))
+    lines = -(-len(layers) // PANELS)
+    last = max(steps[-1] for layer in layers.values() for steps, _ in layer.values()) or 1
+    highest = max(max(values) for layer in layers.values() for _, values in layer.values())
+    with styled():
+        figure = new_figure(PAGE, 1.05 + 1.1 * lines)
+        panels = list(figure.subplots(lines, PANELS, sharex=True, sharey=True, squeeze=False).flat)
+        for axes, (label, layer) in zip(panels, layers.items(), strict=False):
+            _layer(axes, label, layer, decisions.get(label, {}), names, last)
+        for number, axes in enumerate(panels):
+            if number >= len(layers):
+                axes.set_axis_off()
+            else:
+                lowest = number + PANELS >= len(layers)
+                axes.tick_params(labelbottom=lowest)
+                axes.set_xlabel("training step" if lowest else "")
+        panels[0].set_ylim(0, min(1.0, 1.1 * highest))
+        handles = [
+            panels[0].plot([], [], **candidate(name, i), markersize=3, label=name)[0] for i, name in enumerate(names)
+        ]
+        handles.append(
+            panels[0].plot([], [], color="#606060", linewidth=0.8, linestyle=(0, (2, 2)), label="fixed by ρ")[0]
+        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 9), handlelength=2.4)
+        figure.suptitle(
+            f"π of each layer's candidates over the search: {_title(run)}\n"
+            "(in the titles: what was chosen; * never fixed, the largest π when the search ended)"
+        )
+        figure.supylabel("π (probability)", fontsize=7)
+    return figure
+
+
+def curves_of(record: Record) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """Label → candidate → steps and π.
+
+    Raises:
+        RecordError: the record has none, or they are damaged.
+    """
+    layers: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    try:
+        for row in record.read_csv("search.csv"):
+            steps, values = layers.setdefault(row["label"], {}).setdefault(row["candidate"], ([], []))
+            steps.append(int(row["step"]))
+            values.append(float(row["pi"]))
+    except (KeyError, ValueError, TypeError) as e:
+        raise RecordError(f"{record.path / 'search.csv'} is damaged: {e!r}") from e
+    if not layers:
+        raise RecordError(f"{record.path} has no search.csv: its strategy has no π")
+    return layers
+
+
+def _layer(
+    axes: Axes,
+    label: str,
+    layer: Mapping[str, tuple[list[int], list[float]]],
+    decision: Mapping[str, Any],
+    names: Sequence[str],
+    last: int,
+) -> None:
+    pi = {name: values[-1] for name, (_, values) in layer.items()}
+    best = max(pi, key=lambda name: pi[name])
+    for name, (steps, values) in layer.items():
+        style = candidate(name, names.index(name))
+        every = max(1, len(steps) // 3)
+        axes.plot(
+            steps,
+            values,
+            **style,
+            linewidth=1.5 if name == best else 0.8,
+            markersize=2.6,
+            markevery=(names.index(name) * every // max(1, len(names)), every),
+            zorder=3 if name == best else 2,
+        )
+    fixed = decision.get("by") == "threshold"
+    step = option(decision, "step")
+    if fixed and step is not None:
+        axes.axvline(step, color="#606060", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+        axes.axvspan(step, last, color="#ececec", linewidth=0, zorder=0)
+    name = label.removesuffix(".enhancer")
+    axes.set_title(f"{name}: {best}" + ("" if fixed else "*"), pad=2.5, fontsize=6.8)
+    axes.set_xlim(0, last)
+    axes.locator_params(axis="y", nbins=3)
+    axes.locator_params(axis="x", nbins=3)
+
+
+def architecture(runs: Sequence[Run]) -> Figure:
+    """Which candidate was chosen at which depth: a heat map a set-up, the share of its runs as lightness.
+
+    Args:
+        runs: rows of the collected frame. Architectures that were given are drawn only where none was found.
+
+    Raises:
+        RecordError: there are no runs, or they have different layers.
+    """
+    found = [run for run in runs if run["strategy"] != "fixed"] or list(runs)
+    if not found:
+        raise RecordError("there is no run whose architecture could be drawn")
+    labels = list(architecture_of(found[0]))
+    groups: dict[str, list[Run]] = {}
+    for run in found:
+        if list(architecture_of(run)) == labels:
+            groups.setdefault(str(run["variant"]), []).append(run)
+    names = {variant: _candidates(members) for variant, members in groups.items()}
+    rows = sum(map(len, names.values()))
+    with styled():
+        figure = new_figure(PAGE if len(labels) > 8 else COLUMN, 0.75 + 0.3 * len(groups) + 0.16 * rows)
+        ratios = [len(names[variant]) for variant in groups]
+        panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+        image: Any = None
+        for axes, (variant, members) in zip(panels, groups.items(), strict=True):
+            image = _heat_map(axes, variant, members, labels, names[variant])
+        panels[-1].set_xlabel("depth: number of the layer, from the image to the classifier")
+        bar = figure.colorbar(image, ax=list(panels), pad=0.01, aspect=max(8, rows))
+        bar.set_label("share of runs")
+        bar.outline.set_linewidth(0.5)
+        figure.suptitle("Candidate chosen at each depth (in the cells: number of runs)")
+    return figure
+
+
+def _heat_map(axes: Axes, variant: str, runs: Sequence[Run], labels: Sequence[str], names: Sequence[str]) -> Any:
+    import numpy as np
+
+    counts = np.zeros((len(names), len(labels)))
+    for run in runs:
+        for column, value in enumerate(architecture_of(run).values()):
+            counts[names.index(str(value)), column] += 1
+    share = counts / len(runs)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if share[row, column] > 0.6 else "black"
+            axes.text(column, row, f"{count:.0f}", ha="center", va="center", fontsize=6, color=colour)
+    seeds = "seed" if len(runs) == 1 else "seeds"
+    axes.set_title(f"{variant}: {len(runs)} {seeds}", loc="left", pad=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(labels)), [str(i) for i in range(1, len(labels) + 1)])
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(0.5, len(labels) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(names) - 1), minor=True)
+    axes.grid(which="minor", color="#c8c8c8", linewidth=0.4)
+    axes.tick_params(which="minor", length=0)
+    return image
+
+
+def _candidates(runs: Sequence[Run]) -> list[str]:
+    """All candidates that were to choose from, as far as the records say, or were chosen."""
+    names: dict[str, None] = {}
+    for run in runs:
+        decisions = Record(Path(run["path"])).read_json("decisions.json")
+        names |= dict.fromkeys(name for decision in decisions.values() for name in decision["pi"] or ())
+        listed = str(option(run, "candidates"))
+        names |= dict.fromkeys(listed.split("+") if "+" in listed else ())
+        names |= dict.fromkeys(str(value) for value in architecture_of(run).values())
+    return [name for name in CANDIDATES if name in names] + sorted(set(names) - set(CANDIDATES))
+
+
+def _title(run: Run) -> str:
+    return f"{run['variant']} on {run['dataset']}, seed {run['seed']}"

@@ -1,0 +1,92 @@
+"""Means and differences over seeds, with their confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or difference.
+
+    Attributes:
+        value: in the unit of what was measured.
+        half: half the width of its 95 % confidence interval, same unit; `None` where the runs are too few for one.
+        n: runs behind it (of a difference: of the smaller side).
+        paired: of a difference, whether it was taken seed by seed.
+    """
+
+    value: float
+    half: float | None
+    n: int
+    paired: bool | None = None
+
+
+def mean(values: Sequence[float], level: float = LEVEL) -> Estimate:
+    """Mean with Student's t interval, mean ± t(n − 1) · s / √n.
+
+    Args:
+        values: one a run, independent.
+        level: of confidence.
+
+    Returns:
+        The estimate; a single value has no interval.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("a mean needs at least one value")
+    sample = np.asarray(values, dtype=np.float64)
+    n = len(sample)
+    half = _quantile(n - 1, level) * float(sample.std(ddof=1)) / n**0.5 if n > 1 else None
+    return Estimate(float(sample.mean()), half, n)
+
+
+def difference(values: Mapping[int, float], baseline: Mapping[int, float], level: float = LEVEL) -> Estimate:
+    """Mean difference to a baseline with its interval.
+
+    Both sides with the same seeds: the interval of the mean of the differences seed by seed (paired t). Otherwise
+    Welch's, which assumes neither equal variances nor pairs; it needs two runs a side.
+
+    Args:
+        values: seed → value.
+        baseline: likewise.
+        level: of confidence.
+
+    Returns:
+        The estimate of `values − baseline`.
+
+    Raises:
+        ValueError: one side is empty.
+
+    Source: Welch, "The generalization of Student's problem when several different population variances are
+    involved", Biometrika 34, 1947 (degrees of freedom after Satterthwaite).
+    """
+    if not values or not baseline:
+        raise ValueError("a difference needs at least one value on each side")
+    if set(values) == set(baseline):
+        paired = mean([values[seed] - baseline[seed] for seed in sorted(values)], level)
+        return Estimate(paired.value, paired.half, paired.n, paired=True)
+    a, b = (np.asarray(list(side.values()), dtype=np.float64) for side in (values, baseline))
+    half: float | None = None
+    if len(a) > 1 and len(b) > 1:
+        of_a, of_b = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
+        together = of_a + of_b
+        if together == 0:
+            half = 0.0
+        else:
+            freedom = together**2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
+            half = _quantile(freedom, level) * together**0.5
+    return Estimate(float(a.mean() - b.mean()), half, min(len(a), len(b)), paired=False)
+
+
+def _quantile(freedom: float, level: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, freedom))

@@ -1,0 +1,121 @@
+"""How the figures look: at print size, without relying on colour alone, and without touching matplotlib's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nasbench.errors import OptionError, unknown
+from nasbench.record import write_atomic
+
+COLUMN, PAGE = 3.5, 7.0  # widths of one and two columns in inches
+DPI = 220
+FORMATS = ("png", "svg")
+SETTINGS: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "figure.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "grid.linewidth": 0.4,
+    "grid.color": "#d0d0d0",
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "nasbench",
+}
+# Okabe and Ito's colours, which the common colour blindnesses tell apart, in an order of changing lightness; every
+# series also has its own line style and marker.
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (3, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# The candidates of Meta-Pooling: hue and marker say the family, lightness and line style the window.
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "none": {"color": "#000000", "linestyle": "-", "marker": ""},
+    "avg3": {"color": "#56B4E9", "linestyle": "-", "marker": "o"},
+    "avg5": {"color": "#0072B2", "linestyle": "--", "marker": "o"},
+    "avg7": {"color": "#332288", "linestyle": ":", "marker": "o"},
+    "max3": {"color": "#E69F00", "linestyle": "-", "marker": "^"},
+    "max5": {"color": "#D55E00", "linestyle": "--", "marker": "^"},
+    "max7": {"color": "#882255", "linestyle": ":", "marker": "^"},
+    "global": {"color": "#009E73", "linestyle": "-.", "marker": "s"},
+}
+
+
+def series(number: int) -> dict[str, Any]:
+    """Colour, line style and marker of the series of that number; repeated only after 64."""
+    shift = number + number // len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": LINES[shift % len(LINES)],
+        "marker": MARKERS[shift % len(MARKERS)],
+    }
+
+
+def candidate(name: str, number: int) -> dict[str, Any]:
+    """Colour, line style and marker of a candidate, which has that number among its layer's."""
+    return CANDIDATES.get(name) or series(number)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw with this module's settings; matplotlib's own are back afterwards."""
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of its own, in inches, that no pyplot knows of."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def encode(figure: Figure, how: str) -> bytes:
+    """A figure as the bytes of a PNG or SVG file, the same every time.
+
+    Raises:
+        OptionError: unknown format.
+    """
+    if how not in FORMATS:
+        raise OptionError(unknown("figure format", how, FORMATS))
+    buffer = BytesIO()
+    metadata = {"Software": None} if how == "png" else {"Date": None}
+    with styled():
+        if figure.get_layout_engine() is not None:
+            # Laid out once: a second time would move things a little further.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        figure.savefig(buffer, format=how, dpi=DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as `name.png` and `name.svg`, whole or not at all.
+
+    Returns:
+        The two files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{how}" for how in FORMATS]
+    for path in paths:
+        write_atomic(path, encode(figure, path.suffix[1:]))
+    return paths

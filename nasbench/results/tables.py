@@ -1,0 +1,378 @@
+"""Collected runs as tables: the papers' four, comparisons of enhancers and strategies, and any other grouping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nasbench.errors import OptionError, unknown
+from nasbench.results import papers
+from nasbench.results.cells import Cell, Column, Kind, Table
+from nasbench.results.collect import option
+from nasbench.results.rows import TABLES, TICKS, RowSpec, TableSpec, spec
+from nasbench.results.statistics import Estimate, difference, mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Run = Mapping[str, Any]
+INTERVAL = "mean ± half the 95 % confidence interval (Student t) over n seeds"
+DELTA = "Δ in percentage points: paired by seed where both rows have the same seeds, else Welch's interval (marked w)."
+BEST = "Bold: the highest mean of our runs."
+# Kinds of the columns that a pivot may show; any other is a plain number.
+KINDS: dict[str, Kind] = {
+    "top1": "percent",
+    "top5": "percent",
+    "params": "millions",
+    "madds": "millions",
+    "search_seconds": "seconds",
+    "retrain_seconds": "seconds",
+    "peak_memory_bytes": "bytes",
+}
+COLUMN_DIGITS = {"params": 3, "fixed_by_threshold": 1}
+UNITS = {"percent": " (%)", "millions": " (M)", "seconds": " (s)", "bytes": " (MiB)"}
+
+
+def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | None = None) -> Table:
+    """One of the named tables.
+
+    Args:
+        name: `table1` … `table4`, `enhancers` or `strategies`.
+        frame: see `nasbench.results.collect.collect`.
+        setting: use the runs of this protocol and width only (a table that varies the width takes all); by default
+            the papers' tables take those of most of the runs, and the others have rows for each.
+
+    Raises:
+        OptionError: there is no such table.
+    """
+    if name not in (*TABLES, *BUILDERS):
+        raise OptionError(unknown("table", name, (*TABLES, *BUILDERS)))
+    runs, widths = records(frame), name in TABLES and TABLES[name].widths
+    if setting is not None:
+        wanted = (setting[0], None if widths else setting[1])
+        runs = [run for run in runs if setting_key(run, widths) == wanted]
+    return paper_table(spec(name), runs) if name in TABLES else BUILDERS[name](runs)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of the collected frame as mappings."""
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def paper_table(table: TableSpec, runs: Sequence[Run]) -> Table:
+    """One of the papers' tables: our measurement of each row beside the printed one.
+
+    Only runs of one data set and recipe (and width, unless the table varies it) are put together: those of most of
+    the runs; the notes say what was left out.
+    """
+    fitting = [run for run in runs if any(row.match(run) for row in table.rows)]
+    used, notes = _one_setting(fitting, table.widths)
+    chosen: dict[str, dict[int, Run]] = {}
+    for row in table.rows:
+        chosen[row.key], note = _by_seed(row.label, [run for run in used if row.match(run)])
+        notes += note
+    columns = _columns(table)
+    rows = [_row(table, row, chosen) for row in table.rows]
+    wide = [[row.key for row in table.rows].index(key) for key in table.groups]
+    for first, last in zip(
+        [0, *wide] if table.widths else [0], [*wide, len(rows)] if table.widths else [len(rows)], strict=True
+    ):
+        _mark_best(rows[first:last])
+    ours = ["Rows below the rule are ours; the paper has none such."] if any(r.ours for r in table.rows) else []
+    varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
+    sizes = ["Params and M-adds of searched rows are means over their seeds' networks."] if varying else []
+    ours_on = describe(used, table.widths)
+    caption = f"Table {table.name[-1]} of the Meta-Pooling paper. {table.caption} Ours: {ours_on}; "
+    caption += f"printed: {papers.SETTING}."
+    return Table(
+        table.name,
+        caption,
+        columns,
+        tuple(rows),
+        (
+            f"Ours: {INTERVAL}; – means no run. {BEST}",
+            DELTA,
+            *ours,
+            *sizes,
+            *notes,
+            *table.notes,
+            f"Printed: {papers.SOURCE}.",
+        ),
+        tuple(wide),
+    )
+
+
+def enhancers(runs: Sequence[Run]) -> Table:
+    """Mean over the runs of each enhancer set-up, whatever gave it."""
+    return _grouped(
+        "enhancers",
+        "Enhancer set-ups, mean over all runs of each.",
+        runs,
+        ("variant", "set-up"),
+        ("top1", "top5", "params", "madds"),
+        "none",
+    )
+
+
+def strategies(runs: Sequence[Run]) -> Table:
+    """Search strategies with what the search cost."""
+    searched = [run for run in runs if run["strategy"] != "fixed"]
+    return _grouped(
+        "strategies",
+        "Search strategies: what they found, and what the search cost.",
+        searched,
+        ("variant", "strategy"),
+        ("top1", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", "fixed_by_threshold"),
+        next((run["variant"] for run in searched if run["strategy"] == "random"), None),
+    )
+
+
+def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> Table:
+    """Any grouping: mean with interval of `value` for every pair of `rows` and `columns`.
+
+    Args:
+        frame: the collected runs.
+        rows: a column of the frame, e.g. `variant`.
+        columns: likewise, e.g. `dataset` or `strategy_options.eta`.
+        value: a numeric column.
+
+    Raises:
+        OptionError: the frame has no such column, or `value` holds no numbers.
+    """
+    runs = records(frame)
+    for name in (rows, columns, value):
+        if name not in frame.columns:
+            raise OptionError(unknown("column", name, frame.columns))
+    if any(isinstance(option(run, value), str) for run in runs):
+        raise OptionError(f"column {value!r} holds no numbers, so it has no mean")
+    across = sorted({_name(run, columns) for run in runs}, key=_natural)
+    down = sorted({_name(run, rows) for run in runs}, key=_natural)
+    kind = KINDS.get(value, "count")
+    digits = 3 if kind == "count" else None
+    heads = [Column(f"{columns}={name}", f"{name}", kind, digits) for name in across]
+    body = []
+    for label in down:
+        cells: dict[str, Cell] = {rows: Cell(label)}
+        for name, head in zip(across, heads, strict=True):
+            found = [run for run in runs if _name(run, rows) == label and _name(run, columns) == name]
+            cells[head.key] = _mean_cell(found, value)
+        body.append(cells)
+    caption = f"{value}{UNITS.get(kind, '')} by {rows} (down) and {columns} (across)."
+    notes = [f"{INTERVAL[:1].upper()}{INTERVAL[1:]}; – means no run."]
+    if len({(run["protocol"], run["width"]) for run in runs}) > 1:
+        notes.append("The runs differ in data set, recipe or width: compare only cells that do not.")
+    return Table("pivot", caption, (Column(rows, rows), *heads), tuple(body), tuple(notes))
+
+
+BUILDERS: dict[str, Callable[[Sequence[Run]], Table]] = {"enhancers": enhancers, "strategies": strategies}
+
+
+def _one_setting(runs: Sequence[Run], widths: bool) -> tuple[list[Run], list[str]]:
+    settings: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        settings.setdefault(setting_key(run, widths), []).append(run)
+    if not settings:
+        return [], []
+    used = max(settings.values(), key=lambda found: (len(found), max(str(r["started"]) for r in found)))
+    left = [f"{describe(found, widths)}: {len(found)}" for found in settings.values() if found is not used]
+    return used, [f"Left out, as not comparable: runs on {'; '.join(left)}."] if left else []
+
+
+def setting_key(run: Run, widths: bool = False) -> tuple[Any, ...]:
+    """What runs that are put side by side share: protocol and, unless it is varied (`widths`), the width."""
+    return (run["protocol"], None if widths else option(run, "width"))
+
+
+def describe(runs: Sequence[Run], widths: bool = False) -> str:
+    """What the runs of one setting share, in words."""
+    return ", ".join(filter(None, setting_parts(runs[0], widths))) if runs else "no runs yet"
+
+
+def setting_parts(run: Run, widths: bool = False) -> list[str]:
+    """Data set and recipe of a run for readers; empty where there is nothing to say; without width if `widths`."""
+    width, images, epochs = option(run, "width"), option(run, "train_images"), int(run["retrain_epochs"])
+    return [
+        str(run["dataset"]),
+        f"{run['image_size']}×{run['image_size']}",
+        f"{run['classes']} classes",
+        f"{int(images):,} training images" if images else "",
+        "" if widths or width is None else f"width {width:g}",
+        f"{epochs} epoch{'s' if epochs > 1 else ''}",
+    ]
+
+
+def _short_settings(runs: Sequence[Run]) -> dict[tuple[Any, ...], str]:
+    """For every setting what tells it from the others."""
+    first = {setting_key(run): run for run in runs}
+    parts = {key: setting_parts(run) for key, run in first.items()}
+    differing = [i for i, column in enumerate(zip(*parts.values(), strict=True)) if len(set(column)) > 1]
+    names = {key: ", ".join(filter(None, (part[i] for i in differing))) for key, part in parts.items()}
+    shared = list(names.values())
+    return {key: name if shared.count(name) == 1 else f"{name} ({key[0][:4]})" for key, name in names.items()}
+
+
+def _by_seed(label: str, runs: Sequence[Run]) -> tuple[dict[int, Run], list[str]]:
+    """The runs of one configuration, the newest of each seed; the configuration with most seeds."""
+    by_hash: dict[str, dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda r: str(r["started"])):
+        by_hash.setdefault(run["config_hash"], {})[int(run["seed"])] = run
+    if not by_hash:
+        return {}, []
+    best = max(by_hash.values(), key=lambda found: (len(found), max(str(r["started"]) for r in found.values())))
+    notes = []
+    others = sum(len(found) for found in by_hash.values() if found is not best)
+    if others:
+        notes.append(f"{label}: {others} run(s) with other settings left out.")
+    repeated = len(runs) - sum(len(found) for found in by_hash.values())
+    if repeated:
+        notes.append(f"{label}: of {repeated} repeated run(s) only the newest of each seed counts.")
+    return best, notes
+
+
+def _columns(table: TableSpec) -> tuple[Column, ...]:
+    ablation = table.name == "table3"
+    accuracy = "Acc (%)" if ablation else "top-1 (%)"
+    ticks = [Column(f"tick_{name.lower()}", name, "tick") for name in TICKS] if ablation else []
+    printed = [Column("paper_top1", f"paper {accuracy}", "percent", table.digits)]
+    if ablation:
+        printed.append(Column("paper_delta", "paper Δ", "points", table.digits))
+    if table.top5:
+        printed.append(Column("paper_top5", "paper top-5 (%)", "percent", table.digits))
+    if table.costs:
+        printed += [Column("paper_params", "paper params (M)", "millions", 2)]
+        printed += [Column("paper_madds", "paper M-adds (M)", "millions", 0)]
+    return (
+        Column("row", "Enhancer" if ablation else "Method"),
+        *ticks,
+        Column("top1", accuracy, "percent"),
+        Column("delta", "Δ", "points"),
+        *([Column("top5", "top-5 (%)", "percent")] if table.top5 else []),
+        Column("n", "n", "count"),
+        Column("params", "params (M)", "millions", 3),
+        Column("madds", "M-adds (M)", "millions", 1),
+        *printed,
+    )
+
+
+def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, Run]]) -> dict[str, Cell]:
+    runs, baseline = chosen[row.key], chosen[row.baseline]
+    cells = {"row": Cell(row.label)}
+    if row.marks:
+        cells |= {f"tick_{name.lower()}": Cell(name in row.marks) for name in TICKS}
+    cells |= {name: _mean_cell(list(runs.values()), name) for name in ("top1", "top5", "params", "madds")}
+    cells["n"] = Cell(len(runs) or None)
+    cells["delta"] = _delta(runs, baseline, row.key == row.baseline)
+    printed = table.printed.get(row.key)
+    if printed is not None:
+        cells |= {f"paper_{name}": Cell(getattr(printed, name)) for name in ("top1", "top5", "madds")}
+        cells["paper_params"] = Cell(printed.params, digits=printed.digits)
+        if row.key != row.baseline:
+            cells["paper_delta"] = Cell(round(printed.top1 - table.printed[row.baseline].top1, 6))
+    return cells
+
+
+def _mean_cell(runs: Sequence[Run], name: str) -> Cell:
+    values = [float(run[name]) for run in runs if option(run, name) is not None]
+    if not values:
+        return Cell()
+    if name in ("params", "madds"):  # counts, not samples of a noisy quantity
+        return Cell(sum(values) / len(values), n=len(values))
+    return _cell(mean(values))
+
+
+def _cell(estimate: Estimate) -> Cell:
+    return Cell(estimate.value, estimate.half, estimate.n)
+
+
+def _delta(runs: Mapping[int, Run], baseline: Mapping[int, Run], is_baseline: bool) -> Cell:
+    if not runs or not baseline:
+        return Cell()
+    if is_baseline:
+        return Cell(0.0, n=len(runs), marks=("baseline",))
+    of_row, of_baseline = ({s: float(r["top1"]) for s, r in side.items()} for side in (runs, baseline))
+    found = difference(of_row, of_baseline)
+    return Cell(found.value, found.half, found.n, () if found.paired or found.half is None else ("welch",))
+
+
+def _mark_best(rows: list[dict[str, Cell]]) -> None:
+    measured = [row for row in rows if row["top1"].value is not None]
+    if len(measured) < 2:
+        return
+    highest = max(float(row["top1"].value or 0) for row in measured)
+    for row in measured:
+        cell = row["top1"]
+        if cell.value == highest:
+            row["top1"] = Cell(cell.value, cell.half, cell.n, (*cell.marks, "best"))
+
+
+def _grouped(
+    name: str,
+    caption: str,
+    runs: Sequence[Run],
+    group: tuple[str, str],
+    values: Sequence[str],
+    baseline: str | None,
+) -> Table:
+    """One row a setting and group, the difference taken to the baseline group of the same setting."""
+    settings: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        settings.setdefault(setting_key(run), []).append(run)
+    key, title = group
+    short = _short_settings(runs)
+    rows: list[dict[str, Cell]] = []
+    rules: list[int] = []
+    notes: list[str] = []
+    for found in sorted(settings.values(), key=describe):
+        labels = sorted({str(run[key]) for run in found}, key=lambda label: (label != baseline, label))
+        chosen: dict[str, dict[int, Run]] = {}
+        for label in labels:
+            chosen[label], note = _by_seed(label, [run for run in found if run[key] == label])
+            notes += note
+        block: list[dict[str, Cell]] = []
+        for label in labels:
+            cells = {"setting": Cell(short[setting_key(found[0])]), key: Cell(label), "n": Cell(len(chosen[label]))}
+            cells |= {value: _mean_cell(list(chosen[label].values()), value) for value in values}
+            cells["delta"] = _delta(chosen[label], chosen.get(baseline or "", {}), label == baseline)
+            block.append(cells)
+        _mark_best(block)
+        rules += [len(rows)] if rows else []
+        rows += block
+    shown = [Column(value, header(value), KINDS.get(value, "count"), COLUMN_DIGITS.get(value)) for value in values]
+    several = len(settings) > 1
+    if len(settings) == 1:
+        caption += f" On {describe(next(iter(settings.values())))}."
+    columns = (
+        Column(key, title),
+        *([Column("setting", "setting")] if several else []),
+        shown[0],
+        Column("delta", f"Δ to {baseline}" if baseline else "Δ", "points"),
+        Column("n", "n", "count"),
+        *shown[1:],
+    )
+    return Table(name, caption, columns, tuple(rows), (f"Ours: {INTERVAL}. {BEST}", DELTA, *notes), tuple(rules))
+
+
+def header(value: str) -> str:
+    """A column of the frame for readers, with its unit."""
+    names = {
+        "top1": "top-1",
+        "top5": "top-5",
+        "madds": "M-adds",
+        "search_seconds": "search",
+        "retrain_seconds": "retraining",
+        "peak_memory_bytes": "peak memory",
+        "fixed_by_threshold": "fixed by ρ",
+    }
+    return names.get(value, value) + UNITS.get(KINDS.get(value, ""), "")
+
+
+def _name(run: Run, column: str) -> str:
+    value = option(run, column)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _natural(name: str) -> tuple[bool, float, str]:
+    try:
+        return (False, float(name), name)
+    except ValueError:
+        return (True, 0.0, name)
