@@ -1,4 +1,4 @@
-"""The pooling mixture against the eager one: `python -m benchmarks.kernel` from the root of the source tree.
+"""The pooling mixture against the eager one.
 
 All seven candidates, forward and backward, at three shapes of MobileNetV2 at 224×224. The three contenders take turns
 within one run, so that a neighbour's load falls on all of them.
@@ -6,15 +6,14 @@ within one run, so that a neighbour's load falls on all of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from statistics import median, quantiles
-from time import perf_counter
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nasbench.benchmarks import interleave, spread
 from nasbench.kernels import POOLING_NAMES, pooling_mixture, reference_mixture
 
 SHAPES = ((64, 24, 56, 56), (64, 96, 14, 14), (64, 320, 7, 7))
@@ -22,18 +21,9 @@ SHAPES = ((64, 24, 56, 56), (64, 96, 14, 14), (64, 320, 7, 7))
 Mixture = Callable[[Tensor, Tensor, tuple[str, ...]], Tensor]
 
 
-def _milliseconds(mixture: Mixture, x: Tensor, pi: Tensor, g: Tensor) -> float:
-    start = perf_counter()
-    torch.autograd.grad(mixture(x, pi, POOLING_NAMES), (x, pi), g)
-    return 1e3 * (perf_counter() - start)
-
-
-def _spread(times: list[float]) -> list[float]:
-    """First and third quartile."""
-    if len(times) < 2:
-        return [times[0], times[0]]
-    low, _, high = quantiles(times, n=4, method="inclusive")
-    return [low, high]
+def _pass(mixture: Mixture, x: Tensor, pi: Tensor) -> Callable[[], object]:
+    g = torch.ones_like(x)
+    return lambda: torch.autograd.grad(mixture(x, pi, POOLING_NAMES), (x, pi), g)
 
 
 def run(repetitions: int = 7) -> list[dict[str, Any]]:
@@ -53,17 +43,14 @@ def run(repetitions: int = 7) -> list[dict[str, Any]]:
         nchw = torch.nn.functional.relu6(4 * torch.randn(shape, generator=generator))
         nhwc = nchw.contiguous(memory_format=torch.channels_last)
         pi = torch.full((len(POOLING_NAMES),), 1 / len(POOLING_NAMES), requires_grad=True)
-        contenders: dict[str, tuple[Mixture, Tensor]] = {
-            "ours": (pooling_mixture, nhwc),
-            "eager_nhwc": (reference_mixture, nhwc),
-            "eager_nchw": (reference_mixture, nchw),
-        }
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(repetitions + 1):
-            for name, (mixture, x) in contenders.items():
-                taken = _milliseconds(mixture, x.detach().requires_grad_(), pi, torch.ones_like(x))
-                if turn > 0:
-                    times[name].append(taken)
+        times = interleave(
+            {
+                "ours": _pass(pooling_mixture, nhwc.clone().requires_grad_(), pi),
+                "eager_nhwc": _pass(reference_mixture, nhwc.requires_grad_(), pi),
+                "eager_nchw": _pass(reference_mixture, nchw.requires_grad_(), pi),
+            },
+            repetitions,
+        )
         medians = {name: median(values) for name, values in times.items()}
         results.append(
             {
@@ -71,12 +58,7 @@ def run(repetitions: int = 7) -> list[dict[str, Any]]:
                 **{f"{name}_ms": value for name, value in medians.items()},
                 "speedup_nhwc": medians["eager_nhwc"] / medians["ours"],
                 "speedup_nchw": medians["eager_nchw"] / medians["ours"],
-                "spread": {name: _spread(values) for name, values in times.items()},
+                "spread": {name: spread(values) for name, values in times.items()},
             }
         )
     return results
-
-
-if __name__ == "__main__":
-    for entry in run():
-        print(json.dumps({key: round(value, 2) if isinstance(value, float) else value for key, value in entry.items()}))

@@ -16,6 +16,7 @@ from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.results import commands
 
 KINDS = {"spaces": "space", "strategies": "strategy", "evaluators": "evaluator", "datasets": "dataset"}
+BENCHMARKS = ("kernel", "step", "memory", "startup")
 
 app = typer.Typer(
     help="Neural architecture search for lightweight vision networks.",
@@ -219,6 +220,29 @@ def profile(
         )
     else:
         plain_console().print(profile_table(counts))
+
+
+@app.command()
+def bench(
+    what: Annotated[list[str] | None, typer.Argument(help="kernel, step, memory or startup; by default all.")] = None,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every contender runs once.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Measure speed and memory side by side: ours, eager PyTorch, NNI's DARTS, and networks without a choice."""
+    chosen = what or list(BENCHMARKS)
+    for name in chosen:
+        if name not in BENCHMARKS:
+            raise OptionError(unknown("benchmark", name, BENCHMARKS))
+    from importlib import import_module
+
+    from nasbench.show import benchmark_table, plain_console
+
+    measured = {}
+    for name in chosen:
+        measured[name] = import_module(f"nasbench.benchmarks.{name}").run(repetitions)
+        plain_console(stderr=as_json).print(benchmark_table(name, measured[name]))
+    if as_json:
+        _print_json(measured)
 
 
 for _command in (commands.table, commands.plot, commands.report, commands.compare):

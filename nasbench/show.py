@@ -127,3 +127,26 @@ def profile_table(counts: Profile) -> RenderableType:
     table.add_row("all", "", f"{counts.params:,}", f"{counts.madds:,}", style="bold")
     table.add_row("", "", f"{counts.params / 1e6:.3f} M", f"{counts.madds / 1e6:.1f} M")
     return table
+
+
+def benchmark_table(name: str, measured: dict[str, Any] | list[dict[str, Any]]) -> RenderableType:
+    """Medians, ratios and quartiles of one benchmark."""
+    table = Table("what", "median", "quartiles", title=name, title_justify="left", box=None, header_style="dim")
+    for entry in measured if isinstance(measured, list) else [measured]:
+        if "shape" in entry:
+            table.add_row("×".join(map(str, entry["shape"])), style="bold")
+        quartiles = entry["spread"]
+        for key, value in entry.items():
+            if not isinstance(value, float):
+                continue
+            contender, _, unit = key.rpartition("_")
+            if contender in quartiles:
+                low, high = (_measure(v, unit) for v in quartiles[contender])
+                table.add_row(contender, _measure(value, unit), f"{low} – {high}")
+            else:
+                table.add_row(key, f"{value:.2f}×", "")
+    return Group(table, "")
+
+
+def _measure(value: float, unit: str) -> str:
+    return _bytes(round(value)) if unit == "bytes" else f"{value:.3g} {unit}"

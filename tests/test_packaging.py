@@ -12,7 +12,7 @@ from pip._vendor import tomli
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"nasbench": "nasbench", "spaces": "nasbench/spaces", "strategies": "nasbench/strategies"}
-FOLDERS["evaluators"] = "nasbench/evaluators"
+FOLDERS |= {"evaluators": "nasbench/evaluators", "benchmarks": "nasbench/benchmarks"}
 
 
 @pytest.fixture(scope="module")

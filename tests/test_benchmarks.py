@@ -1,0 +1,61 @@
+"""Every benchmark runs; how fast it is, is for benchmarks to say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from nasbench.benchmarks import kernel, networks
+from nasbench.cli import main
+
+KEYS = {
+    "step": {"plain_ms", "all_global_ms", "ours_ms", "eager_ms", "nni_darts_ms", "over_all_global", "speedup_nni"},
+    "memory": {"all_global_bytes", "ours_bytes", "nni_darts_bytes", "over_all_global", "over_nni"},
+    "startup": {"help_s", "list_s"},
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_one_repetition(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(networks, "BATCH", 4)
+    monkeypatch.setattr(sys, "argv", ["nasbench", "bench", name, "--repetitions", "1", "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])[name]
+    assert set(measured) == KEYS[name] | {"spread"}
+    assert all(value > 0 for key, value in measured.items() if key != "spread")
+
+
+def test_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "SHAPES", ((2, 8, 9, 9),))
+    (entry,) = kernel.run(1)
+    assert set(entry) == {
+        *("shape", "ours_ms", "eager_nhwc_ms", "eager_nchw_ms", "speedup_nhwc", "speedup_nchw", "spread")
+    }
+
+
+def test_the_contenders_compute_the_same() -> None:
+    """The supernets are one network: ours and the eager one even with the same weights."""
+    outputs = []
+    for name in ("ours", "eager", "nni_darts"):
+        network, kernels, _ = networks.build(name)
+        with networks._environment("NASBENCH_KERNELS", kernels), torch.no_grad():
+            outputs.append(_seeded(network)(torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-3, atol=1e-4)
+
+
+def _seeded(network: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, parameter in sorted(network.named_parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return network
