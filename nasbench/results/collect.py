@@ -247,7 +247,7 @@ def searches(config: RunConfig) -> bool:
 
 def variant(config: RunConfig, architecture: Mapping[str, Any]) -> str:
     """A short name for what was trained, e.g. `global`, `se at output`, `pmpl`, `darts order 2 (ablation)`."""
-    options = space_options(config)
+    options, defaults = space_options(config), SPACE_DEFAULTS.get(config.space, {})
     if config.strategy == "fixed":
         parts = [choice_name(config.strategy_options.get("choice"), architecture)]
     else:
@@ -260,7 +260,7 @@ def variant(config: RunConfig, architecture: Mapping[str, Any]) -> str:
     for name, value in options.items():
         if name == "position" and value != "expanded":
             parts.append(f"at {value}")
-        elif name not in ("width", "candidates", "position"):
+        elif name not in ("width", "candidates", "position") and value != defaults.get(name):
             others.append(f"{name} {_flat(value)}")
     text = " ".join(others)
     parts += [text if len(text) <= LONGEST_OPTIONS else f"options {_digest(others)[:4]}"] if text else []
