@@ -186,13 +186,11 @@ class DifferentiableModule(BaseOneShotLightningModule):
             with torch.no_grad():
                 for parameter, direction in zip(parameters, directions, strict=True):
                     parameter.add_(direction, alpha=scale)
-            torch.clear_autocast_cache()  # autocast keeps low-precision copies of θ
             yield
         finally:
             with torch.no_grad():
                 for parameter, value in zip(parameters, saved, strict=True):
                     parameter.copy_(value)
-            torch.clear_autocast_cache()
 
     def virtual_gradient(self, train: Any, weights: Sequence[nn.Parameter]) -> list[Tensor]:
         """∇_θ of the training loss for the virtual step, the mean over all processes."""

@@ -212,7 +212,7 @@ def test_a_frozen_alpha_stands_still_and_losers_are_not_trained() -> None:
 
 
 def test_the_architecture_gradient_reads_the_virtual_weights_under_autocast() -> None:
-    """Autocast keeps low-precision copies of θ; a stale one would hide the virtual step."""
+    """Autocast may keep low-precision copies of θ (Lightning tells it not to); one would hide the virtual step."""
 
     class Linear(nni.nas.nn.pytorch.ModelSpace):
         def __init__(self) -> None:

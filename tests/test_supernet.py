@@ -11,7 +11,7 @@ import torch
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
@@ -93,27 +93,36 @@ def test_fixed_layers_leave_the_forward_pass() -> None:
     module.set_model(space)
     image = torch.zeros(2, 3, 8, 8)
 
-    def cost() -> int:
+    def computed() -> tuple[int, int]:
+        """How many mixtures, and how many candidates on their own."""
         calls = []
-        hooks = [
-            candidate.register_forward_hook(lambda *a: calls.append(1))
-            for layer in module.supernet_modules()
-            for candidate in layer
-        ]
-        with FlopCounterMode(display=False), torch.no_grad():
-            space.eval()(image)
+        hooks = [c.register_forward_hook(lambda *a: calls.append(1)) for c in _candidates(module)]
+        with _Operators() as operators, torch.no_grad():
+            space.train()(image)
         for hook in hooks:
             hook.remove()
-        return len(calls)
+        return sum("pooling_mixture" in name for name in operators.names), len(calls)
 
-    costs = [cost()]
-    for label in list(module.alphas):
+    assert computed() == (17, 0)
+    for count, label in enumerate(list(module.alphas), 1):
         module.fix(label, "global")
-        costs.append(cost())
-    assert costs[0] <= 17 * 8
-    assert costs[-1] == 17
-    assert costs == sorted(costs, reverse=True)
-    assert len(set(costs)) == 18
+        assert computed() == (17 - count, count)
+
+
+class _Operators(TorchDispatchMode):
+    """Notes every operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _candidates(module: Any) -> list[nn.Module]:
+    return [candidate for layer in module.supernet_modules() for candidate in layer]
 
 
 class _Holder(nn.Module):
@@ -255,19 +264,21 @@ def test_only_exact_pooling_modules_are_fused() -> None:
     assert [pooling_name(m) for m in others] == [None] * 6  # type: ignore[arg-type]
 
 
-def test_fused_and_reference_kernels_search_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over the first steps only: the training of θ is chaotic, and any rounding grows (see docs/performance.md)."""
+def test_fused_kernels_are_as_exact_as_plain_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through 17 layers rounding grows to per cents of the gradient: both are held against float64."""
+    torch.manual_seed(1)
+    images, labels = torch.randn(16, 3, 16, 16), torch.randint(0, 10, (16,))
 
-    def alphas(kernels: str) -> dict[str, torch.Tensor]:
+    def gradient(kernels: str, dtype: torch.dtype) -> torch.Tensor:
         monkeypatch.setenv("NASBENCH_KERNELS", kernels)
         torch.manual_seed(0)
-        recipe = Classification(stage="search", epochs=1, device="cpu", data={"train_images": 96, "batch_size": 32})
-        module = search(PMPL(eta=1e-3), MobileNetV2MetaPooling(width=0.25, image_size=16, num_classes=10), recipe)
-        assert module.steps == 2
-        return {label: a.detach() for label, a in module.alphas.items()}
+        network = PMPL().mutate_model(MobileNetV2MetaPooling(width=0.25, image_size=16, num_classes=10))
+        network = network.to(dtype).to(memory_format=torch.channels_last).train()
+        loss = nn.functional.cross_entropy(network(images.to(dtype)), labels)
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        return torch.cat([g.flatten().double() for g in gradients])
 
-    fused, reference = alphas("auto"), alphas("reference")
-    differences = torch.cat([(fused[k] - reference[k]).abs() for k in fused])
-    # Adam's steps are about η each; a wrong gradient would move most α the other way.
-    assert differences.median() < 1e-5
-    assert (differences < 1e-4).float().mean() > 0.9
+    exact = gradient("reference", torch.float64)
+    fused, plain = (((gradient(k, torch.float32) - exact).norm() / exact.norm()).item() for k in ("auto", "reference"))
+    assert 0 < fused < 2 * plain + 1e-3
+    assert plain < 0.2
