@@ -1,6 +1,10 @@
 """The spatial gate: the fused kernel against plain torch."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,3 +115,21 @@ def test_wrong_shapes_are_named() -> None:
         spatial_gate(x, rows, columns, weight, base[:1])
     with pytest.raises(OptionError, match="one number"):
         spatial_gate(x, rows, columns, weight.expand(2))
+
+
+def test_code_just_compiled_and_out_of_the_cache_compute_alike(tmp_path: Path) -> None:
+    """Or the first run on a machine would search another network than the second."""
+    program = (
+        "import torch; from nasbench.kernels import POOLING_NAMES, pooling_mixture, spatial_gate\n"
+        "torch.manual_seed(0); x = torch.randn(4, 24, 9, 9).contiguous(memory_format=torch.channels_last)\n"
+        "pi = torch.rand(7, requires_grad=True); rows = torch.rand(4, 24, 9, 1); columns = torch.rand(4, 24, 1, 9)\n"
+        "y = spatial_gate(x.requires_grad_(), rows, columns, pi[0], pooling_mixture(x, pi, POOLING_NAMES))\n"
+        "print([t.sum().item().hex() for t in (y, y.square(), *torch.autograd.grad(y.square().sum(), (x, pi)))])"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc"))
+    assert first == second

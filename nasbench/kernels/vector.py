@@ -83,14 +83,14 @@ def _operator(op: Any, result: types.Type, *operands: types.Type) -> Callable[[C
 
 @_operator(operator.add, vector, vector, vector)
 def _add(builder: Any, a: Any, b: Any) -> Any:
-    return builder.fadd(a, b, flags=("contract",))
+    return builder.fadd(a, b)
 
 
 @_operator(operator.mul, vector, vector, vector)
 def _mul(builder: Any, a: Any, b: Any) -> Any:
-    # "contract" lets a * b + c become one fused multiply-add. No other fast-math: it would let LLVM assume that
-    # there are no infinities, which pad the maxima.
-    return builder.fmul(a, b, flags=("contract",))
+    # No fast-math: it would let LLVM assume that there are no infinities, which pad the maxima. Nor "contract": which
+    # products become fused multiply-adds differs between code just compiled and the same code out of the cache.
+    return builder.fmul(a, b)
 
 
 @_operator(operator.ge, mask, vector, vector)
