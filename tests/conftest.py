@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401  (before anything imports the standard library's distutils, which it would refuse to replace)
 import torch
 
 

@@ -155,6 +155,16 @@ def test_every_strategy_goes_through_the_same_path(strategy: str, options: dict[
     assert by == {"limit" if strategy == "darts" else strategy}
 
 
+@pytest.mark.parametrize("strategy", ["pmpl", "darts", "random", "fixed"])
+def test_every_strategy_runs_on_fashion_mnist(strategy: str, real_data: Path, tmp_path: Path) -> None:
+    options = {"fixed": {"choice": "global"}, "random": {}}.get(strategy, {"warmup_epochs": 1})
+    changes = {"dataset": "fashion_mnist", "data_root": str(real_data), "image_size": None, "train_images": 200}
+    done = run(config(strategy=strategy, strategy_options=options, **changes), tmp_path)
+    assert done.status()["state"] == "finished"
+    assert done.read_json("data.json")["class_names"][0] == "T-shirt/top"
+    assert done.read_json("data.json")["train_images"] == 180
+
+
 class Counted(Digits):
     """Digits that count how often each part is asked for."""
 
