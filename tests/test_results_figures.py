@@ -292,6 +292,9 @@ def test_the_commands(runs: Path, tmp_path: Path) -> None:
     shown = call("table", "table3", runs)
     assert shown.exit_code == 0
     assert "all three, PMPL" in shown.stdout
+    placed = call("table", "table1", runs, "--placement", "enhancer", "--format", "csv")
+    assert "MaxPool" in placed.stdout
+    assert "LiftDownPool" not in placed.stdout
     output = tmp_path / "deep" / "table.csv"
     assert call("table", "table3", runs, "--format", "csv", "--output", output).exit_code == 0
     assert output.read_text() == call("table", "table3", runs, "--format", "csv").stdout
@@ -314,6 +317,8 @@ def test_the_commands(runs: Path, tmp_path: Path) -> None:
     [
         (("table", "table9", "."), "unknown table 'table9'"),
         (("table", "table3", ".", "--format", "pdf"), "unknown format 'pdf'"),
+        (("table", "table1", ".", "--placement", "behind"), "unknown placement 'behind'"),
+        (("table", "table3", ".", "--placement", "enhancer"), "--placement enhancer is for table1"),
         (("table", "pivot", "--run"), "--run trains the rows of table1"),
         (("plot", "nowhere"), "no finished run in nowhere"),
         (("plot", "nowhere", "--what", "pie"), "unknown figure 'pie'"),

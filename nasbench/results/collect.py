@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ PROTOCOL = (
     "precision",
     "weights",
 )
+MAIN_SPACE = RunConfig.model_fields["space"].default  # named only where it is another one
 # What the space takes where a run gives nothing; records keep only what was given.
 SPACE_DEFAULTS: dict[str, dict[str, Any]] = {
     "mbv2_metapool": {
@@ -42,7 +44,11 @@ SPACE_DEFAULTS: dict[str, dict[str, Any]] = {
         "downsampling": "stride",
         "depthwise": "conv",
     },
+    "menet": {"model": "108-8x1", "width": 1.0, "candidates": "full"},
+    "mobilenetv3_metapool": {"model": "large", "width": 1.0, "candidates": "full"},
+    "shufflenetv2_metapool": {"width": 1.0, "candidates": "full"},
 }
+NAME = re.compile(r"[\w-]+")  # of an architecture, not a file or folder
 LONGEST_OPTIONS = 40  # characters of a variant's name; longer options are named by a hash
 COLUMNS = (
     "path",
@@ -264,7 +270,7 @@ def variant(config: RunConfig, architecture: Mapping[str, Any]) -> str:
             others.append(f"{name} {_flat(value)}")
     text = " ".join(others)
     parts += [text if len(text) <= LONGEST_OPTIONS else f"options {_digest(others)[:4]}"] if text else []
-    where = "" if config.space in SPACE_DEFAULTS else f" in {config.space.rpartition(':')[2]}"
+    where = "" if config.space == MAIN_SPACE else f" in {config.space.rpartition(':')[2]}"
     return " ".join(parts) + where
 
 
@@ -273,7 +279,9 @@ def choice_name(choice: Any, architecture: Mapping[str, Any]) -> str:
     different = {str(value) for value in architecture.values()}
     if len(different) == 1:
         return different.pop()
-    named = isinstance(choice, str) and choice.isidentifier()
+    if choice is None:
+        return "default"
+    named = isinstance(choice, str) and NAME.fullmatch(choice)
     return str(choice) if named else f"given {_digest(dict(architecture))[:4]}"
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nasbench.results.collect import Collection
 
 DEFAULT_RUNS = Path("runs")  # where `nasbench run` puts records
+PLACEMENTS = ("downsampling", "enhancer")
 TEXT_FORMATS = ("md", "latex", "csv", "html", "json")
 
 Runs = Annotated[
@@ -39,6 +40,9 @@ def table(
         Path | None, typer.Option(help="With --run: YAML file of settings for every row, e.g. width and epochs.")
     ] = None,
     out: Annotated[Path, typer.Option(help="With --run: folder that receives the records.")] = DEFAULT_RUNS,
+    placement: Annotated[
+        str, typer.Option(help="For table1: the pooling as downsampling, or as the enhancer of every block.")
+    ] = "downsampling",
     rows: Annotated[str, typer.Option(help="For pivot: column of the runs that goes down.")] = "variant",
     columns: Annotated[str, typer.Option(help="For pivot: column that goes across.")] = "dataset",
     value: Annotated[str, typer.Option(help="For pivot: numeric column that is averaged.")] = "top1",
@@ -51,6 +55,12 @@ def table(
 
     if name not in (*TABLES, *tables.BUILDERS, "pivot"):
         raise OptionError(unknown("table", name, (*TABLES, *tables.BUILDERS, "pivot")))
+    if placement not in PLACEMENTS:
+        raise OptionError(unknown("placement", placement, PLACEMENTS))
+    if placement == "enhancer":
+        if not name.startswith("table1"):
+            raise OptionError(f"--placement enhancer is for table1; {name} has no such form")
+        name = "table1-enhancer"
     where = list(runs or ([] if train else [DEFAULT_RUNS]))
     setting: tuple[str, float | None] | None = None
     failed: list[str] = []

@@ -89,7 +89,11 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = ()) -
 
 
 def _measured(table: Table) -> bool:
-    return any(table.cell(i, "top1").value is not None for i in range(len(table.rows)))
+    """Whether anything but the baseline, which several tables share, has runs."""
+    return any(
+        table.cell(i, "top1").value is not None and "baseline" not in table.cell(i, "delta").marks
+        for i in range(len(table.rows))
+    )
 
 
 def _summary(runs: Sequence[Run], groups: Sequence[Mapping[str, Any]]) -> str:
@@ -111,8 +115,8 @@ def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
         config = Record(Path(members[0]["path"])).config()
         seeds = sorted({int(run["seed"]) for run in members})
         rows = [
-            f"Table {table.name[-1]}: {row.label}"
-            for table in TABLES.values()
+            f"Table {name.removeprefix('table')}: {row.label}"
+            for name, table in TABLES.items()
             for row in table.rows
             if row.match(members[0])
         ]

@@ -1,0 +1,220 @@
+"""Write docs/results.md from the stored records: every table, and claim by claim whether it held."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nasbench.config import resolve_config
+from nasbench.record import write_atomic
+from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.collect import collect
+from nasbench.results.formats import markdown
+from nasbench.results.rows import spec
+from nasbench.results.statistics import Estimate, difference, mean
+from nasbench.results.tables import build, records
+from nasbench.results.training import overrides
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "records"
+PAGE = HERE.parent / "docs" / "results.md"
+EARLY = range(1, 9)  # blocks before those that the paper's network makes global
+TOLERANCE = 0.01e6
+
+Values = dict[int, float]
+
+
+def main() -> None:
+    """Write the page."""
+    parts = [
+        "# Results\n\nWritten by `python experiments/results.py` from the records in `experiments/records`; how they "
+        "came about, and what was expected before the first run, stands in [experiments](../experiments/README.md). "
+        "Intervals are 95 % confidence intervals over seeds.\n",
+        costs(),
+    ]
+    if (RECORDS / "fashion_mnist").is_dir():
+        parts.append(fashion_mnist())
+    if (RECORDS / "digits").is_dir():
+        parts.append(digits())
+    if (HERE / "distillation.md").is_file():
+        parts.append("## Online distillation\n\n" + (HERE / "distillation.md").read_text(encoding="utf-8"))
+    write_atomic(PAGE, "\n".join(parts))
+    print(PAGE.relative_to(HERE.parent))
+
+
+def costs() -> str:
+    """Parameters and multiply-adds of every row of Tables 2 and 4, counted, beside the printed ones."""
+    from nasbench.pipeline import profile_architecture
+
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
+    rows, rounded, off = [], [], []
+    for name in ("table2", "table4"):
+        for row in spec(name).rows:
+            config = resolve_config({**overrides(row, {}, 0), "dataset": "imagenet", "preset": "paper"})
+            _, counted = profile_architecture(config, config.strategy_options["choice"], use_dataset=False)
+            printed = spec(name).printed[row.key]
+            if printed.params is None or printed.madds is None:
+                raise ValueError(f"{name} prints no cost of {row.key}")
+            label = f"Table {name[-1]}: {row.label}"
+            if abs(counted.params - printed.params) > TOLERANCE:
+                agree = round(counted.params / 1e6, printed.digits) == printed.params / 1e6
+                (rounded if agree else off).append(label)
+            rows.append(
+                {
+                    "row": Cell(label),
+                    "params": Cell(counted.params),
+                    "paper_params": Cell(printed.params, digits=printed.digits),
+                    "madds": Cell(counted.madds),
+                    "paper_madds": Cell(printed.madds),
+                    "command": Cell(f"`{_profile_command(config)}`"),
+                }
+            )
+    columns = (
+        Column("row", "Row"),
+        Column("params", "params (M)", "millions", 3),
+        Column("paper_params", "printed (M)", "millions", 2),
+        Column("madds", "M-adds (M)", "millions", 1),
+        Column("paper_madds", "printed (M)", "millions", 0),
+        Column("command", "command"),
+    )
+    notes = [
+        f"{count} of {len(rows)} rows are within 0.01 M of the printed parameters."
+        for count in [len(rows) - len(rounded) - len(off)]
+    ]
+    if rounded:
+        notes.append(f"Printed to 0.1 M only, and equal when rounded to it: {'; '.join(rounded)}.")
+    if off:
+        notes.append(
+            f"Not reproduced: {'; '.join(off)}. The plain network of that width has the parameters given here, as "
+            "torchvision builds it."
+        )
+    table = Table("costs", "Cost at 224×224 with 1000 classes.", columns, tuple(rows), tuple(notes))
+    return "## The networks of Tables 2 and 4\n\n" + markdown(table)
+
+
+def fashion_mnist() -> str:
+    """Table 3 on Fashion-MNIST and its claims."""
+    frame = collect([RECORDS / "fashion_mnist"]).frame
+    table = markdown(build("table3", frame))
+    rows = {row.key: row for row in spec("table3").rows}
+    found = records(frame)
+    top1 = {key: {r["seed"]: r["top1"] for r in found if row.match(r)} for key, row in rows.items()}
+    return (
+        "## Table 3 on Fashion-MNIST\n\n"
+        f"{table}\n### Claim by claim\n\n{markdown(_claims(top1, _depth(found, rows['pmpl'].match)))}\n"
+        f"{markdown(_choices(found, rows['pmpl'].match))}"
+    )
+
+
+def digits() -> str:
+    """The tables of the quick preset on digits."""
+    frame = collect([RECORDS / "digits"]).frame
+    named = [name for name in ("table1", "table2", "table3", "table4") if _rows_with_runs(build(name, frame)) > 1]
+    return (
+        "## The tables on digits\n\n"
+        + (
+            "Digits show that every row trains and what it costs, not which network is better: one of the 360 "
+            "test images is 0.28 points. Command: `nasbench table TABLE --seeds 2 --dataset digits --preset quick "
+            "--run`.\n\n"
+        )
+        + "\n".join(markdown(build(name, frame)) for name in named)
+    )
+
+
+def _rows_with_runs(table: Table) -> int:
+    return sum(table.cell(i, "top1").value is not None for i in range(len(table.rows)))
+
+
+def _claims(top1: Mapping[str, Values], depth: Values) -> Table:
+    others = [key for key in ("none", "local", "global", "random", "darts1") if top1[key]]
+    claims: list[tuple[str, list[tuple[str, Estimate]]]] = [
+        ("1. global is better than none", [("global − none", difference(top1["global"], top1["none"]))]),
+        ("2. local is worse than none", [("none − local", difference(top1["none"], top1["local"]))]),
+        (
+            "3. random lies between none and PMPL",
+            [
+                ("random − none", difference(top1["random"], top1["none"])),
+                ("PMPL − random", difference(top1["pmpl"], top1["random"])),
+            ],
+        ),
+        ("4. PMPL is the best", [(f"PMPL − {key}", difference(top1["pmpl"], top1[key])) for key in others]),
+        ("5. deeper blocks choose global more often", [("share in blocks 9–17 − in 1–8", mean(list(depth.values())))]),
+    ]
+    rows = []
+    for claim, parts in claims:
+        for number, (what, estimate) in enumerate(parts):
+            rows.append(
+                {
+                    "claim": Cell(claim if number == 0 else ""),
+                    "what": Cell(what),
+                    "difference": Cell(estimate.value, estimate.half, estimate.n),
+                    "n": Cell(estimate.n),
+                    "held": Cell(_verdict([e for _, e in parts]) if number == 0 else ""),
+                }
+            )
+    columns = (
+        Column("claim", "Claim"),
+        Column("what", "Difference"),
+        Column("difference", "points", "points"),
+        Column("n", "n", "count"),
+        Column("held", "Verdict"),
+    )
+    notes = ("Paired by seed where both rows have the same seeds, Welch's interval otherwise.",)
+    return Table("claims", "Each claim by the interval of its differences.", columns, tuple(rows), notes)
+
+
+def _verdict(parts: list[Estimate]) -> str:
+    """Held when every interval lies above 0, contradicted when one lies below it."""
+    if any(e.half is not None and e.value + e.half < 0 for e in parts):
+        return "contradicted"
+    return "holds" if all(e.half is not None and e.value - e.half > 0 for e in parts) else "open"
+
+
+def _depth(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bool]) -> Values:
+    shares = {}
+    for run in runs:
+        if match(run):
+            chosen = [value == "global" for value in json.loads(run["architecture"]).values()]
+            early, late = chosen[: len(EARLY)], chosen[len(EARLY) :]
+            shares[int(run["seed"])] = sum(late) / len(late) - sum(early) / len(early)
+    return shares
+
+
+def _choices(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bool]) -> Table:
+    rows = []
+    for run in sorted((r for r in runs if match(r)), key=lambda r: int(r["seed"])):
+        chosen = list(json.loads(run["architecture"]).values())
+        names = [{"none": "·", "avg3": "a", "global": "G"}[value] for value in chosen]
+        rows.append(
+            {
+                "seed": Cell(str(run["seed"])),
+                "early": Cell("".join(names[: len(EARLY)])),
+                "late": Cell("".join(names[len(EARLY) :])),
+                "fixed": Cell(run["fixed_by_threshold"]),
+            }
+        )
+    columns = (
+        Column("seed", "seed"),
+        Column("early", "blocks 1–8"),
+        Column("late", "blocks 9–17"),
+        Column("fixed", "fixed by ρ", "count"),
+    )
+    return Table("choices", "What PMPL chose: · none, a avg3, G global.", columns, tuple(rows))
+
+
+def _profile_command(config: Any) -> str:
+    options = {k: v for k, v in config.space_options.items() if k not in ("candidates", "width")}
+    words = ["nasbench profile"]
+    if config.space_options.get("width", 1.0) != 1.0:
+        words.append(f"--width {config.space_options['width']:g}")
+    if config.space_options["candidates"] != "ablation":
+        words.append(f"--candidates {config.space_options['candidates']}")
+    words += [f"-p {name}={value}" for name, value in options.items()]
+    return " ".join([*words, f"--architecture {config.strategy_options['choice']}"])
+
+
+if __name__ == "__main__":
+    main()
