@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import nni
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -23,7 +24,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 class ClassificationModule(LightningModule):
-    """Cross-entropy training of one network: SGD with momentum, cosine schedule by step, top-1 and top-5.
+    """Cross-entropy training of one network: SGD with momentum, cosine or stepped schedule, top-1 and top-5.
 
     Source: the recipe of Dong et al., ICASSP 2023, section 3.1 (SGD 0.9, weight decay 4e-5, cosine).
 
@@ -39,30 +40,29 @@ class ClassificationModule(LightningModule):
         label_smoothing: float,
         gradient_clip: float | None,
         channels_last: bool,
+        milestones: list[float] | None = None,
     ) -> None:
         """Keep the hyper-parameters; the network follows with `set_model`."""
         super().__init__()
         self.save_hyperparameters()
         self.channels_last = channels_last
-        names = ["top1", "top5"] if num_classes >= 5 else ["top1"]
-        self.metrics = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict(
-                    {n: MulticlassAccuracy(num_classes, top_k=int(n[-1]), average="micro") for n in names}
-                )
-                for stage in ("val", "test")
-            }
-        )
+        self.metrics = nn.ModuleDict({stage: accuracies(num_classes) for stage in ("val", "test")})
 
     def set_model(self, model: nn.Module) -> None:
         """Set the network to train."""
-        super().set_model(model.to(memory_format=torch.channels_last) if self.channels_last else model)
+        super().set_model(self.laid_out(model))
+
+    def laid_out(self, network: nn.Module) -> nn.Module:
+        """A network in the memory layout of the training."""
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network
+
+    def trained(self) -> nn.Module:
+        """What the optimiser trains."""
+        return self.model
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images `x` (N, 3, H, W)."""
-        logits = self.model(x)
-        # Some networks return auxiliary logits beside the main ones while training.
-        return logits[0] if isinstance(logits, (tuple, list)) else logits
+        return main_logits(self.model(x))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch."""
@@ -72,40 +72,50 @@ class ClassificationModule(LightningModule):
         extra = auxiliary_loss(self.model)
         if extra is not None:
             loss = loss + extra
-        correct = (logits.detach().argmax(1) == labels).float().mean()
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
-        self.log("train_top1", correct, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log_training(len(labels), loss=loss.detach(), top1=top1(logits, labels))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy on held-out images."""
-        self._measure("val", batch)
+        self.measure("val", self(batch[0]), batch[1], self.metrics["val"])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy on test images."""
-        self._measure("test", batch)
+        self.measure("test", self(batch[0]), batch[1], self.metrics["test"])
 
-    def _measure(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = batch
-        logits = self(images)
-        self.log(f"{stage}_loss", F.cross_entropy(logits, labels), batch_size=len(labels))
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
+    def log_training(self, batch_size: int, **values: Tensor) -> None:
+        """Log numbers of a training batch, as means over the epoch."""
+        for name, value in values.items():
+            self.log(f"train_{name}", value, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    def measure(self, stage: str, logits: Tensor, labels: Tensor, metrics: Any, suffix: str = "") -> None:
+        """Log loss and accuracies of a batch that is not trained on.
+
+        Args:
+            stage: `val` or `test`.
+            logits: (N, classes).
+            labels: (N,).
+            metrics: name → metric, see `accuracies`; they keep count of the batches.
+            suffix: of the logged names.
+        """
+        self.log(f"{stage}_loss{suffix}", F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
+        for name, metric in metrics.items():
             metric.update(logits, labels)
-            self.log(f"{stage}_{name}", metric)
+            self.log(f"{stage}_{name}{suffix}", metric)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """SGD and a cosine schedule down to zero over all steps of the fit."""
-        hparams = self.hparams
+        """SGD, and a schedule over all steps of the fit: a cosine down to zero, or a tenth after each milestone."""
+        hparams, trained = self.hparams, cast(Any, self.trained())
         exempt = {
             id(parameter)
-            for module in self.model.modules()
+            for module in trained.modules()
             if hasattr(module, "no_weight_decay")
             for name, parameter in module.named_parameters()
             if name in module.no_weight_decay()
         }
-        groups: list[dict[str, Any]] = [{"params": [p for p in self.model.parameters() if id(p) not in exempt]}]
+        groups: list[dict[str, Any]] = [{"params": [p for p in trained.parameters() if id(p) not in exempt]}]
         if exempt:
-            plain = [p for p in self.model.parameters() if id(p) in exempt]
+            plain = [p for p in trained.parameters() if id(p) in exempt]
             groups.append({"params": plain, "weight_decay": 0.0})
         optimizer = torch.optim.SGD(
             groups,
@@ -114,7 +124,12 @@ class ClassificationModule(LightningModule):
             weight_decay=hparams["weight_decay"],
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if hparams["milestones"] is None:
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        else:
+            turns = [round(share * steps) for share in hparams["milestones"]]
+            schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, turns)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_validation_epoch_end(self) -> None:
@@ -131,6 +146,22 @@ class ClassificationModule(LightningModule):
         metrics = self.trainer.callback_metrics
         # A one-shot search has no validation: its measure is the training accuracy.
         return float(metrics.get("val_top1", metrics.get("train_top1", torch.zeros(()))))
+
+
+def accuracies(num_classes: int) -> nn.ModuleDict:
+    """Metrics `top1` and, from five classes on, `top5`."""
+    names = ["top1", "top5"] if num_classes >= 5 else ["top1"]
+    return nn.ModuleDict({n: MulticlassAccuracy(num_classes, top_k=int(n[-1]), average="micro") for n in names})
+
+
+def main_logits(output: Any) -> Tensor:
+    """The logits in a network's output: some networks return auxiliary ones behind them while training."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def top1(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of a batch in which the largest logit (N, classes) is the label's (N,)."""
+    return (logits.detach().argmax(1) == labels).float().mean()
 
 
 @nni.trace
@@ -152,9 +183,12 @@ class Classification(Lightning):
         weight_decay: float = 4e-5,
         label_smoothing: float = 0.0,
         gradient_clip: float | None = None,
+        milestones: list[float] | None = None,
         ema: float | None = None,
         channels_last: bool = True,
         device: str = "auto",
+        devices: int = 1,
+        nodes: int = 1,
         precision: Literal["32", "bf16", "16"] = "32",
         checkpoints: str | None = None,
     ) -> None:
@@ -165,19 +199,23 @@ class Classification(Lightning):
             data: its options, see `nasbench.data.base.ImageData`.
             stage: `search` splits the training images into train and meta, `retrain` into train and held out.
             epochs: passes over the training images.
-            learning_rate: ζ, at the start of the cosine schedule.
+            learning_rate: ζ, at the start of the schedule.
             momentum: of SGD.
             weight_decay: L2 penalty of all weights θ.
             label_smoothing: share of the target spread over all classes, 0–1.
             gradient_clip: largest norm of the gradient, none where `None`.
+            milestones: shares of the training after which the learning rate falls to a tenth, e.g. 0.5 and 0.75; the
+                schedule is a cosine down to zero where `None`.
             ema: decay of an exponential moving average of the weights; used in retraining only.
             channels_last: memory layout of weights and images; faster on most devices.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            devices: processes on each machine, each with a device of its own; they share out every batch.
+            nodes: machines that work together.
             precision: `32`, `bf16` or `16` (mixed; 16 for retraining only).
             checkpoints: folder for `last.ckpt` and `best.ckpt` (on held-out images); none are written where `None`.
 
         Raises:
-            OptionError: a value is out of range, or the device does not exist.
+            OptionError: a value is out of range, the device does not exist, or a batch cannot be shared out equally.
         """
         check_range("epochs", epochs, ge=1)
         check_range("learning_rate", learning_rate, gt=0)
@@ -186,6 +224,8 @@ class Classification(Lightning):
         check_range("label_smoothing", label_smoothing, ge=0, lt=1)
         if gradient_clip is not None:
             check_range("gradient_clip", gradient_clip, gt=0)
+        for share in milestones or ():
+            check_range("milestones", share, gt=0, lt=1)
         if ema is not None:
             check_range("ema", ema, gt=0, lt=1)
         if precision not in PRECISIONS:
@@ -195,21 +235,29 @@ class Classification(Lightning):
                 "precision 16 needs loss scaling, which the search's own gradient steps lack: use bf16 or 32"
             )
         self.stage, self.epochs, self.checkpoints = stage, epochs, checkpoints
-        self._optimisation = {
+        self._optimisation: dict[str, Any] = {
             "learning_rate": learning_rate,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "label_smoothing": label_smoothing,
             "gradient_clip": gradient_clip,
             "channels_last": channels_last,
+            "milestones": milestones,
         }
         self._ema = ema if stage == "retrain" else None
-        self._hardware = {"precision": PRECISIONS[precision], **_accelerator(device)}
+        self._hardware = {"precision": PRECISIONS[precision], **_accelerator(device, devices, nodes)}
         self._callbacks: list[Callback] = []
         self._used = False
         datamodule = registry.build("dataset", dataset, {**(data or {}), "stage": stage})
         datamodule.setup()
-        super().__init__(self._module(datamodule.num_classes), self._trainer(), datamodule=datamodule)
+        world = devices * nodes
+        if datamodule.batch_size % world:
+            fitting = max(1, round(datamodule.batch_size / world)) * world
+            raise OptionError(
+                f"batch_size {datamodule.batch_size} cannot be shared out equally among {world} processes: "
+                f"use {fitting}, for instance"
+            )
+        super().__init__(self._module(datamodule), self._trainer(), datamodule=datamodule)
 
     def observe(self, callbacks: Sequence[Callback]) -> None:
         """Let callbacks watch this and every later fit."""
@@ -223,7 +271,7 @@ class Classification(Lightning):
             model: (N, 3, H, W) → (N, classes).
         """
         if self._used:  # a Lightning trainer that has reached its last epoch trains nothing more
-            self.module = self._module(self.datamodule.num_classes)
+            self.module = self._module(self.datamodule)
             self.trainer = self._trainer()
         self._used = True
         return super().evaluate(model)
@@ -237,8 +285,8 @@ class Classification(Lightning):
         (values,) = self.trainer.test(self.module, datamodule=self.datamodule, verbose=False)
         return {"top1": values["test_top1"], "top5": values.get("test_top5"), "loss": values["test_loss"]}
 
-    def _module(self, num_classes: int) -> ClassificationModule:
-        return ClassificationModule(num_classes, **self._optimisation)  # type: ignore[arg-type]
+    def _module(self, data: Any) -> ClassificationModule:
+        return ClassificationModule(data.num_classes, **self._optimisation)
 
     def _trainer(self) -> Any:
         callbacks = list(self._callbacks)
@@ -262,14 +310,33 @@ class Classification(Lightning):
         )
 
 
-def _accelerator(device: str) -> dict[str, Any]:
+def _accelerator(device: str, devices: int, nodes: int) -> dict[str, Any]:
+    check_range("devices", devices, ge=1)
+    check_range("nodes", nodes, ge=1)
     kind, _, index = device.partition(":")
-    if device in ("auto", "cpu"):
-        return {"accelerator": device, "devices": 1}
-    if kind != "cuda" or not (not index or index.isdigit()):
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
         raise OptionError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
-    if not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count():
+    several = devices * nodes > 1
+    if index and several:
+        raise OptionError(f"device {device!r} names a single device: give --device cuda to {devices * nodes} processes")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if several and kind == "auto":
+        kind = "cuda" if gpus else "cpu"
+    if kind == "cuda" and gpus < max(devices, int(index or 0) + 1):
         raise OptionError(
-            f"device {device!r}: {torch.cuda.device_count()} CUDA device(s) found; use --device cpu or auto"
+            f"device {device!r}, devices {devices}: {gpus} CUDA device(s) found; use --device cpu or fewer --devices"
+            if several
+            else f"device {device!r}: {gpus} CUDA device(s) found; use --device cpu or auto"
         )
-    return {"accelerator": "gpu", "devices": [int(index or 0)]}
+    accelerator = "gpu" if kind == "cuda" else kind
+    if not several:
+        return {"accelerator": accelerator, "devices": [int(index or 0)] if kind == "cuda" else 1}
+    return {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": nodes,
+        # Candidates leave the graph in a search, and a stranger's network may skip some of its layers.
+        "strategy": "ddp_find_unused_parameters_true",
+        # The variables that `nasbench.distributed` sets; a cluster manager's own would be taken otherwise.
+        "plugins": [LightningEnvironment()],
+    }

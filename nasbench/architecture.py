@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nasbench.errors import ArchitectureError, unknown
 
@@ -59,13 +59,13 @@ def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture
     return {label: architecture[label] for label in known}
 
 
-def resolve(space: ModelSpace, choice: str | Mapping[str, Any]) -> Architecture:
+def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Architecture:
     """Turn what a user wrote into an architecture.
 
     Args:
         space: the model space.
-        choice: a mapping; the name of one of the space's named architectures; one candidate for every label; or the
-            path of a JSON file or of a run record.
+        choice: a mapping; the name of one of the space's named architectures; one candidate for every label; the
+            path of a JSON file or of a run record; or `None` for the first of the space's named architectures.
 
     Raises:
         ArchitectureError: it is none of these, or does not fit the space.
@@ -73,6 +73,10 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any]) -> Architecture:
     if isinstance(choice, Mapping):
         return validate(space, choice)
     names = named(space)
+    if choice is None:
+        if not names:
+            raise ArchitectureError("this space names no architecture to take by default: say which with --choice")
+        return validate(space, next(iter(names.values())))
     if choice in names:
         return validate(space, names[choice])
     options = choices(space)
@@ -106,3 +110,26 @@ def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, An
 
     with model_context(dict(architecture)):
         return factory()
+
+
+def another(network: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build another network of the same space, with the same options of the space and fresh weights.
+
+    Args:
+        network: of `instantiate`, or of NNI's simplified format: NNI keeps with it how it was built.
+        architecture: label → candidate, already validated; the network's own where `None`.
+
+    Raises:
+        ArchitectureError: it was not built as one architecture of an NNI ModelSpace.
+    """
+    from nni.nas.nn.pytorch import ModelSpace
+
+    known = getattr(network, "_frozen_context", None) if isinstance(network, ModelSpace) else None
+    context = dict(known) if isinstance(known, dict) else {}  # of a space that was not built as one network: no dict
+    if not context.pop("__arch__", False):
+        raise ArchitectureError(
+            f"a further {type(network).__name__} cannot be built: it is not one architecture of an NNI ModelSpace, "
+            "built under nni.nas.space.model_context"
+        )
+    recipe: Any = cast("ModelSpace", network).trace_copy()
+    return instantiate(lambda: recipe.get(traceable=False), context if architecture is None else architecture)

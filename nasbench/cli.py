@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.results import commands
+from nasbench.sweeps import commands as sweeps
 
 KINDS = {"spaces": "space", "strategies": "strategy", "evaluators": "evaluator", "datasets": "dataset"}
 BENCHMARKS = ("kernel", "step", "memory", "startup")
@@ -61,7 +63,7 @@ def run(
     candidates: Candidates = None,
     epochs: Annotated[int | None, typer.Option(help="Limit of the search.")] = None,
     retrain_epochs: Annotated[int | None, typer.Option(help="Epochs of the training from scratch.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all devices.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     train_images: Annotated[int | None, typer.Option(help="Use a stratified subset of the training images.")] = None,
     data_root: Annotated[
@@ -72,6 +74,13 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Processes that load image files.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Start from these weights.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Processes on this machine, each with a device; they share out every batch.")
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(help="Machines: start the command on each with NODE_RANK (0, 1, …) and MASTER_ADDR set."),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="32, bf16 or 16.")] = None,
     evaluator: Annotated[
         str | None, typer.Option(help="Evaluator: a name of `nasbench list`, or module:Class.")
@@ -85,6 +94,9 @@ def run(
         Path,
         typer.Option(help="Folder that receives the record; or the record of an interrupted run, which goes on."),
     ] = Path("runs"),
+    ui: Annotated[bool, typer.Option("--ui", help="Show the run live in NNI's web portal.")] = False,
+    port: sweeps.Port = None,
+    host: sweeps.Host = sweeps.LOOPBACK,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete settings and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -108,6 +120,8 @@ def run(
         "workers": workers,
         "weights": None if weights is None else str(weights),
         "device": device,
+        "devices": devices,
+        "nodes": nodes,
         "precision": precision,
         "evaluator": evaluator,
         "max_trials": max_trials,
@@ -121,10 +135,20 @@ def run(
         typer.echo(dump_config(resolved), nl=False)
         return
 
-    from nasbench.pipeline import run as run_pipeline
     from nasbench.show import plain_console, summary
 
-    record = run_pipeline(resolved, out)
+    if ui:
+        record = sweeps.run_in_portal(resolved, out, port, host)
+    else:
+        from nasbench.distributed import node_rank
+        from nasbench.pipeline import run as run_pipeline
+
+        if node_rank(resolved) > 0:
+            from nasbench.follower import follow_node
+
+            follow_node(resolved)
+            return
+        record = run_pipeline(resolved, out)
     plain_console(stderr=as_json).print(summary(record))
     if as_json:
         _print_json(record.read_json("result.json"))
@@ -178,20 +202,21 @@ def profile(
         str, typer.Option(help="Search space: a name of `nasbench list`, or module:Class.")
     ] = "mbv2_metapool",
     architecture: Annotated[
-        str, typer.Option(help="A candidate, a named architecture, a JSON file or a record.")
-    ] = "none",
+        str | None,
+        typer.Option(help="A candidate, a named architecture, a JSON file or a record; by default the first named."),
+    ] = None,
     width: Width = None,
     candidates: Candidates = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Take classes and image size from this data set (else 1000 and 224×224)."),
+        typer.Option(help="Take classes and image size from this data set (else the space's own)."),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the images.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
     space_options: SpaceOptions = None,
     as_json: Json = False,
 ) -> None:
-    """Count parameters and multiply-adds of one architecture, in all and by block."""
+    """Count parameters and multiply-adds of one architecture, in all and by block, and time it on the CPU."""
     from nasbench.config import resolve_config
 
     given: dict[str, Any] = {"space": space, "image_size": image_size, "dataset": dataset}
@@ -204,13 +229,14 @@ def profile(
     from nasbench.pipeline import profile_architecture
     from nasbench.show import plain_console, profile_table
 
-    chosen, counts = profile_architecture(config, architecture, use_dataset=dataset is not None)
+    chosen, counts = profile_architecture(config, architecture, use_dataset=dataset is not None, timed=True)
     if as_json:
         _print_json(
             {
                 "space": space,
                 "params": counts.params,
                 "madds": counts.madds,
+                "latency": asdict(counts.latency) if counts.latency else None,
                 "architecture": chosen,
                 "blocks": [
                     {"name": p.name, "params": p.params, "madds": p.madds, "output": list(p.output)}
@@ -247,6 +273,8 @@ def bench(
 
 for _command in (commands.table, commands.plot, commands.report, commands.compare):
     app.command()(_command)
+app.command(cls=sweeps.SeveralSeeds)(sweeps.sweep)
+app.command()(sweeps.ui)
 
 
 def main() -> None:

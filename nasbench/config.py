@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasbench.errors import OptionError, unknown
 
+# The recipe of arXiv 1909.13063; its batches of 128 are the presets', its 300 epochs are asked for.
+CHEAP_CONVOLUTIONS = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "milestones": [0.5, 0.75]}
 # The paper's recipe (Dong et al., ICASSP 2023, section 3.1), the smaller presets scaled down from it.
 # `spaces`, `strategies` and `evaluators` hold options for the class of that name only.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -21,12 +23,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retrain_epochs": 15,
         "batch_size": 64,
         "train_images": 2000,
-        "spaces": {"mbv2_metapool": {"width": 0.25}},
+        "spaces": {
+            "cheap_resnet": {"depth": 20},
+            "mbv2_metapool": {"width": 0.25},
+            "menet": {"width": 0.25},
+            "mobilenetv3_metapool": {"model": "small", "width": 0.25},
+            "shufflenetv2_metapool": {"width": 0.25},
+        },
         "strategies": {
             "pmpl": {"eta": 0.1, "rho": 0.2, "warmup_epochs": 3},
             "darts": {"eta": 0.1, "warmup_epochs": 3},
         },
-        "evaluators": {"classification": {"learning_rate": 0.05}},
+        "evaluators": {"classification": {"learning_rate": 0.05}, "online_distillation": {"learning_rate": 0.05}},
     },
     "cifar": {
         "description": "an evening on one GPU for 32×32 images",
@@ -37,7 +45,10 @@ PRESETS: dict[str, dict[str, Any]] = {
             "pmpl": {"eta": 3e-3, "rho": 0.2, "warmup_epochs": 5},
             "darts": {"eta": 3e-3, "warmup_epochs": 5},
         },
-        "evaluators": {"classification": {"learning_rate": 0.1, "weight_decay": 4e-5}},
+        "evaluators": {
+            "classification": {"learning_rate": 0.1, "weight_decay": 4e-5},
+            "online_distillation": CHEAP_CONVOLUTIONS,
+        },
     },
     "paper": {
         "description": "ImageNet as in the paper: 30 search and 200 retraining epochs",
@@ -49,7 +60,10 @@ PRESETS: dict[str, dict[str, Any]] = {
             "pmpl": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5},
             "darts": {"eta": 3e-4, "meta_fraction": 0.5},
         },
-        "evaluators": {"classification": {"learning_rate": 0.05, "weight_decay": 4e-5}},
+        "evaluators": {
+            "classification": {"learning_rate": 0.05, "weight_decay": 4e-5},
+            "online_distillation": CHEAP_CONVOLUTIONS,
+        },
     },
 }
 PRESET_OF = {"digits": "quick", "imagenet": "paper"}
@@ -71,7 +85,7 @@ class RunConfig(BaseModel):
         download: fetch a missing data set through torchvision.
         image_size: side in pixels to which images are resized; the data set's own where `None`.
         train_images: stratified subset of the training images; all where `None`.
-        batch_size: images a step.
+        batch_size: images a step, over all processes.
         workers: processes that load image files.
         preset: which preset filled in what was not given.
         epochs: limit of the search.
@@ -79,6 +93,8 @@ class RunConfig(BaseModel):
         max_trials: networks that a multi-trial strategy may train in the search.
         seed: of weights, order of images, augmentation, and the strategy's own draws.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        devices: processes on each machine, each with a device of its own; they share out every batch.
+        nodes: machines that work together on the run.
         precision: `32`, `bf16` or `16`.
         weights: file of pretrained weights to start from.
     """
@@ -104,6 +120,8 @@ class RunConfig(BaseModel):
     max_trials: int = Field(default=20, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "auto"
+    devices: int = Field(default=1, ge=1, le=1024)
+    nodes: int = Field(default=1, ge=1, le=1024)
     precision: Literal["32", "bf16", "16"] = "32"
     weights: Path | None = None
 

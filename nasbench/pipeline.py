@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
-from nni.runtime.log import silence_stdout
 from pytorch_lightning import seed_everything
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,16 +22,19 @@ from torch import nn
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, instantiate, resolve, validate
 from nasbench.config import RunConfig
+from nasbench.distributed import Processes, node_rank, share, world_size
 from nasbench.errors import NasbenchError, OptionError, RecordError
 from nasbench.memory import peak_bytes, reset_peak
-from nasbench.profile import Profile, profile
+from nasbench.profile import Profile, latency, profile
 from nasbench.progress import Display
+from nasbench.quiet import logged, quiet_libraries
 from nasbench.record import Record, same_run
-from nasbench.watch import Watcher
+from nasbench.watch import Report, Watcher
 
 # What other people's spaces call the number of classes and the side of the image.
 CLASSES_NAMES = ("num_classes", "num_labels", "n_classes")
 SIZE_NAMES = ("image_size", "input_size", "img_size")
+PROFILE_DEFAULTS = (1000, 224)  # classes and image size of a profile without a data set
 
 
 @dataclass
@@ -64,6 +64,26 @@ def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
     return space
 
 
+def with_named_options(config: RunConfig, choice: Any) -> RunConfig:
+    """Complete a configuration with what a named architecture needs of its space.
+
+    Architectures that differ in more than their choices (channels, depth) have options of the space beside them. A
+    space with such architectures has a class method `named_options`: name → options, empty for other names. They go
+    under the options that were given.
+
+    Args:
+        config: names the space and its options.
+        choice: the architecture, as a user wrote it.
+
+    Raises:
+        OptionError: unknown space.
+    """
+    named_options = getattr(registry.load("space", config.space), "named_options", None)
+    if named_options is None or not isinstance(choice, str):
+        return config
+    return config.model_copy(update={"space_options": {**named_options(choice), **config.space_options}})
+
+
 def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
     """Build the evaluator of a configuration for a stage, with its data.
 
@@ -71,6 +91,9 @@ def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
         OptionError: unknown evaluator or option, or a value out of range.
         DataError: the data set is missing or damaged.
     """
+    accepted = registry.parameters(registry.load("evaluator", config.evaluator))
+    if world_size(config) > 1 and not {"devices", "nodes"} <= accepted.keys():
+        raise OptionError(f"evaluator {config.evaluator!r} has no options devices and nodes: it runs in one process")
     return registry.build(
         "evaluator",
         config.evaluator,
@@ -80,6 +103,8 @@ def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
         stage=stage,
         epochs=config.epochs if stage == "search" else config.retrain_epochs,
         device=config.device,
+        devices=config.devices,
+        nodes=config.nodes,
         precision=config.precision,
         **context,
     )
@@ -91,9 +116,9 @@ def prepare(config: RunConfig) -> Search:
     Raises:
         NasbenchError: whatever is wrong with the configuration or the data.
     """
-    with _quiet_libraries():
+    with quiet_libraries():
         evaluator = build_evaluator(config, "search")
-        build_evaluator(config, "retrain")  # its options are checked now, not after the search
+        retrain = build_evaluator(config, "retrain")  # its options are checked now, not after the search
         data = evaluator.datamodule
         seed_everything(config.seed, workers=True, verbose=False)
         space = build_space(config, data.num_classes, data.image_size)
@@ -101,6 +126,8 @@ def prepare(config: RunConfig) -> Search:
             raise OptionError(f"space {config.space!r} is not an NNI ModelSpace")
         if not choices(space):
             raise OptionError(f"space {config.space!r} has no choices to search")
+        if hasattr(retrain, "check_space"):
+            retrain.check_space(space)
         strategy = _build_strategy(config, space)
         if config.weights is not None:
             load_weights(space, config.weights)
@@ -117,7 +144,7 @@ def prepare(config: RunConfig) -> Search:
     return Search(strategy, evaluator, engine)
 
 
-def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
+def run(config: RunConfig, out: Path, display: Display | None = None, report: Report | None = None) -> Record:
     """Search, derive, retrain and test.
 
     Args:
@@ -125,6 +152,7 @@ def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
         out: folder that receives a new record; or the record of an interrupted run of the same configuration, which
             goes on after its last finished stage.
         display: where progress is shown.
+        report: told the measures of every epoch, see `nasbench.watch.Watcher`.
 
     Returns:
         The finished record.
@@ -133,6 +161,10 @@ def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
         NasbenchError: before a record is made, whatever is wrong with the configuration or the data.
     """
     display = display or Display()
+    if node_rank(config) > 0:
+        raise OptionError("this machine's NODE_RANK is not 0: the record is written on the one where it is")
+    if config.strategy == "fixed":
+        config = with_named_options(config, config.strategy_options.get("choice"))
     resumed = (out / "config.yaml").is_file()
     if resumed:
         record = Record(out)
@@ -143,13 +175,16 @@ def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
     else:
         search = prepare(config)
         record = Record.create(out, config)
-    with record.owned(), _logged(record), display:
+    with record.owned(), logged(record), display:
         record.set_status(state="running", error=None)
         try:
-            if search is not None:
-                _search(config, search, record, display)
             if not record.finished("test"):
-                _retrain_and_test(config, record, display)
+                with Processes(config, lambda reason: record.set_status(state="failed", error=reason)):
+                    checkpoints, settings = str(record.path / "checkpoints"), config.model_dump(mode="json")
+                    share({"config": settings, "search": search is not None, "checkpoints": checkpoints})
+                    if search is not None:
+                        _search(config, search, record, display, report)
+                    _retrain_and_test(config, record, display, report, checkpoints)
         except (KeyboardInterrupt, SystemExit) as e:  # Lightning answers Ctrl-C with SystemExit
             record.set_status(state="interrupted")
             display.say(f"interrupted; `nasbench run --config {record.path}/config.yaml --out {record.path}` goes on")
@@ -161,26 +196,33 @@ def run(config: RunConfig, out: Path, display: Display | None = None) -> Record:
     return record
 
 
-def profile_architecture(config: RunConfig, choice: str, use_dataset: bool) -> tuple[Architecture, Profile]:
+def profile_architecture(
+    config: RunConfig, choice: str | None, use_dataset: bool, timed: bool = False
+) -> tuple[Architecture, Profile]:
     """Count parameters and multiply-adds of one architecture.
 
     Args:
         config: names the space, its options, the data set and the image size.
         choice: see `nasbench.architecture.resolve`.
-        use_dataset: take the number of classes and the image size from the data set; else 1000 and 224.
+        use_dataset: take the number of classes and the image size from the data set; else the space's
+            `profile_defaults`, or 1000 and 224 where it has none.
+        timed: measure its latency on the CPU too.
 
     Raises:
         NasbenchError: the space, its options or the architecture are wrong, or the data set is missing.
     """
-    with _quiet_libraries():
-        classes, size = 1000, config.image_size or 224
+    with quiet_libraries():
+        classes, size = getattr(registry.load("space", config.space), "profile_defaults", PROFILE_DEFAULTS)
+        size = config.image_size or size
         if use_dataset:
             data = registry.build("dataset", config.dataset, config.data_options())
             data.setup()
             classes, size = data.num_classes, data.image_size
+        config = with_named_options(config, choice)
         architecture = resolve(build_space(config, classes, size), choice)
         model = instantiate(lambda: build_space(config, classes, size), architecture)
-        return architecture, profile(model, size)
+        counts = profile(model, size)
+        return architecture, replace(counts, latency=latency(model, size)) if timed else counts
 
 
 def load_model(path: str | Path) -> nn.Module:
@@ -197,7 +239,7 @@ def load_model(path: str | Path) -> nn.Module:
         RecordError: the record has no trained network, or it is damaged.
     """
     record = Record(Path(path))
-    model = _derived(record.config(), record.read_json("architecture.json"), record.read_json("data.json"))
+    model = derived(record.config(), record.read_json("architecture.json"), record.read_json("data.json"))
     try:
         model.load_state_dict(load_file(record.path / "model.safetensors"))
     except FileNotFoundError as e:
@@ -235,11 +277,11 @@ def load_weights(model: nn.Module, path: Path) -> int:
     return len(fitting)
 
 
-def _search(config: RunConfig, search: Search, record: Record, display: Display) -> None:
+def _search(config: RunConfig, search: Search, record: Record, display: Display, report: Report | None) -> None:
     reset_peak()
     start = time.perf_counter()
     strategy, evaluator = search.strategy, search.evaluator
-    evaluator.observe([Watcher("search", record, display)])
+    evaluator.observe([Watcher("search", record, display, report)])
     seed_everything(config.seed, workers=True, verbose=False)
     strategy.run()
     search.engine.wait_models()
@@ -276,27 +318,39 @@ def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> 
     }
 
 
-def _derived(config: RunConfig, architecture: Architecture, data: Mapping[str, Any]) -> nn.Module:
+def derived(config: RunConfig, architecture: Architecture, data: Mapping[str, Any]) -> nn.Module:
+    """The network of an architecture, with fresh weights.
+
+    Args:
+        config: names the space and its options.
+        architecture: label → candidate.
+        data: what a data set's `description` tells.
+
+    Raises:
+        ArchitectureError: it does not fit the space.
+    """
     classes, size = len(data["class_names"]), data["image_size"]
     space = build_space(config, classes, size)
     architecture = validate(space, architecture)
     return instantiate(lambda: build_space(config, classes, size), architecture)
 
 
-def _retrain_and_test(config: RunConfig, record: Record, display: Display) -> None:
+def _retrain_and_test(
+    config: RunConfig, record: Record, display: Display, report: Report | None, checkpoints: str
+) -> None:
     reset_peak()
     start = time.perf_counter()
     seed_everything(config.seed, workers=True, verbose=False)
-    evaluator = build_evaluator(config, "retrain", checkpoints=str(record.path / "checkpoints"))
+    evaluator = build_evaluator(config, "retrain", checkpoints=checkpoints)
     data = evaluator.datamodule.description()
     record.write_json("data.json", data)
-    architecture = record.read_json("architecture.json")
+    architecture = share(record.read_json("architecture.json"))
     seed_everything(config.seed, workers=True, verbose=False)
-    model = _derived(config, architecture, data)
+    model = derived(config, architecture, data)
     if config.weights is not None:
         load_weights(model, config.weights)
     cost = profile(model, data["image_size"])
-    evaluator.observe([Watcher("retrain", record, display)])
+    evaluator.observe([Watcher("retrain", record, display, report)])
     evaluator.evaluate(model)
     retrain_seconds = time.perf_counter() - start
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -321,6 +375,7 @@ def _retrain_and_test(config: RunConfig, record: Record, display: Display) -> No
             "retrain_seconds": retrain_seconds,
             "peak_memory_bytes": max(search["peak_memory_bytes"], retrain_peak, test_peak),
             "fixed_by_threshold": sum(d["by"] == "threshold" for d in decisions.values()),
+            **{name: value for name, value in measured.items() if name not in ("top1", "top5", "loss")},
             "architecture": architecture,
             "record": str(record.path),
         },
@@ -330,47 +385,11 @@ def _retrain_and_test(config: RunConfig, record: Record, display: Display) -> No
 
 def _build_strategy(config: RunConfig, space: Any) -> Any:
     options = dict(config.strategy_options)
-    if config.strategy == "fixed" and "choice" in options:
-        options["choice"] = resolve(space, options["choice"])
+    if config.strategy == "fixed":
+        options["choice"] = resolve(space, options.get("choice"))
     factory = registry.load("strategy", config.strategy)
     context = {"seed": config.seed} if "seed" in registry.parameters(factory) else {}
     strategy = registry.build("strategy", config.strategy, options, **context)
     if not isinstance(strategy, nni.nas.strategy.Strategy):
         raise OptionError(f"strategy {config.strategy!r} is not an NNI Strategy")
     return strategy
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep NNI's and Lightning's chatter off the terminal; warnings go to the log."""
-    silence_stdout()
-    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning", "nni", "py.warnings")]
-    before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
-    for logger in loggers:
-        logger.propagate = False
-        logger.handlers = [logging.NullHandler()]
-    logging.captureWarnings(True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            yield
-    finally:
-        logging.captureWarnings(False)
-        for logger, propagate, handlers in before:
-            logger.propagate, logger.handlers = propagate, handlers
-
-
-@contextlib.contextmanager
-def _logged(record: Record) -> Iterator[None]:
-    with _quiet_libraries():
-        handler = logging.FileHandler(record.path / "log.txt", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning", "nni", "py.warnings")]
-        for logger in loggers:
-            logger.addHandler(handler)
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeHandler(handler)
-            handler.close()

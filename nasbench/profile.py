@@ -1,8 +1,10 @@
-"""Parameters and multiply-adds of a network, in all and by block."""
+"""Parameters and multiply-adds of a network, in all and by block, and its latency."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median, quantiles
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -28,6 +30,25 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """How long a network takes on the CPU.
+
+    Attributes:
+        batch: images at a time.
+        threads: of PyTorch.
+        runs: measured ones.
+        median_seconds: of a forward pass.
+        spread_seconds: first and third quartile.
+    """
+
+    batch: int
+    threads: int
+    runs: int
+    median_seconds: float
+    spread_seconds: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Profile:
     """Cost of a network for one image.
 
@@ -35,11 +56,13 @@ class Profile:
         params: number of parameters.
         madds: multiply-adds of convolutions and matrix products (pooling and activations count nothing).
         parts: the blocks, in the order of the forward pass.
+        latency: on the CPU, `None` where it was not measured.
     """
 
     params: int
     madds: int
     parts: tuple[Part, ...]
+    latency: Latency | None = None
 
 
 def profile(model: nn.Module, image_size: int, channels: int = 3) -> Profile:
@@ -81,6 +104,37 @@ def profile(model: nn.Module, image_size: int, channels: int = 3) -> Profile:
         for name, module in blocks.items()
     )
     return Profile(_params(model), counter.get_total_flops() // 2, parts)
+
+
+def latency(
+    model: nn.Module, image_size: int, channels: int = 3, batch: int = 1, seconds: float = 0.5, runs: int = 5
+) -> Latency:
+    """Time forward passes in evaluation mode, where the network is, after three to warm up.
+
+    Args:
+        model: network of images (batch, channels, image_size, image_size), on the CPU.
+        image_size: side of the image in pixels.
+        channels: of the image.
+        batch: images at a time.
+        seconds: how long to measure.
+        runs: at least so many, even if they take longer.
+    """
+    training = model.training
+    images = torch.zeros(batch, channels, image_size, image_size)
+    times: list[float] = []
+    try:
+        model.eval()
+        with torch.inference_mode():
+            for _ in range(3):
+                model(images)
+            while len(times) < runs or sum(times) < seconds:
+                start = perf_counter()
+                model(images)
+                times.append(perf_counter() - start)
+    finally:
+        model.train(training)
+    low, _, high = quantiles(times, n=4, method="inclusive")
+    return Latency(batch, torch.get_num_threads(), len(times), median(times), (low, high))
 
 
 def _params(module: nn.Module) -> int:

@@ -57,7 +57,7 @@ class Display:
         if not self.console.is_terminal:
             seconds = time.perf_counter() - self._started
             left = seconds / epoch * (self._epochs - epoch)
-            self.say(f"{self._stage:<8}epoch {epoch}/{self._epochs}  {facts}  {left:.0f} s left at most")
+            self.say(f"{self._stage:<7} epoch {epoch}/{self._epochs}  {facts}  {left:.0f} s left at most")
 
     def end(self) -> None:
         """End the stage."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import sys
 import traceback
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nasbench.errors import NasbenchError, OptionError, unknown
 
@@ -24,6 +25,8 @@ GROUPS = {
     "evaluator": "nasbench.evaluators",
     "dataset": "nasbench.datasets",
 }
+
+Init = TypeVar("Init", bound=Callable[..., None])
 
 
 @cache
@@ -84,8 +87,44 @@ def load(kind: str, name: str) -> Any:
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
-    """The named options that a class or function takes, also behind NNI's wrappers."""
-    return {n: p for n, p in inspect.signature(_function(factory)).parameters.items() if n != "self"}
+    """The named options that a class or function takes, also behind NNI's wrappers.
+
+    A constructor with `**kwargs` hands them on: the options of its base class count too, none of them required.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for function in _functions(factory):
+        taken = {n: p for n, p in inspect.signature(function).parameters.items() if n != "self"}
+        own = not found
+        found = {n: p for n, p in found.items() if p.kind is not p.VAR_KEYWORD}
+        for n, p in taken.items():
+            optional = own or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty
+            found.setdefault(n, p if optional else p.replace(default=None))
+    return found
+
+
+def takes_options_of(base: Any) -> Callable[[Init], Init]:
+    """Let a constructor's `**options` stand for the options of its base class, by name and type.
+
+    So the options of both can be looked up, checked and passed on as if the constructor named them all.
+
+    Args:
+        base: the class that `**options` are handed to.
+    """
+
+    def decorate(init: Init) -> Init:
+        signature = inspect.signature(init)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        taken = {p.name for p in own}
+        inherited = [
+            p.replace(kind=p.KEYWORD_ONLY)
+            for p in parameters(base).values()
+            if p.name not in taken and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        init.__signature__ = signature.replace(parameters=[*own, *inherited])  # type: ignore[attr-defined]
+        init.__annotations__ = {**_hints(base), **init.__annotations__}
+        return init
+
+    return decorate
 
 
 def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> Any:
@@ -164,22 +203,28 @@ def blame(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{where}"
 
 
-def _function(factory: Any) -> Any:
+def _functions(factory: Any) -> Iterator[Any]:
+    """The function itself; of a class its constructor, and those to which that hands its `**kwargs` on."""
     plain = getattr(factory, "__wrapped__", factory)  # nni.trace hides the signature behind (*args, **kwargs) …
     if not inspect.isclass(plain):
-        return plain
+        yield plain
+        return
     for cls in plain.__mro__:  # … and so does NNI's ModelSpace, which keeps the constructor that was written
-        written = cls.__dict__.get("_init_wrapped")
-        if written is not None and written.__module__ != "nni.nas.nn.pytorch.base":
-            return written
-    return plain.__init__
+        written = cls.__dict__.get("_init_wrapped") or cls.__dict__.get("__init__")
+        if written is None or getattr(written, "__module__", "") == "nni.nas.nn.pytorch.base":
+            continue
+        yield written
+        if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(written).parameters.values()):
+            return
 
 
 def _hints(factory: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(_function(factory), include_extras=True)
-    except Exception:  # annotations of strangers may name what is only imported for type checking
-        return {}
+    hints: dict[str, Any] = {}
+    for function in _functions(factory):
+        # Annotations of strangers may name what is only imported for type checking.
+        with contextlib.suppress(Exception):
+            hints = {**typing.get_type_hints(function, include_extras=True), **hints}
+    return hints
 
 
 def _find_spec(module: str) -> ModuleSpec | None:

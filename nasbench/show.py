@@ -116,7 +116,7 @@ def _images(facts: dict[str, object]) -> str:
 
 
 def profile_table(counts: Profile) -> RenderableType:
-    """Parameters and multiply-adds by block, with the sums."""
+    """Parameters and multiply-adds by block, with the sums, and the latency where it was measured."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("block")
     for name in ("output", "parameters", "multiply-adds"):
@@ -126,7 +126,15 @@ def profile_table(counts: Profile) -> RenderableType:
     table.add_section()
     table.add_row("all", "", f"{counts.params:,}", f"{counts.madds:,}", style="bold")
     table.add_row("", "", f"{counts.params / 1e6:.3f} M", f"{counts.madds / 1e6:.1f} M")
-    return table
+    time = counts.latency
+    if time is None:
+        return table
+    low, high = (_measure(1e3 * s, "ms") for s in time.spread_seconds)
+    median = _measure(1e3 * time.median_seconds, "ms")
+    threads = f"{time.threads} thread{'s' if time.threads > 1 else ''}"
+    return Group(
+        table, "", f"CPU latency: {median} (quartiles {low} – {high}), batch {time.batch}, {threads}, {time.runs} runs"
+    )
 
 
 def benchmark_table(name: str, measured: dict[str, Any] | list[dict[str, Any]]) -> RenderableType:

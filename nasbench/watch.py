@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytorch_lightning import Callback
@@ -13,13 +15,15 @@ SNAPSHOTS = 200  # rows of search.csv a candidate, over a whole search
 METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
 SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 
+Report = Callable[[Mapping[str, float]], None]
+
 
 class Watcher(Callback):
     """Follows one stage of a run."""
 
-    def __init__(self, stage: str, record: Record, display: Display) -> None:
-        """Follow `stage`, write to `record`, show on `display`."""
-        self._name, self._record, self._display = stage, record, display
+    def __init__(self, stage: str, record: Record, display: Display, report: Report | None = None) -> None:
+        """Follow `stage`, write to `record`, show on `display`, and tell `report` the measures of every epoch."""
+        self._name, self._record, self._display, self._report = stage, record, display, report
         rows = record.read_csv("metrics.csv")
         # A stage that is repeated after an interruption starts its curves anew.
         self._metrics: list[tuple[Any, ...]] = [tuple(r.values()) for r in rows if r["stage"] != stage]
@@ -64,6 +68,8 @@ class Watcher(Callback):
                 self._metrics.append((self._name, epoch, self._steps, name, repr(round(float(value), 6))))
         self._write()
         self._display.epoch(epoch, self._facts(trainer, pl_module))
+        if self._report is not None:
+            self._report(self._measures(trainer, pl_module))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Write what is left."""
@@ -80,6 +86,22 @@ class Watcher(Callback):
         if hasattr(pl_module, "fixed"):
             facts.append(f"fixed {len(pl_module.fixed)}/{len(pl_module.alphas)}")
         return "  ".join(facts)
+
+    def _measures(self, trainer: Any, pl_module: Any) -> dict[str, float]:
+        """Accuracy (`default`: held out, in a search of the supernet on its training images), and how decided π is.
+
+        `entropy` is the mean over all layers of −Σ π ln π, in nats, where a fixed layer counts as 0.
+        """
+        metrics = trainer.callback_metrics
+        accuracy = metrics.get("val_top1", metrics.get("train_top1"))
+        measures = {"default": 0.0 if accuracy is None else float(accuracy)}
+        if hasattr(pl_module, "export_probs"):
+            fixed = getattr(pl_module, "fixed", {})
+            probabilities = pl_module.export_probs()
+            open_layers = [pi.values() for label, pi in probabilities.items() if label not in fixed]
+            entropy = sum(-p * math.log(p) for pi in open_layers for p in pi if p > 0)
+            measures |= {"fixed_layers": len(fixed), "entropy": entropy / max(1, len(probabilities))}
+        return measures
 
     def _snapshot(self, pl_module: Any) -> None:
         if not hasattr(pl_module, "export_probs") or self._last_snapshot == self._steps:

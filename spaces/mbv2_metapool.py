@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from itertools import count
 from typing import Any, Literal
 
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 
 from nasbench.errors import OptionError, check_range, unknown
 from nasbench.spaces.operations.attention import SK
-from nasbench.spaces.operations.enhancers import candidate_names, enhancer
+from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, uniform_architectures
+from nasbench.spaces.operations.enhancers import candidate_names
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
+from nasbench.spaces.operations.strides import fit_strides
 
 SETTING = (
     (1, 16, 1, 1),
@@ -24,14 +25,10 @@ SETTING = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-SMALLEST_MAP = 4
 
 
 def strides(image_size: int) -> tuple[int, list[int]]:
-    """Strides of the stem and of the seven stages for an image size.
-
-    The earliest stride-2 layers become stride 1, as many as it takes for the last map to be at least 4×4; on smaller
-    maps several candidates coincide, and none of them could ever lead the others by ρ.
+    """Strides of the stem and of the seven stages for an image size, see `fit_strides`.
 
     Args:
         image_size: side of the square input in pixels.
@@ -42,19 +39,8 @@ def strides(image_size: int) -> tuple[int, list[int]]:
     Raises:
         OptionError: when even without any stride the last map is under 4×4.
     """
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < SMALLEST_MAP:
-        raise OptionError(
-            f"image_size must be a whole number ≥ {SMALLEST_MAP} (the last map's least side), not {image_size!r}"
-        )
-    chosen = [2, *(s for *_, s in SETTING)]
-    for position in [i for i, s in enumerate(chosen) if s == 2]:
-        side = image_size
-        for stride in chosen:
-            side = -(-side // stride)
-        if side >= SMALLEST_MAP:
-            break
-        chosen[position] = 1
-    return chosen[0], chosen[1:]
+    stem, *stages = fit_strides(image_size, (2, *(s for *_, s in SETTING)))
+    return stem, stages
 
 
 class EnhancedInvertedResidual(InvertedResidual):
@@ -162,17 +148,14 @@ class MobileNetV2MetaPooling(ModelSpace):
         self.candidate_names = candidate_names(candidates)
         reductions = {"global": reduction, "se": attention_reduction, "cbam": attention_reduction}
         stem_stride, stage_strides = strides(image_size)
-        numbers: Iterator[int] = iter(range(1, 18))
+        numbers = count(1)
 
         def block(*args: Any, **kwargs: Any) -> EnhancedInvertedResidual:
             module = EnhancedInvertedResidual(
                 *args, position=position, downsampling=downsampling, depthwise=depthwise, **kwargs
             )
             channels = module.expanded_channels if position == "expanded" else module.out_channels
-            module.enhancer = LayerChoice(
-                OrderedDict((name, enhancer(name, channels, reductions.get(name))) for name in self.candidate_names),
-                label=f"block{next(numbers):02d}.enhancer",
-            )
+            module.enhancer = enhancer_choice(next(numbers), self.candidate_names, channels, reductions)
             return module
 
         setting = [[t, c, n, stride] for (t, c, n, _), stride in zip(SETTING, stage_strides, strict=True)]
@@ -191,11 +174,6 @@ class MobileNetV2MetaPooling(ModelSpace):
         `none`, `local` (avg3) and `global` everywhere, and `paper`: blocks 9–17 global, the others without enhancer,
         which is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
         """
-        labels = [f"block{i:02d}.enhancer" for i in range(1, 18)]
-        named = {
-            "none": dict.fromkeys(labels, "none"),
-            "local": dict.fromkeys(labels, "avg3"),
-            "global": dict.fromkeys(labels, "global"),
-            "paper": {label: "global" if i > 8 else "none" for i, label in enumerate(labels, 1)},
-        }
-        return {name: a for name, a in named.items() if set(a.values()) <= set(self.candidate_names)}
+        paper = {enhancer_label(i): "global" if i > 8 else "none" for i in range(1, 18)}
+        named = uniform_architectures(17, self.candidate_names)
+        return named | ({"paper": paper} if {"none", "global"} <= set(self.candidate_names) else {})

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nasbench.distributed import mean_over_processes
 from nasbench.errors import OptionError
 from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 
@@ -30,7 +31,7 @@ class DartsModule(DifferentiableModule):
         weights, rate = self.weights(), self.learning_rate()
         with self.moved(weights, self.virtual_gradient(train, weights), -rate):
             both = self.gradient(meta, [*alphas, *weights])
-        first, direction = both[: len(alphas)], self._mean_over_ranks(both[len(alphas) :])
+        first, direction = both[: len(alphas)], mean_over_processes(both[len(alphas) :])
         norm = float(torch.stack([d.float().norm() for d in direction]).norm())
         if norm == 0.0:
             return first

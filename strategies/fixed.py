@@ -12,11 +12,11 @@ from nasbench.architecture import resolve
 class Fixed(Strategy):
     """One given architecture: a candidate everywhere, one of the space's named architectures, or a JSON file."""
 
-    def __init__(self, *, choice: str | dict[str, Any]) -> None:
+    def __init__(self, *, choice: str | dict[str, Any] | None = None) -> None:
         """Set the options.
 
         Args:
-            choice: see `nasbench.architecture.resolve`.
+            choice: see `nasbench.architecture.resolve`; the first of the space's named architectures where `None`.
         """
         super().__init__()
         self.choice = choice

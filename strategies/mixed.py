@@ -9,6 +9,7 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from torch import Tensor, nn
 
 from nasbench.kernels import pooling_mixture, spatial_gate
+from nasbench.spaces.operations.choices import OnFirst
 
 
 class MixedLayer(DifferentiableMixedLayer):
@@ -27,26 +28,30 @@ class MixedLayer(DifferentiableMixedLayer):
         pools = {i: name for i, module in enumerate(self) if (name := pooling_name(module)) is not None}
         # The operator knows each candidate once; a second one of the same kind is left to itself.
         self._pools = {name: i for i, name in reversed(pools.items())} if len(pools) > 1 else {}
+        # Beside candidates that need several tensors, which come as a tuple, the others work on the first.
+        self._several = any(isinstance(module, OnFirst) for module in self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The mixture, or the fixed candidate alone."""
         if self.fixed is not None:
             return self[self.fixed](*args, **kwargs)
-        if not self._pools or kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() != 4:
+        if not self._pools or kwargs or len(args) != 1:
             return super().forward(*args, **kwargs)
-        x = args[0]
+        x = args[0][0] if self._several else args[0]
+        if not isinstance(x, Tensor) or x.dim() != 4:
+            return super().forward(*args, **kwargs)
         pi = self._softmax(self._arch_alpha)
         pooled = list(self._pools.values())
         result = pooling_mixture(x, pi[pooled], tuple(self._pools))
         for i, name in enumerate(self.names):
             if i in pooled:
                 continue
-            candidate: Any = self[name]
-            if hasattr(candidate, "gates"):
-                rows, columns = candidate.gates(x)
+            operation: Any = _operation(self[name])
+            if hasattr(operation, "gates"):
+                rows, columns = operation.gates(x)
                 result = spatial_gate(x, rows, columns, pi[i], result)
             else:
-                result = torch.addcmul(result, pi[i].to(result.dtype), candidate(x).to(result.dtype))
+                result = torch.addcmul(result, pi[i].to(result.dtype), self[name](args[0]).to(result.dtype))
         return result
 
 
@@ -59,6 +64,7 @@ def pooling_name(module: nn.Module) -> str | None:
     Returns:
         `none`, `avg3` … `max7`, or `None` where the module is not exactly one of these operations.
     """
+    module = _operation(module)
     if type(module) is nn.Identity:
         return "none"
     kernel = getattr(module, "kernel_size", None)
@@ -69,3 +75,7 @@ def pooling_name(module: nn.Module) -> str | None:
     if type(module) is nn.MaxPool2d and module.dilation == 1 and not module.return_indices:
         return f"max{kernel}"
     return None
+
+
+def _operation(candidate: nn.Module) -> nn.Module:
+    return candidate.operation if isinstance(candidate, OnFirst) else candidate

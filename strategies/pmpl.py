@@ -40,17 +40,12 @@ class ProgressiveModule(DifferentiableModule):
 
     def after_step(self) -> None:
         """Fix every layer whose best candidate leads by ρ (eq. 4); stop when all are."""
-        pi = self.probabilities()
-        ready = {}
-        for label, probabilities in pi.items():
+        for label, pi in self.probabilities().items():
             if label not in self.fixed:
-                best, margin = lead(list(probabilities.values()))
+                best, margin = lead(list(pi.values()))
                 if margin >= self.strategy.rho:
-                    ready[label] = list(probabilities)[best]
-        # Equal α on all processes are equal only up to rounding: one of them decides.
-        for label, candidate in self.trainer.strategy.broadcast(ready).items():
-            self.decide(label, "threshold", pi[label])
-            self.fix(label, candidate)
+                    self.decide(label, "threshold", pi)
+                    self.fix(label, list(pi)[best])
         if not self.open_alphas():
             self.trainer.should_stop = True
 

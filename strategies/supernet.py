@@ -12,6 +12,7 @@ import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch import Tensor, nn
 
+from nasbench.distributed import agree, mean_over_processes
 from nasbench.errors import OptionError, check_range
 from nasbench.strategies.mixed import MixedLayer
 
@@ -107,7 +108,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def decide(self, label: str, by: str, pi: dict[Any, float]) -> None:
         """Write down why a label was decided."""
-        loss = torch.stack(list(self._recent)).mean().item() if self._recent else None
+        loss = mean_over_processes([torch.stack(list(self._recent)).mean()])[0].item() if self._recent else None
         self.decisions[label] = {
             "step": self.steps,
             "pi": {str(k): v for k, v in pi.items()},
@@ -131,6 +132,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self._recent.append(loss.detach())
         self.steps += 1
         if searching:
+            agree(self.all_alphas)  # whatever has come between them, all processes decide alike
             self.after_step()
         return outcome
 
@@ -139,7 +141,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         alphas = self.open_alphas()
         with self._quiet(), self._preserved_buffers():
             gradients = self.architecture_gradient(train, meta, alphas)
-        for alpha, gradient in zip(alphas, self._mean_over_ranks(gradients), strict=True):
+        for alpha, gradient in zip(alphas, mean_over_processes(gradients), strict=True):
             alpha.grad = gradient
         optimizer.step()
         optimizer.zero_grad()
@@ -195,7 +197,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def virtual_gradient(self, train: Any, weights: Sequence[nn.Parameter]) -> list[Tensor]:
         """∇_θ of the training loss for the virtual step, the mean over all processes."""
         with self._without_gradient(self.all_alphas):
-            return self._mean_over_ranks(self.gradient(train, weights))
+            return mean_over_processes(self.gradient(train, weights))
 
     # Lightning
 
@@ -226,6 +228,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def on_train_end(self) -> None:
         """Decide what the threshold has not: by the largest π."""
+        agree(self.all_alphas)
         pi = self.probabilities()
         for label in map(str, self.export()):
             if label not in self.decisions:
@@ -255,12 +258,6 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def _gradient_clip(self) -> float | None:
         return self.training_module.hparams.get("gradient_clip")
-
-    def _mean_over_ranks(self, tensors: list[Tensor]) -> list[Tensor]:
-        # Neither Lightning nor DDP sees gradients that torch.autograd.grad returns.
-        if self.trainer.world_size == 1:
-            return tensors
-        return [self.trainer.strategy.reduce(t, reduce_op="mean") for t in tensors]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,19 +43,27 @@ class Page:
 
 def visit(address: str, profile: Path, width: int = 390, height: int = 844) -> Page:
     """Open a page in a window of that size, with every host name unresolvable."""
+    with browsing(profile) as session:
+        return _look(session, address, width, height)
+
+
+@contextmanager
+def browsing(profile: Path) -> Iterator[Session]:
+    """A browser with an empty page, that can reach this machine only."""
     from websockets.sync.client import connect
 
     program = chromium()
     assert program is not None
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
-    options += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-dev-shm-usage"]
+    options += [f"--user-data-dir={profile}", "--disable-dev-shm-usage"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     browser = subprocess.Popen([program, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = _port(profile / "DevToolsActivePort", browser)
         with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as answer:
             target = next(t for t in json.load(answer) if t["type"] == "page")
-        with connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
-            return _look(_Session(socket), address, width, height)
+        with connect(target["webSocketDebuggerUrl"], max_size=None, ping_interval=None) as socket:
+            yield Session(socket)
     finally:
         browser.terminate()
         browser.wait(timeout=20)
@@ -68,7 +78,9 @@ def _port(file: Path, browser: subprocess.Popen[bytes]) -> int:
     raise RuntimeError(f"chromium did not start (exit code {browser.poll()})")
 
 
-class _Session:
+class Session:
+    """A page that is asked over the DevTools protocol."""
+
     def __init__(self, socket: Any) -> None:
         self.socket, self.number, self.events = socket, 0, list[dict[str, Any]]()
 
@@ -88,22 +100,41 @@ class _Session:
 
     def evaluate(self, expression: str) -> Any:
         found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def open(self, address: str, width: int, height: int, mobile: bool = False) -> None:
+        """Go to a page, and return when it has loaded."""
+        for domain in ("Network", "Page", "Log", "Runtime"):
+            self.ask(f"{domain}.enable")
+        window = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        self.ask("Emulation.setDeviceMetricsOverride", **window)
+        self.events.clear()
+        self.ask("Page.navigate", url=address)
+        self.wait("Page.loadEventFired")
 
-def _look(session: _Session, address: str, width: int, height: int) -> Page:
-    for domain in ("Network", "Page", "Log", "Runtime"):
-        session.ask(f"{domain}.enable")
-    session.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
-    session.ask("Page.navigate", url=address)
-    session.wait("Page.loadEventFired")
+    def until(self, expression: str, seconds: float = 60) -> Any:
+        """The value of an expression as soon as it is neither null nor false nor empty."""
+        end = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < end, f"still {value!r}: {expression}"
+            time.sleep(0.3)
+        return value
+
+    def screenshot(self) -> bytes:
+        """The window as PNG."""
+        return base64.b64decode(self.ask("Page.captureScreenshot")["data"])
+
+
+def _look(session: Session, address: str, width: int, height: int) -> Page:
+    session.open(address, width, height, mobile=True)
     page = Page()
     page.images = session.evaluate(
         "Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(() => [...document.images].map("
         "i => ({source: i.src.slice(0, 40), width: i.naturalWidth, complete: i.complete, alt: i.alt})))"
     )
     page.overflow = session.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    page.screenshot = base64.b64decode(session.ask("Page.captureScreenshot")["data"])
+    page.screenshot = session.screenshot()
     for event in session.events:
         if event.get("method") == "Network.requestWillBeSent":
             page.requests.append(event["params"]["request"]["url"])

@@ -138,7 +138,7 @@ def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
         (["run", "-p", "candidates=none,globl"], "did you mean 'global'"),
         (["run", "-e", "label_smoothing=1.5"], "label_smoothing must be"),
         (["run", "--strategy", "darts", "-s", "order=3"], "order=3"),
-        (["run", "--strategy", "fixed"], "needs the option choice"),
+        (["run", "--space", "tests.toys:CentrePixel", "--strategy", "fixed"], "names no architecture"),
         (["run", "--strategy", "fixed", "--choice", "globall"], "did you mean 'global'"),
         (["run", "--strategy", "fixed", "--choice", "no_such.json"], "a JSON file of that name does not exist"),
         (["run", "--choice", "global"], "unknown option of strategy 'pmpl' 'choice'"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
 from nasbench.errors import DataError, OptionError, check_range
 
@@ -75,6 +76,57 @@ class Augmentation:
         return images[picks, rows[:, :, None], columns[:, None, :]]
 
 
+class SharedBatches(DistributedSampler[Any]):
+    """The part of every batch that falls to one of several processes.
+
+    Taken together, the parts of all processes are the batches that a single process would see, and no image is seen
+    twice: shuffled images come in full batches in an order that is the same in all processes, ordered ones each exactly
+    once. All processes have equally many batches, as their collective operations demand.
+
+    Yields lists of indices: give it to a `DataLoader` as `sampler`, with `batch_size=None`. (Lightning shares out the
+    images of other samplers itself, and leaves a `DistributedSampler` as it is.)
+    """
+
+    def __init__(self, images: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
+        """Describe the batches.
+
+        Args:
+            images: how many there are.
+            batch_size: images a batch, over all processes.
+            shuffle: a new order in every pass, full batches only; else in order.
+            seed: of the order.
+            rank: which process this is.
+            world: how many processes there are.
+
+        Raises:
+            DataError: there is not one image for every process.
+        """
+        everything = range(images)
+        super().__init__(everything, world, rank, shuffle, seed)  # type: ignore[arg-type]
+        if images < world:
+            raise DataError(f"{images} image(s) cannot be shared out among {world} processes")
+        self._part = max(1, min(batch_size, images) // world)
+        generator = torch.Generator().manual_seed(seed)
+        self._order = RandomSampler(everything, generator=generator) if shuffle else everything
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """This process's part of one batch after the other."""
+        if self.shuffle:
+            order, whole = iter(self._order), self._part * self.num_replicas
+            while len(batch := list(islice(order, whole))) == whole:
+                yield batch[self.rank * self._part :][: self._part]
+        else:
+            mine = np.array_split(np.array(self._order), self.num_replicas)[self.rank]
+            yield from (part.tolist() for part in np.array_split(mine, len(self)))
+
+    def __len__(self) -> int:
+        """Number of batches; the same in every process."""
+        images = len(self._order)
+        if self.shuffle:  # a last training batch of one image would leave batch normalisation without a variance
+            return images // (self._part * self.num_replicas)
+        return min(-(-images // (self._part * self.num_replicas)), images // self.num_replicas)
+
+
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
     """Images in memory, fetched a batch at a time."""
 
@@ -118,7 +170,7 @@ class ImageData(LightningDataModule):
         Args:
             data_root: folder of the data sets.
             image_size: side in pixels to which images are resized; the set's own where `None`.
-            batch_size: images a step.
+            batch_size: images a step, over all processes.
             stage: `search` or `retrain`, see the class.
             meta_fraction: share of the training images on which α learns.
             train_images: stratified subset of the training images, all where `None`.
@@ -162,7 +214,7 @@ class ImageData(LightningDataModule):
 
     @abstractmethod
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
-        """Batches of some training images: augmented where shuffled."""
+        """Batches of some training images: augmented where shuffled. `batches` says which images each has."""
 
     @abstractmethod
     def test_dataloader(self) -> DataLoader[Any]:
@@ -197,6 +249,11 @@ class ImageData(LightningDataModule):
         if not len(first) or not len(second):
             raise DataError(f"{self.name}: {len(used)} training images are too few to be split in two")
         return used[first], used[second]
+
+    def batches(self, images: int, shuffle: bool) -> SharedBatches:
+        """Which of `images` images each batch of this process has, see `SharedBatches`."""
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return SharedBatches(images, self.batch_size, shuffle, self.seed, rank, world)
 
     def train_dataloader(self) -> Any:
         """Augmented batches for the weights θ, in a new order every epoch."""
@@ -298,11 +355,7 @@ class InMemoryData(ImageData):
     def _loader(self, part: str, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         chosen = torch.from_numpy(indices)
         dataset = _Batches(self._images[part][chosen], self._labels[part][chosen])
-        generator = torch.Generator().manual_seed(self.seed)
-        sampler = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-        # A last training batch of one image would leave batch normalisation without a variance.
-        batches = BatchSampler(sampler, min(self.batch_size, len(dataset)), drop_last=shuffle)
-        return DataLoader(dataset, sampler=batches, batch_size=None)
+        return DataLoader(dataset, sampler=self.batches(len(dataset), shuffle), batch_size=None)
 
     def _prepare(self, images: NDArray[Any], what: str) -> Tensor:
         if images.ndim == 3:

@@ -9,12 +9,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from nasbench.data.base import ImageData, Indices, stratified
 from nasbench.errors import DataError
 
 RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
+
+
+class _Batches(Dataset[Any]):
+    """Pictures, read a batch at a time."""
+
+    def __init__(self, pictures: Any) -> None:
+        self.pictures = pictures
+
+    def __getitem__(self, indices: Any) -> Any:
+        return default_collate([self.pictures[i] for i in indices])
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 class ImageFolder(ImageData):
@@ -57,7 +70,7 @@ class ImageFolder(ImageData):
                 self._kept, test = stratified(np.array(self._train.targets), 0.2)
                 self._test = Subset(self._train_plain, test.tolist())
         except FileNotFoundError as e:
-            raise DataError(f"{self.name}: {e}") from e
+            raise DataError(f"{self.name}: {root}: {e}") from e
         self.class_names = list(self._train.classes)
 
     def _folder(self) -> Path:
@@ -85,11 +98,10 @@ class ImageFolder(ImageData):
 
     def _loader(self, dataset: Any, shuffle: bool) -> DataLoader[Any]:
         return DataLoader(
-            dataset,
-            min(self.batch_size, len(dataset)),
-            shuffle,
+            _Batches(dataset),
+            batch_size=None,
+            sampler=self.batches(len(dataset), shuffle),
             num_workers=self.workers,
-            drop_last=shuffle,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RECORD_FILES = ("config.yaml", "status.json", "result.json")
 OPTIONS = ("space_options", "strategy_options", "evaluator_options")
 # What may differ between runs that are averaged over seeds: the machine, not the experiment.
-MACHINE = ("data_root", "download", "workers", "device")
+MACHINE = ("data_root", "download", "workers", "device", "devices", "nodes")
 # What every run of a fair comparison shares, whatever its space and strategy.
 PROTOCOL = (
     "dataset",
@@ -37,6 +37,7 @@ PROTOCOL = (
 MAIN_SPACE = RunConfig.model_fields["space"].default  # named only where it is another one
 # What the space takes where a run gives nothing; records keep only what was given.
 SPACE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cheap_resnet": {"depth": 56, "width": 1.0},
     "mbv2_metapool": {
         "width": 1.0,
         "candidates": "full",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nasbench.errors import RecordError
+from nasbench.errors import OptionError, RecordError
 from nasbench.record import Record, write_atomic
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import Problem
@@ -148,8 +148,8 @@ def _figures(runs: pd.DataFrame) -> list[dict[str, str]]:
     for what in WHAT:
         try:
             found = plot(runs, what, each=False)
-        except RecordError:
-            continue  # none of these runs has what it shows
+        except (OptionError, RecordError):
+            continue  # none of these runs has what it shows, or a network that can be shown so
         for name, figure in list(found.items())[:MOST_ALPHAS]:
             of_run = f": {name.removeprefix('alphas_')}" if what == "alphas" else ""
             drawn.append({"title": TITLES[what] + of_run, "alt": ALT[what], "id": name, **_embedded(figure)})

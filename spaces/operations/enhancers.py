@@ -85,12 +85,13 @@ CANDIDATE_SETS = {"full": tuple(META_POOLING), "ablation": ("none", "avg3", "glo
 ENHANCERS: dict[str, Callable[[int], nn.Module]] = {**META_POOLING, **ATTENTION, **POOLING}
 
 
-def candidate_names(candidates: str | Iterable[str]) -> tuple[str, ...]:
+def candidate_names(candidates: str | Iterable[str], extra: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Resolve a candidate set.
 
     Args:
         candidates: `full` (all eight, section 2.1 of the paper), `ablation` (the legend of its Table 3), names
             separated by commas, or a list of names.
+        extra: candidates of the space's own; a set has them after `none`.
 
     Returns:
         The names, in the given order.
@@ -99,11 +100,12 @@ def candidate_names(candidates: str | Iterable[str]) -> tuple[str, ...]:
         OptionError: unknown name, a name twice, or none at all.
     """
     if isinstance(candidates, str) and candidates in CANDIDATE_SETS:
-        return CANDIDATE_SETS[candidates]
+        none, *others = CANDIDATE_SETS[candidates]
+        return (none, *extra, *others)
     names = [n.strip() for n in candidates.split(",")] if isinstance(candidates, str) else list(candidates)
     for name in names:
-        if name not in ENHANCERS:
-            raise OptionError(unknown("candidate", name, [*CANDIDATE_SETS, *ENHANCERS]))
+        if name not in ENHANCERS and name not in extra:
+            raise OptionError(unknown("candidate", name, [*CANDIDATE_SETS, *extra, *ENHANCERS]))
     if not names or len(set(names)) != len(names):
         raise OptionError(f"candidates must be one or more different names, not {', '.join(names) or 'none at all'}")
     return tuple(names)

@@ -1,0 +1,327 @@
+"""Several students and a teacher that are trained together: online distillation.
+
+Source: "Training convolutional neural networks with cheap convolutions and online distillation", arXiv 1909.13063.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import nni
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasbench.architecture import another
+from nasbench.errors import OptionError, check_range
+from nasbench.evaluators.classification import (
+    Classification,
+    ClassificationModule,
+    accuracies,
+    main_logits,
+    top1,
+)
+from nasbench.evaluators.teachers import FusionTeacher, last_map, standard_architecture
+from nasbench.registry import takes_options_of
+from nasbench.spaces.operations.liftdown import auxiliary_loss
+
+TEACHERS = ("fusion", "standard")
+TEACHER = "teacher"
+
+
+def distillation_loss(
+    teacher: Tensor,
+    students: Sequence[Tensor],
+    labels: Tensor,
+    temperature: float = 4.0,
+    distillation_weight: float = 1.0,
+    teacher_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """w_t·CE(z_t, y) + Σ_i [CE(z_i, y) + w_d·T²·KL(softmax(z_t / T) ‖ softmax(z_i / T))].
+
+    Nothing is detached: teacher and students learn from each other.
+
+    Args:
+        teacher: z_t, logits (N, classes).
+        students: z_i, likewise.
+        labels: y, (N,).
+        temperature: T.
+        distillation_weight: w_d.
+        teacher_weight: w_t.
+        label_smoothing: of the cross-entropies.
+
+    Returns:
+        The loss, a mean over the batch.
+
+    Source: arXiv 1909.13063.
+    """
+    loss = teacher_weight * F.cross_entropy(teacher, labels, label_smoothing=label_smoothing)
+    softened = F.log_softmax(teacher / temperature, 1)
+    for student in students:
+        loss = loss + F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+        divergence = F.kl_div(F.log_softmax(student / temperature, 1), softened, reduction="batchmean", log_target=True)
+        loss = loss + distillation_weight * temperature**2 * divergence
+    return loss
+
+
+class DistillationModule(ClassificationModule):
+    """Trains students of one architecture and a teacher together.
+
+    The first student is the network that is set; the others are built anew, and so is the teacher. Their random draws
+    leave the generators as they were: the first student sees the same images as in a training alone.
+
+    Attributes:
+        others: the students but the first.
+        teacher: `FusionTeacher`, a network of the space, or `None` where both weights are 0.
+        numbered: names of the students, `student1`, `student2`, ….
+        names: the same in the order of `students`, which `report` changes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int,
+        students: int,
+        teacher: str,
+        temperature: float,
+        distillation_weight: float,
+        teacher_weight: float,
+        **options: Any,
+    ) -> None:
+        """Keep the options, see `OnlineDistillation`; the first student follows with `set_model`."""
+        super().__init__(num_classes, **options)
+        self.num_classes, self.image_size, self.kind = num_classes, image_size, teacher
+        self.temperature = temperature
+        self.distillation_weight, self.teacher_weight = distillation_weight, teacher_weight
+        self.numbered = tuple(f"student{i}" for i in range(1, students + 1))
+        self.names = list(self.numbered)
+        self.others = nn.ModuleList()
+        self.teacher: nn.Module | None = None
+        self.map_name: str | None = None  # of the module whose output the fusion teacher reads
+        self.network_metrics = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict({name: accuracies(num_classes) for name in (*self.names, TEACHER)})
+                for stage in ("val", "test")
+            }
+        )
+
+    def set_model(self, model: nn.Module) -> None:
+        """Set the first student; build the others and the teacher."""
+        super().set_model(model)
+        with isolate_rng():
+            # A stream of its own: were the generator set back before the training, it would repeat the first student.
+            torch.manual_seed(int(torch.randint(2**62, ())))
+            self.others = nn.ModuleList(self.laid_out(another(model)) for _ in self.names[1:])
+            self.teacher = self._teacher(model) if self.distillation_weight or self.teacher_weight else None
+
+    def _teacher(self, model: nn.Module) -> nn.Module:
+        if self.kind == "standard":
+            return self.laid_out(another(model, standard_architecture(model)))
+        self.map_name, channels = last_map(model, self.image_size)
+        return FusionTeacher(channels * len(self.names), self.num_classes)
+
+    @property
+    def students(self) -> list[nn.Module]:
+        """All students, in the order of `names`."""
+        return [self.model, *self.others]
+
+    def trained(self) -> nn.Module:
+        """Students and teacher."""
+        return nn.ModuleList([*self.students, *([] if self.teacher is None else [self.teacher])])
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits (N, classes) for images (N, 3, H, W): of `student1`, `student2`, …, and last of `teacher`."""
+        maps: list[Tensor] = []
+        logits = {}
+        named = dict(zip(self.names, self.students, strict=True))
+        for name in self.numbered:  # whoever has changed places, the teacher finds each one's map where it was
+            student = named[name]
+            # The hook stays no longer than the pass: copies and files of the network are without it.
+            hook = None
+            if self.map_name is not None:
+                last: list[Tensor] = []
+                hook = student.get_submodule(self.map_name).register_forward_hook(
+                    lambda module, inputs, output, last=last: last.append(output)
+                )
+            logits[name] = main_logits(student(images))
+            if hook is not None:
+                hook.remove()
+                maps.append(last[-1])
+        if self.teacher is not None:
+            logits[TEACHER] = main_logits(self.teacher(maps if maps else images))
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one batch; `train_top1` is the mean over the students."""
+        images, labels = batch
+        logits = self.outputs(images)
+        smoothing = self.hparams["label_smoothing"]
+        students = [logits[name] for name in self.names]
+        if self.teacher is None:
+            parts = [F.cross_entropy(student, labels, label_smoothing=smoothing) for student in students]
+            loss = torch.stack(parts).sum()
+        else:
+            # In single precision: the small differences of soft targets are lost in half.
+            loss = distillation_loss(
+                logits[TEACHER].float(),
+                [student.float() for student in students],
+                labels,
+                self.temperature,
+                self.distillation_weight,
+                self.teacher_weight,
+                smoothing,
+            )
+        extra = auxiliary_loss(self.trained())
+        if extra is not None:
+            loss = loss + extra
+        correct = {f"top1_{name}": top1(output, labels) for name, output in logits.items()}
+        mean = torch.stack([correct[f"top1_{name}"] for name in self.names]).mean()
+        self.log_training(len(labels), loss=loss.detach(), top1=mean, **correct)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Accuracy of students and teacher on held-out images."""
+        for name, logits in self.outputs(batch[0]).items():
+            self.measure("val", logits, batch[1], self.network_metrics["val"][name], f"_{name}")  # type: ignore[index]
+
+    def on_validation_epoch_end(self) -> None:
+        """The held-out numbers of the epoch are those of its best student."""
+        held_out = self.trainer.callback_metrics
+        best = self.best(held_out)
+        for key in ("val_loss", "val_top1", "val_top5"):
+            if f"{key}_{best}" in held_out:
+                self.log(key, held_out[f"{key}_{best}"])
+        super().on_validation_epoch_end()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Accuracy on test images: the reported student's, and beside it everybody's."""
+        outputs = self.outputs(batch[0])
+        self.measure("test", outputs[self.names[0]], batch[1], self.metrics["test"])
+        for name, logits in outputs.items():
+            self.measure("test", logits, batch[1], self.network_metrics["test"][name], f"_{name}")  # type: ignore[index]
+
+    def best(self, held_out: Any) -> str:
+        """The student with the highest held-out accuracy, the first of several; see `on_validation_epoch_end`."""
+        return max(self.names, key=lambda name: float(held_out[f"val_top1_{name}"]))
+
+    def report(self, name: str) -> None:
+        """Let a student and the first one change places, weights and all: the set model is then that student."""
+        place = self.names.index(name)
+        if not place:
+            return
+        first, other = self.students[0], self.students[place]
+        kept = {key: value.clone() for key, value in first.state_dict().items()}
+        first.load_state_dict(other.state_dict())
+        other.load_state_dict(kept)
+        self.names[0], self.names[place] = self.names[place], self.names[0]
+
+
+@nni.trace
+class OnlineDistillation(Classification):
+    """Several students and a teacher trained together from scratch; the best student on held-out images counts.
+
+    A matter of retraining: searches use plain classification with the same options. Give all arguments by keyword.
+
+    Source: arXiv 1909.13063; its recipe is learning_rate 0.1, weight_decay 2e-4, milestones 0.5 and 0.75, batches of
+    128, 300 epochs.
+    """
+
+    @takes_options_of(Classification)
+    def __init__(
+        self,
+        *,
+        students: int = 4,
+        teacher: Literal["fusion", "standard"] = "fusion",
+        temperature: float = 4.0,
+        distillation_weight: float = 1.0,
+        teacher_weight: float = 1.0,
+        **options: Any,
+    ) -> None:
+        """Describe the training; data are read when it starts.
+
+        Args:
+            students: m, networks of the architecture that are trained side by side.
+            teacher: `fusion`, a classifier on the students' last maps (see `last_map`), or `standard`, the space's
+                named architecture `standard`, else `none`.
+            temperature: T, by which the logits are divided for the soft targets.
+            distillation_weight: of the soft targets, see `distillation_loss`.
+            teacher_weight: of the teacher's own cross-entropy; with both weights 0 there is no teacher.
+            **options: of `Classification`.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        check_range("students", students, ge=1, le=64)
+        if teacher not in TEACHERS:
+            raise OptionError(f"teacher must be one of {', '.join(TEACHERS)}, not {teacher!r}")
+        check_range("temperature", temperature, gt=0)
+        check_range("distillation_weight", distillation_weight, ge=0)
+        check_range("teacher_weight", teacher_weight, ge=0)
+        self._distillation: dict[str, Any] = {
+            "students": students,
+            "teacher": teacher,
+            "temperature": temperature,
+            "distillation_weight": distillation_weight,
+            "teacher_weight": teacher_weight,
+        }
+        super().__init__(**options)
+        self._held_out: dict[str, float] = {}
+
+    def check_space(self, space: Any) -> None:
+        """Check that a teacher can be built for the networks of a space.
+
+        Raises:
+            OptionError: it cannot; says why, and what to use instead.
+        """
+        if not self._distillation["distillation_weight"] and not self._distillation["teacher_weight"]:
+            return
+        if self._distillation["teacher"] == "standard":
+            standard_architecture(space)
+        else:
+            last_map(space, self.datamodule.image_size)
+
+    def evaluate(self, model: nn.Module) -> Any:
+        """Train a network beside further students and a teacher; it then has the weights of the best student.
+
+        Args:
+            model: (N, 3, H, W) → (N, classes), one architecture of an NNI `ModelSpace`.
+
+        Raises:
+            ArchitectureError: further students cannot be built from `model`.
+            OptionError: no teacher can.
+        """
+        result = super().evaluate(model)
+        if self.stage == "retrain":
+            self._held_out = self._by_network("val")
+            self.module.report(self.module.best(self.trainer.callback_metrics))
+        return result
+
+    def test(self) -> dict[str, Any]:
+        """Measure the networks that were trained last on the test images.
+
+        Returns:
+            `top1`, `top5` (fractions; `None` with under five classes) and `loss` of the reported student, and
+            `distillation`: its name (`reported`) and the accuracies of students and teacher (`held_out_top1`,
+            `test_top1`).
+        """
+        result: dict[str, Any] = super().test()
+        if self.stage == "retrain":
+            result["distillation"] = {
+                "reported": self.module.names[0],
+                "held_out_top1": self._held_out,
+                "test_top1": self._by_network("test"),
+            }
+        return result
+
+    def _by_network(self, stage: str) -> dict[str, float]:
+        metrics, prefix = self.trainer.callback_metrics, f"{stage}_top1_"
+        found = {k.removeprefix(prefix): float(v) for k, v in metrics.items() if k.startswith(prefix)}
+        return {name: found[name] for name in (*self.module.numbered, TEACHER) if name in found}
+
+    def _module(self, data: Any) -> ClassificationModule:
+        if self.stage == "search":
+            return super()._module(data)
+        return DistillationModule(data.num_classes, data.image_size, **self._distillation, **self._optimisation)

@@ -1,0 +1,99 @@
+"""What the other processes of a run do: the first one's work, without a record or a display."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, seed_everything
+
+from nasbench.config import RunConfig
+from nasbench.distributed import Processes, connect, disconnect, share
+from nasbench.errors import NasbenchError, OptionError
+from nasbench.pipeline import build_evaluator, derived, prepare
+from nasbench.quiet import quiet_libraries
+from nasbench.record import same_run
+from nasbench.registry import blame
+
+LOCAL = ("data_root", "download", "workers", "weights")  # what may differ between machines
+
+
+class OwnNoise(Callback):
+    """Another stream of random numbers than the other processes', or all would augment their images alike."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Move the seed by the process's number."""
+        torch.manual_seed((torch.initial_seed() + 1_000_003 * trainer.global_rank) % 2**63)
+
+
+def follow(config: RunConfig) -> None:
+    """Do the first process's work beside it, to the end.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        NasbenchError: whatever is wrong with the configuration or the data on this machine.
+    """
+    plan = share(None)
+    first = RunConfig.model_validate(plan["config"])
+    differences = [name for name in same_run(first, config) if name not in (*LOCAL, "space_options")]
+    if differences:
+        raise OptionError(f"the first process was started with other settings: {', '.join(differences)} differ(s)")
+    # The first has completed the space's options.
+    config = first.model_copy(update={name: getattr(config, name) for name in LOCAL})
+    with quiet_libraries():
+        if plan["search"]:
+            search = prepare(config)
+            search.evaluator.observe([OwnNoise()])
+            seed_everything(config.seed, workers=True, verbose=False)
+            search.strategy.run()
+            search.engine.wait_models()
+        seed_everything(config.seed, workers=True, verbose=False)
+        evaluator = build_evaluator(config, "retrain", checkpoints=plan["checkpoints"])
+        evaluator.observe([OwnNoise()])
+        evaluator.evaluate(derived(config, share(None), evaluator.datamodule.description()))
+        evaluator.test()
+
+
+def follow_node(config: RunConfig) -> None:
+    """Take part in a run whose record is written on another machine (NODE_RANK > 0).
+
+    Raises:
+        NasbenchError: see `follow`.
+    """
+    with Processes(config, lambda reason: None):
+        follow(config)
+
+
+def main() -> None:
+    """Run as a further process of the machine: told what to do on stdin, tells on stdout how it goes."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as report:
+        os.dup2(2, 1)  # whatever else prints must not disturb the report
+        code = 0
+        try:
+            config = RunConfig.model_validate(job["config"])
+            print(json.dumps({"ready": True}), file=report, flush=True)
+            connect(config, job["local_rank"])
+            follow(config)
+            disconnect()
+        except BaseException as e:
+            traceback.print_exc()
+            text = str(e) if isinstance(e, NasbenchError) else blame(e)
+            print(json.dumps({"error": text, "mendable": isinstance(e, NasbenchError)}), file=report, flush=True)
+            code = 1
+    sys.stderr.flush()
+    os._exit(code)  # nothing that libraries do at exit may wait for a process that is gone
+
+
+def _end_with_parent() -> None:
+    """End when the process that started this one does, however it does: its end of the pipe closes."""
+    sys.stdin.read()
+    os._exit(1)

@@ -1,0 +1,51 @@
+"""Where the chatter of the libraries goes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+from nni.runtime.log import silence_stdout
+
+from nasbench.record import Record
+
+LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "py.warnings")
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep NNI's and Lightning's chatter off the terminal."""
+    silence_stdout()
+    loggers = [logging.getLogger(n) for n in LOGGERS]
+    before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.handlers = [logging.NullHandler()]
+    logging.captureWarnings(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, propagate, handlers in before:
+            logger.propagate, logger.handlers = propagate, handlers
+
+
+@contextlib.contextmanager
+def logged(record: Record) -> Iterator[None]:
+    """Likewise, and write it to the record's `log.txt`, warnings included."""
+    with quiet_libraries():
+        handler = logging.FileHandler(record.path / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        loggers = [logging.getLogger(n) for n in LOGGERS]
+        for logger in loggers:
+            logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+            handler.close()

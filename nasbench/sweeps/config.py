@@ -1,0 +1,377 @@
+"""What a sweep is: which settings vary, how the combinations are chosen, and the runs that follow from it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nasbench.config import RunConfig, read_config, resolve_config
+from nasbench.errors import NasbenchError, OptionError, unknown
+
+KINDS = ("space", "strategy", "evaluator")
+VARIANT = "variant"  # the parameter that says which variant a run is of
+RANGE = ("from", "to", "step", "count", "scale")
+# NNI's distributions, and how many numbers each takes; `choice` takes a list.
+DISTRIBUTIONS = {
+    "choice": None,
+    "randint": 2,
+    "uniform": 2,
+    "loguniform": 2,
+    "normal": 2,
+    "lognormal": 2,
+    "quniform": 3,
+    "qloguniform": 3,
+}
+MOST_CELLS = 10_000
+
+
+class Algorithm(BaseModel):
+    """One of NNI's tuners or assessors.
+
+    Attributes:
+        name: as NNI calls it, e.g. `TPE`, `Evolution`, `Medianstop`.
+        options: its arguments; `optimize_mode` is `maximize`, since every measure here is an accuracy.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        label: what a reader sees, e.g. `pmpl, seed 0`.
+        parameters: what varies, as NNI's portal shows it.
+        config: the run's complete configuration.
+    """
+
+    label: str
+    parameters: Mapping[str, Any]
+    config: RunConfig
+
+
+class SweepConfig(BaseModel):
+    """A set of runs: every combination of a grid, or as many as a tuner may try.
+
+    The keys of `grid`, `search` and `exclude` are fields of `RunConfig`, options with a dot
+    (`strategy_options.rho`), and `variant` in `exclude`.
+
+    Attributes:
+        name: of the sweep, in NNI's portal.
+        base: `RunConfig` fields of every run. Options of a space, strategy or evaluator are for runs with the same.
+        variants: named groups of `RunConfig` fields over the base; each is combined with the whole grid.
+        grid: field → list of values, or `{from, to, step}` or `{from, to, count, scale}` (both ends belong to it;
+            `scale` is `linear` or `log`).
+        exclude: combinations that are left out: each a mapping of what varies to a value or a list of values.
+        search: field → distribution, e.g. `{loguniform: [0.003, 0.3]}`, from which a tuner draws.
+        tuner: of NNI, for `search`.
+        assessor: of NNI; may stop runs early by their accuracy so far.
+        trials: how many runs a tuner may try.
+        concurrency: runs at a time; where `None`, one for every two cores, or one a GPU.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="sweep", min_length=1, max_length=80)
+    base: dict[str, Any] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    search: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
+    tuner: Algorithm = Algorithm(name="TPE")
+    assessor: Algorithm | None = None
+    trials: int = Field(default=20, ge=1, le=MOST_CELLS)
+    concurrency: int | None = Field(default=None, ge=1, le=1000)
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _expand_ranges(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {key: _values(str(key), value) for key, value in given.items()}
+
+    @field_validator("search")
+    @classmethod
+    def _check_distributions(cls, given: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+        for key, distribution in given.items():
+            if len(distribution) != 1:
+                raise ValueError(f"{key} must have exactly one distribution, e.g. {{uniform: [0.1, 0.3]}}")
+            ((name, numbers),) = distribution.items()
+            if name not in DISTRIBUTIONS:
+                raise ValueError(unknown("distribution", name, DISTRIBUTIONS))
+            if DISTRIBUTIONS[name] not in (None, len(numbers)) or not numbers:
+                raise ValueError(f"{key}: {name} takes {DISTRIBUTIONS[name] or 'some'} values, not {len(numbers)}")
+        return given
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> SweepConfig:
+        for key in (*self.grid, *self.search):
+            _check_key(key)
+        for names, fields in (("base", self.base), *((f"variant {k!r}", v) for k, v in self.variants.items())):
+            for key in fields:
+                if key not in RunConfig.model_fields:
+                    raise OptionError(f"{names}: {unknown('setting', key, RunConfig.model_fields)}")
+        if self.search and (self.grid or self.variants or self.exclude):
+            raise ValueError("a sweep has either a search or a grid (with variants): a choice fits into a search, too")
+        known = [*([VARIANT] if self.variants else []), *self.grid]
+        for combination in self.exclude:
+            for key in combination:
+                if key not in known:
+                    raise ValueError(f"exclude: {unknown('varied setting', key, known)}")
+        return self
+
+    def cells(self) -> list[Cell]:
+        """Every run of the grid, in order; none where a tuner chooses.
+
+        Raises:
+            OptionError: a setting is wrong, two runs are the same, or an exclusion excludes nothing.
+        """
+        if self.search:
+            return []
+        keys = [*([VARIANT] if self.variants else []), *self.grid]
+        values = [*([list(self.variants)] if self.variants else []), *self.grid.values()]
+        used = [False] * len(self.exclude)
+        chosen: list[dict[str, Any]] = []
+        count = 1
+        for options in values:
+            count *= len(options)
+        if count > MOST_CELLS:
+            raise OptionError(f"the grid has {count} combinations; at most {MOST_CELLS} are possible")
+        # The seed varies slowest, so that an early stop leaves whole rounds behind.
+        order = sorted(range(len(keys)), key=lambda i: keys[i] != "seed")
+        for combination in itertools.product(*(values[i] for i in order)):
+            picked = dict(zip((keys[i] for i in order), combination, strict=True))
+            parameters = {key: picked[key] for key in keys}
+            hits = [i for i, pattern in enumerate(self.exclude) if _matches(parameters, pattern)]
+            for i in hits:
+                used[i] = True
+            if not hits:
+                chosen.append(parameters)
+        for pattern, hit in zip(self.exclude, used, strict=True):
+            if not hit:
+                raise OptionError(f"exclude: no combination of the grid has {_text(pattern)}")
+        if not chosen:
+            raise OptionError("every combination of the grid is excluded")
+        cells = [self.cell(parameters) for parameters in chosen]
+        seen: dict[str, str] = {}
+        for cell in cells:
+            settings = cell.config.model_dump_json()
+            if settings in seen:
+                raise OptionError(f"the runs {seen[settings]!r} and {cell.label!r} are the same: name each value once")
+            seen[settings] = cell.label
+        return cells
+
+    def cell(self, parameters: Mapping[str, Any]) -> Cell:
+        """The run of a set of parameters.
+
+        Raises:
+            OptionError: a setting is wrong; the message names the run.
+        """
+        return Cell(self.label(parameters), dict(parameters), self.run_config(parameters))
+
+    def run_config(self, parameters: Mapping[str, Any]) -> RunConfig:
+        """The complete configuration of a run.
+
+        Raises:
+            OptionError: a setting is wrong; the message names the run.
+        """
+        varied: dict[str, Any] = {}
+        for key, value in parameters.items():
+            field, dot, option = key.partition(".")
+            if dot:
+                varied.setdefault(field, {})[option] = value
+            elif key != VARIANT:
+                varied[key] = value
+        merged: dict[str, Any] = {}
+        try:
+            for layer in (self.base, self.variants.get(parameters.get(VARIANT, ""), {}), varied):
+                merged = _over(merged, layer)
+            return resolve_config(merged)
+        except OptionError as e:
+            raise OptionError(f"run {self.label(parameters)!r}: {e}") from e
+
+    def label(self, parameters: Mapping[str, Any]) -> str:
+        """What a run is called, e.g. `pmpl, seed 0`."""
+        if not parameters:
+            return self.name
+        last = [key.rpartition(".")[2] for key in parameters]
+        parts = []
+        for (key, value), short in zip(parameters.items(), last, strict=True):
+            plain = key in (VARIANT, *KINDS, "dataset", "preset")
+            name = short if last.count(short) == 1 else key
+            parts.append(str(value) if plain else f"{name} {value:.4g}" if type(value) is float else f"{name} {value}")
+        return ", ".join(parts)
+
+    def search_space(self) -> dict[str, Any]:
+        """`search` as NNI writes it."""
+        return {
+            key: {"_type": name, "_value": list(values)}
+            for key, distribution in self.search.items()
+            for name, values in distribution.items()
+        }
+
+    def samples(self) -> list[Cell]:
+        """Every run of the grid; or runs that a tuner could choose, with every end of every range among them.
+
+        Raises:
+            OptionError: see `cells`.
+        """
+        if not self.search:
+            return self.cells()
+        found = {key: _ends(*next(iter(d.items()))) for key, d in self.search.items()}
+        first = {key: values[0] for key, values in found.items()}
+        others = [{**first, key: value} for key, values in found.items() for value in values[1:]]
+        return [self.cell(parameters) for parameters in (first, *others)]
+
+
+def read_sweep(path: Path) -> SweepConfig:
+    """Read a YAML file of `SweepConfig` fields; the file's name is the sweep's where it gives none.
+
+    Raises:
+        OptionError: the file is missing, not YAML, or not a sweep.
+    """
+    return make_sweep({"name": path.stem, **read_config(path)}, str(path))
+
+
+def make_sweep(given: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
+    """Build a sweep from plain values.
+
+    Raises:
+        OptionError: one line that says what is wrong.
+    """
+    known = SweepConfig.model_fields
+    for key in given:
+        if key not in known:
+            hint = "; settings of every run belong under base" if key in RunConfig.model_fields else ""
+            raise OptionError(f"{where}: {unknown('part of a sweep', key, known)}{hint}")
+    try:
+        return SweepConfig.model_validate({k: v for k, v in given.items() if v is not None})
+    except ValidationError as e:
+        first = e.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise OptionError(f"{where}: {place + ': ' if place else ''}{reason[0].lower()}{reason[1:]}") from e
+    except NasbenchError as e:
+        raise OptionError(f"{where}: {e}") from e
+
+
+def ablation(base: Mapping[str, Any], seeds: list[int], concurrency: int | None = None) -> SweepConfig:
+    """The ablation of the enhancer: no, local and global pooling, all three at random, by PMPL and by DARTS.
+
+    Source: Dong et al., ICASSP 2023, Table 3, with a row for first-order DARTS. The runs are those by which
+    `nasbench table table3 --run` fills that table.
+
+    Args:
+        base: `RunConfig` fields of every run. Another space than the table's must have the candidates `none` and
+            `global` and an architecture `local`.
+        seeds: of each row.
+        concurrency: see `SweepConfig`.
+
+    Raises:
+        OptionError: a setting is wrong.
+    """
+    from nasbench.results.rows import SPACE, spec
+    from nasbench.results.training import overrides
+
+    space = base.get("space") or SPACE
+    variants = {}
+    for row in spec("table3").rows:
+        fields = overrides(row, base, 0)
+        del fields["seed"]
+        if space != SPACE:
+            fields |= {"space": space, "space_options": dict(base.get("space_options") or {})}
+        if row.key != "darts2":
+            variants["darts" if row.key == "darts1" else row.key] = fields
+    given = {"name": "ablation", "variants": variants, "grid": {"seed": seeds}, "concurrency": concurrency}
+    return make_sweep(given, "ablation")
+
+
+def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer of settings over another; options belong to the class with which they were given."""
+    merged = dict(lower)
+    for kind in KINDS:
+        default = RunConfig.model_fields[kind].default
+        if upper.get(kind) not in (None, lower.get(kind) or default):
+            merged.pop(f"{kind}_options", None)
+    for key, value in upper.items():
+        if key.endswith("_options") and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = {**merged[key], **value}
+        else:
+            merged[key] = value
+    return merged
+
+
+def _check_key(key: str) -> None:
+    field, dot, option = key.partition(".")
+    fields = list(RunConfig.model_fields)
+    if field not in fields:
+        raise OptionError(unknown("setting", field, fields))
+    if dot and (not field.endswith("_options") or not option):
+        raise OptionError(f"{key!r}: only options have a dot, e.g. strategy_options.rho")
+    if not dot and field.endswith("_options"):
+        raise OptionError(f"{key!r}: name the option that varies, e.g. {field}.NAME")
+
+
+def _values(key: str, given: Any) -> Any:
+    """A list, or the numbers of a range."""
+    if isinstance(given, list):
+        if not given:
+            raise ValueError(f"{key} has no values")
+        return given
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{key} must be a list of values or a range such as {{from: 0.1, to: 0.3, step: 0.1}}")
+    for name in given:
+        if name not in RANGE:
+            raise ValueError(f"{key}: {unknown('part of a range', name, RANGE)}")
+    low, high, step, count = (given.get(name) for name in RANGE[:4])
+    scale = given.get("scale", "linear")
+    numbers = [n for n in (low, high, step, count) if n is not None]
+    if low is None or high is None or (step is None) == (count is None):
+        raise ValueError(f"{key}: a range has from, to, and either step or count")
+    if any(isinstance(n, bool) or not isinstance(n, (int, float)) for n in numbers) or not low < high:
+        raise ValueError(f"{key}: a range goes from a number to a larger one, not {_text(given)}")
+    if scale not in ("linear", "log") or (scale == "log" and (low <= 0 or count is None)):
+        raise ValueError(f"{key}: scale is linear or log; log needs from > 0 and a count")
+    if count is not None and (not isinstance(count, int) or not 2 <= count <= MOST_CELLS):
+        raise ValueError(f"{key}: count must be a whole number from 2 to {MOST_CELLS}")
+    if step is not None and (step <= 0 or (high - low) / step > MOST_CELLS):
+        raise ValueError(f"{key}: step {step} does not lead from {low} to {high}")
+    if step is not None:
+        found = [low + i * step for i in range(int((high - low) / step * (1 + 1e-9) + 1e-9) + 1)]
+    else:
+        shares = [i / (int(count or 0) - 1) for i in range(int(count or 0))]
+        found = [low * (high / low) ** share if scale == "log" else low + (high - low) * share for share in shares]
+    # 0.1 + 2 · 0.1 is 0.30000000000000004
+    return [n if isinstance(n, int) else float(f"{n:.12g}") for n in found]
+
+
+def _ends(name: str, values: list[Any]) -> list[Any]:
+    if name == "choice":
+        return list(values)
+    if name == "randint":
+        return [int(values[0]), int(values[1]) - 1]
+    if name in ("normal", "lognormal"):  # unbounded: only the middle is certain to be possible
+        return [float(values[0])] if name == "normal" else [2.718281828459045 ** float(values[0])]
+    return [float(values[0]), float(values[1])]
+
+
+def _matches(parameters: Mapping[str, Any], pattern: Mapping[str, Any]) -> bool:
+    return all(parameters[k] in v if isinstance(v, list) else parameters[k] == v for k, v in pattern.items())
+
+
+def _text(pattern: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in pattern.items())

@@ -1,0 +1,380 @@
+"""A sweep as an NNI experiment: what NNI is told, and what becomes of its trials."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nasbench import portal
+from nasbench.config import RunConfig
+from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.registry import blame
+from nasbench.sweeps.config import Algorithm, SweepConfig
+from nasbench.sweeps.machines import Machines
+from nasbench.sweeps.places import Place, end_manager, reach
+from nasbench.sweeps.trial import OUTCOME, Specification
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+# NNI's words for trials that have ended, and ours.
+STATES = {
+    "SUCCEEDED": "finished",
+    "FAILED": "failed",
+    "EARLY_STOPPED": "stopped early",
+    "USER_CANCELED": "cancelled",
+    "SYS_CANCELED": "cancelled",
+}
+ENDED = ("DONE", "STOPPED")
+PATIENCE = 5  # polls that a living manager may leave unanswered
+REASON = re.compile(r"^(error: |Fatal |[\w.]*(Error|Exception|Interrupt)\b)")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each run may use.
+
+    Attributes:
+        concurrency: runs at a time.
+        threads: of each run's process; 0 where they are not limited.
+        gpus: that NNI gives to each run; 0 where it hands out none.
+    """
+
+    concurrency: int
+    threads: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a run.
+
+    Attributes:
+        id: NNI's.
+        parameters: of the run.
+        state: `waiting`, `running`, `finished`, `failed`, `stopped early` or `cancelled`.
+        error: why it failed, one line.
+        mendable: whether the failure is a mistake in the settings.
+        record: its folder.
+        seconds: it took.
+    """
+
+    id: str
+    parameters: Mapping[str, Any]
+    state: str
+    error: str | None = None
+    mendable: bool = False
+    record: Path | None = None
+    seconds: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not go on."""
+        return self.state in STATES.values()
+
+
+def share(
+    configs: Iterable[RunConfig], runs: int, concurrency: int | None, gpus: int, cores: int | None = None
+) -> Share:
+    """How the machine is shared out.
+
+    Args:
+        configs: of the sweep, see `SweepConfig.samples`.
+        runs: of the whole sweep, also those that are finished already: when it goes on after an interruption, each
+            run gets the threads that the others had.
+        concurrency: that was asked for.
+        gpus: of the machine.
+        cores: that may be used; all of this process's where `None`.
+
+    Raises:
+        OptionError: a run asks for a GPU by its number, for more of them than there are, or for several machines.
+    """
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    configs = list(configs)
+    if any(config.nodes > 1 for config in configs):
+        raise OptionError("nodes: a run of a sweep has one machine; start a run on several with `nasbench run`")
+    devices = {config.device for config in configs}
+    on_gpu = gpus > 0 and devices != {"cpu"}
+    for device in sorted(devices) if on_gpu else ():
+        if device.startswith("cuda:"):
+            raise OptionError(f"device {device}: a sweep gives each run its GPU; use auto, cuda or cpu")
+    each = max(config.devices for config in configs)
+    if on_gpu and each > gpus:
+        raise OptionError(f"devices {each}: this machine has {gpus} GPU(s)")
+    most = min(concurrency or gpus, gpus // each) if on_gpu else concurrency or max(1, cores // 2)
+    most = min(most, runs)
+    threads = max(1, cores // most)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        threads = min(threads, int(given))
+    # NNI's scheduler never gives away all GPUs of a machine at once; there the runs take turns without it.
+    return Share(most, threads, each if on_gpu and each < gpus else 0)
+
+
+def check_algorithms(sweep: SweepConfig) -> None:
+    """Build tuner and assessor as NNI will.
+
+    Raises:
+        OptionError: unknown name or option, a package that is missing, or a search space that the tuner cannot search.
+    """
+    portal.quiet()
+    from nni.tools.package_utils import create_builtin_class_instance
+
+    if sweep.search:
+        tuner = _build("tuner", sweep.tuner, create_builtin_class_instance)
+        try:
+            tuner.update_search_space(sweep.search_space())
+        except Exception as e:
+            raise OptionError(f"tuner {sweep.tuner.name} cannot search this space: {blame(e)}") from e
+    if sweep.assessor is not None:
+        _build("assessor", sweep.assessor, create_builtin_class_instance)
+
+
+def arguments(kind: str, algorithm: Algorithm) -> dict[str, Any]:
+    """The arguments of a tuner or assessor, with `optimize_mode` where it takes one."""
+    from nni.tools.package_utils.tuner_factory import get_builtin_module_class_name
+
+    module, name = get_builtin_module_class_name(f"{kind}s", algorithm.name)
+    found = getattr(__import__(module, fromlist=[name]), name)
+    takes = "optimize_mode" in inspect.signature(found.__init__).parameters
+    return {"optimize_mode": "maximize", **algorithm.options} if takes else dict(algorithm.options)
+
+
+class Experiment:
+    """An NNI experiment over the runs of a sweep.
+
+    Attributes:
+        id: NNI's.
+        nni: NNI's object.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepConfig,
+        shared: Share,
+        specification: Specification,
+        folder: Path,
+        trials: int,
+        known: Sequence[Mapping[str, Any]] = (),
+        first: Sequence[Mapping[str, Any]] = (),
+        machines: Machines | None = None,
+    ) -> None:
+        """Describe the experiment.
+
+        Args:
+            sweep: what varies.
+            shared: what each run may use.
+            specification: what the trials are told.
+            folder: that receives NNI's folder of the experiment.
+            trials: how many runs to start.
+            known: finished runs of a tuner's sweep, as `import_data` takes them.
+            first: parameters of its runs that were broken off.
+            machines: where the runs take place, if not here.
+        """
+        portal.quiet()
+        from nni.experiment import Experiment as NniExperiment
+        from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig
+
+        config: Any = ExperimentConfig("local")
+        config.experiment_name = f"{portal.NAME} {sweep.name}"
+        config.experiment_working_directory = str(folder.resolve())
+        config.trial_code_directory = str(Path.cwd())  # where a user's own classes are looked for
+        config.trial_concurrency = shared.concurrency
+        config.max_trial_number = trials
+        if shared.gpus:
+            config.trial_gpu_number = shared.gpus
+            # Otherwise a GPU that also draws a desktop would never be used.
+            config.training_service.use_active_gpu = True
+        if sweep.search:
+            config.search_space = sweep.search_space()
+            options = arguments("tuner", sweep.tuner)
+            config.tuner = AlgorithmConfig(name=sweep.tuner.name, class_args=options)
+            if known or first:
+                config.tuner = CustomAlgorithmConfig(
+                    class_name="nasbench.sweeps.tuner.Resumed",
+                    code_directory=str(Path(__file__).resolve().parents[2]),
+                    class_args={"name": sweep.tuner.name, "options": options, "known": known, "first": first},
+                )
+        else:
+            config.search_space = {"combine_params": {"_type": "choice", "_value": specification.cells}}
+            config.tuner = AlgorithmConfig(name="Batch")
+        if sweep.assessor is not None:
+            config.assessor = AlgorithmConfig(
+                name=sweep.assessor.name, class_args=arguments("assessor", sweep.assessor)
+            )
+        if machines is not None and machines.platform == "local":
+            config.training_service, machines = machines.service, None
+        self._machines, self._specification = machines, specification
+        self._place: Place | None = None
+        self.nni: Any = NniExperiment(config)
+        self.id: str = self.nni.id
+        self._folder = folder / self.id
+        self._made_out = not folder.parent.exists()
+        self._threads = shared.threads
+        self._silent = 0  # polls without an answer
+        path = self._folder / "specification.json"
+        # One simple command: the shell becomes Python, which then gets NNI's signals.
+        config.trial_command = shlex.join(["exec", sys.executable, "-m", "nasbench.sweeps.trial", str(path.resolve())])
+        path.parent.mkdir(parents=True)
+        specification.write(path)
+
+    @property
+    def leader(self) -> int:
+        """Process id of the manager, and of its process group."""
+        return int(self.nni._proc.pid)
+
+    def start(self, port: int | None, host: str) -> str:
+        """Start NNI; returns the portal's address.
+
+        Raises:
+            NasbenchError: it did not start.
+        """
+        before = {name: os.environ.get(name) for name in THREADS}
+        if self._threads:
+            os.environ.update(dict.fromkeys(THREADS, str(self._threads)))
+        try:
+            if self._machines is not None:
+                config = self.nni.config
+                self._place = reach(self._machines, self.id, self._folder, config.trial_concurrency, host)
+                elsewhere = replace(self._specification, apart=self._place.trials, resume=False)
+                elsewhere.write(self._place.configure(config))
+                port = self._place.port(port)
+            return portal.start(self.nni, port, host)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    def stop(self) -> None:
+        """Stop trials, manager and portal."""
+        try:
+            if self._place is not None and self.nni._proc is not None:
+                end_manager(self.nni._proc, self._folder / "log" / "nnimanager.log")
+            portal.stop(self.nni)
+        finally:
+            if self._place is not None:
+                self._place.close()
+
+    def forget(self) -> None:
+        """Remove a stopped experiment's folder and its entry in NNI's list."""
+        from nni.tools.nnictl.config_utils import Experiments
+
+        Experiments().remove_experiment(self.id)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        (self._folder.parent / "_latest").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.parent.rmdir()  # unless other experiments are in it
+            if self._made_out:
+                self._folder.parent.parent.rmdir()
+
+    def poll(self) -> tuple[bool, list[Trial]]:
+        """Whether the experiment has ended, and all its trials so far.
+
+        Raises:
+            NasbenchError: NNI's manager has died, or its tuner.
+        """
+        try:
+            status = self.nni.get_status()
+            jobs = self.nni.list_trial_jobs()
+        except Exception as e:
+            self._silent += 1
+            if self._silent < PATIENCE and self.nni._proc.poll() is None:
+                return False, []  # busy
+            raise NasbenchError(f"NNI's manager does not answer ({blame(e)}); see {self._folder / 'log'}") from e
+        self._silent = 0
+        if status == "ERROR":
+            raise NasbenchError(f"NNI's manager or tuner failed; see {self._folder / 'log'}")
+        return status in ENDED, [self._trial(job) for job in jobs if job.hyperParameters]
+
+    def stderr(self, trial: str) -> Path:
+        """The file that receives a trial's error stream."""
+        return self._trial_folder(trial) / "trial.stderr"
+
+    def _trial_folder(self, trial: str) -> Path:
+        return self._folder / "environments" / "local-env" / "trials" / trial
+
+    def _trial(self, job: Any) -> Trial:
+        parameters = job.hyperParameters[0].parameters
+        state = STATES.get(job.status, job.status.lower())
+        seconds = (job.endTime - job.startTime) / 1000 if job.endTime and job.endTime > 0 and job.startTime else None
+        if state in STATES.values() and state != "finished":
+            state = self._why(job.trialJobId)
+        if self._place is not None and state in ("finished", "failed"):
+            folder, out = self._trial_folder(job.trialJobId), Path(self._specification.out)
+            self._place.bring(job.trialJobId, job.logPath, folder, out)
+        outcome: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            outcome = json.loads((self._trial_folder(job.trialJobId) / OUTCOME).read_text(encoding="utf-8"))
+        record = Path(outcome["record"]) if "record" in outcome else None
+        error = None
+        if state == "finished" and "error" in outcome:
+            state = "failed"  # it ended well, but on a machine that its record did not come back from
+        if state == "failed":
+            error = " ".join(str(outcome.get("error") or self._last_words(job.trialJobId)).split())
+        return Trial(job.trialJobId, parameters, state, error, bool(outcome.get("mendable")), record, seconds)
+
+    def _why(self, trial: str) -> str:
+        """Why a trial ended without success: NNI has one word for those that it stopped and those that were killed."""
+        log = ""
+        with contextlib.suppress(OSError):
+            log = (self._folder / "log" / "nnimanager.log").read_text(encoding="utf-8", errors="replace")
+        if f'cancelTrialJob: "{trial}"' in log:  # the assessor's wish; a person's, or the end's, has no quotes
+            return "stopped early"
+        return "cancelled" if f"cancelTrialJob: {trial}" in log else "failed"
+
+    def _last_words(self, trial: str) -> str:
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = self.stderr(trial).read_text(encoding="utf-8", errors="replace").splitlines()
+        told = [line for line in lines if REASON.match(line)]
+        return told[-1] if told else "killed without a word, which is how a process ends when the memory runs out"
+
+
+def follow(path: Path) -> Iterator[str]:
+    """What is added to a file, each time it is asked; nothing while it does not exist."""
+    position = 0
+    while True:
+        added = ""
+        with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+            file.seek(position)
+            added = file.read()
+            position = file.tell()
+        yield added
+
+
+def gpu_count() -> int:
+    """GPUs of this machine that may be used."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _build(kind: str, algorithm: Algorithm, create: Any) -> Any:
+    from nni.tools.package_utils import get_algo_meta, get_all_algo_meta
+    from nni.tools.package_utils.tuner_factory import create_validator_instance
+
+    meta = get_algo_meta(algorithm.name)
+    if meta is None or meta.algo_type != kind or meta.is_advisor or meta.name == "Batch":
+        names = [m.name for m in get_all_algo_meta() if m.algo_type == kind and not m.is_advisor and m.name != "Batch"]
+        raise OptionError(unknown(f"{kind} of NNI", algorithm.name, sorted(names)))
+    try:
+        options = arguments(kind, algorithm)
+        validator = create_validator_instance(f"{kind}s", algorithm.name)
+        if validator is not None:
+            validator.validate_class_args(**options)
+        return create(algorithm.name, options, f"{kind}s")
+    except ImportError as e:
+        raise OptionError(f"{kind} {algorithm.name} needs a package that is not installed: {blame(e)}") from e
+    except Exception as e:
+        raise OptionError(f"{kind} {algorithm.name}: {blame(e)}") from e

@@ -1,0 +1,360 @@
+"""The machines of one experiment: what they need, how they are reached, and how the records come back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import json
+import shutil
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nasbench import portal
+from nasbench.errors import NasbenchError, OptionError
+from nasbench.record import Record, write_atomic
+from nasbench.registry import blame
+from nasbench.sweeps.machines import Machines, is_missing
+from nasbench.sweeps.ssh import Connection, quoted
+from nasbench.sweeps.trial import OUTCOME, RECORD
+
+SPECIFICATION = "specification.json"
+MOST_FILES, MOST_BYTES = 1900, 290 * 2**20  # NNI packs 2,000 files and 300 MB
+PACKAGES = ("nasbench", "nni")
+
+# NNI runs Python on a machine in its own ways; this stands for Python there, in a folder of the experiment.
+PYTHON = """#!/bin/sh
+case "$*" in
+  "-m pip install nni --upgrade") exit 0 ;;
+  *launch_trial_keeper*) export NODE_OPTIONS='--require {folder}/keeper.js' ;;
+esac
+export NASBENCH_PYTHON={python}
+export no_proxy="localhost,127.0.0.1${{no_proxy:+,$no_proxy}}"
+if [ -z "$OMP_NUM_THREADS" ]; then
+  cores=$(getconf _NPROCESSORS_ONLN)
+  export OMP_NUM_THREADS=$(( cores > {trials} ? cores / {trials} : 1 ))
+fi
+exec {python} "$@"
+"""
+
+
+class Place:
+    """The machines of one experiment. Close it when NNI has ended."""
+
+    trial_command = "python3 -m nasbench.sweeps.trial " + SPECIFICATION
+
+    def __init__(self, machines: Machines, experiment: str, folder: Path, host: str) -> None:
+        """See `Machines.place`."""
+        self._machines, self._experiment, self._folder, self._host = machines, experiment, folder, host
+        self._brought: set[str] = set()
+
+    @property
+    def trials(self) -> str:
+        """Folder in which each trial leaves its outcome and record, as it sees it; NNI's of the trial where empty."""
+        return ""
+
+    def configure(self, config: Any) -> Path:
+        """Complete an NNI experiment's configuration; returns the file that receives the specification.
+
+        Raises:
+            OptionError: the folder with the user's own code is too large.
+        """
+        service = self._service()
+        code = self._folder / "code"
+        own = service.trial_code_directory
+        _copy_code(None if is_missing(own) or own is None else _resolved(service, own), code)
+        service.trial_code_directory = str(code)
+        service.trial_command = self.trial_command
+        for role in ("worker", "master", "ps"):  # NNI wants these beside its own
+            given = getattr(service, role, None)
+            if given is not None:
+                given.command, given.code_directory = self.trial_command, str(code)
+        config.trial_code_directory = str(code)
+        config.trial_command = self.trial_command
+        config.training_service = service
+        return code / SPECIFICATION
+
+    def port(self, asked: int | None) -> int | None:
+        """A port for the portal at which the machines reach it, too."""
+        return asked
+
+    def fetch(self, trial: str, where: str, to: Path) -> None:
+        """Copy what an ended trial has left.
+
+        Args:
+            trial: its id.
+            where: what NNI says of its place.
+            to: folder here.
+
+        Raises:
+            NasbenchError: it is not there, or cannot be read.
+        """
+        raise NotImplementedError
+
+    def bring(self, trial: str, where: str, folder: Path, out: Path) -> None:
+        """Bring what an ended trial has left to where a trial of this machine leaves it; once.
+
+        Args:
+            trial: its id.
+            where: what NNI says of its place.
+            folder: of the trial, here; its outcome tells why its record did not come back.
+            out: that receives the record.
+        """
+        if trial in self._brought:
+            return
+        self._brought.add(trial)
+        outcome: dict[str, Any] = {}
+        try:
+            self.fetch(trial, where, folder)
+            if (folder / OUTCOME).is_file():  # otherwise it died, and its error stream tells why
+                outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+            if "record" in outcome:
+                outcome["record"] = str(adopt(folder, out))
+        except (NasbenchError, OSError, ValueError) as e:
+            outcome = {"error": str(e) if isinstance(e, NasbenchError) else blame(e), "mendable": False}
+        shutil.rmtree(folder / RECORD, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / OUTCOME, json.dumps(outcome) + "\n")
+
+    def close(self) -> None:
+        """Leave the machines as they were."""
+
+    def _service(self) -> Any:
+        return self._machines.service
+
+
+class Remote(Place):
+    """Machines over SSH.
+
+    NNI's manager stays on loopback: the machines reach it through the SSH connection. On each machine NNI finds a
+    program in the place of Python that sets the environment, keeps NNI from upgrading itself, and binds its helper to
+    loopback. When the experiment ends its folder there is removed.
+    """
+
+    trial_command = f'exec "$NASBENCH_PYTHON" -m nasbench.sweeps.trial {SPECIFICATION}'
+
+    def __init__(self, machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> None:
+        """Connect to all machines and check them; see `Machines.place`."""
+        super().__init__(machines, experiment, folder, host)
+        self._address = _manager_address(machines.service, host)
+        self._connections: list[Connection] = []
+        self._homes: list[str] = []
+        trials = -(-concurrency // len(machines.service.machine_list))
+        try:
+            for machine in machines.service.machine_list:
+                key = None if machine.ssh_key_file is None else str(_resolved(machine, machine.ssh_key_file))
+                known = machines.known_hosts
+                connection = Connection(machine.host, machine.port, machine.user, key, known)
+                self._connections.append(connection)
+                connection.open()
+                self._homes.append(self._prepare(connection, f"{machine.python_path}/python3", trials))
+        except BaseException:
+            self.close()
+            raise
+
+    def port(self, asked: int | None) -> int | None:
+        """A port that is free here and on all machines, and leads from there to here."""
+        if not _is_loopback(self._address):
+            return asked
+        last = portal.FIRST_PORT + portal.PORTS
+        for port in range(portal.FIRST_PORT, last) if asked is None else (asked,):
+            # NNI wants the next port, too.
+            if portal.free(port, self._host) and portal.free(port + 1, self._host) and self._let_in(port):
+                return port
+        what = f"port {asked} is" if asked is not None else f"no port from {portal.FIRST_PORT} to {last - 1} is"
+        raise OptionError(f"{what} free here and on all machines at {self._address}: choose one with --port")
+
+    def fetch(self, trial: str, where: str, to: Path) -> None:
+        """See `Place.fetch`."""
+        host, _, folder = where.partition(":")
+        tail = f"nni-experiments/{self._experiment}/environments/{folder.split('/environments/')[-1]}"
+        error: NasbenchError | None = None
+        for connection, home, machine in zip(
+            self._connections, self._homes, self._machines.service.machine_list, strict=True
+        ):
+            if machine.host == host:
+                try:
+                    return connection.fetch(f"{home}/{tail}", to)
+                except NasbenchError as e:
+                    error = e
+        raise error or NasbenchError(f"trial {trial} ran on {host}, which is none of the machines")
+
+    def close(self) -> None:
+        """Remove the experiment's folder on every machine, and disconnect."""
+        for connection, home in zip(self._connections, self._homes, strict=False):
+            with contextlib.suppress(NasbenchError):
+                connection.run(f"rm -rf {quoted(f'{home}/nni-experiments/{self._experiment}')}")
+        for connection in self._connections:
+            connection.close()
+        self._connections, self._homes = [], []
+
+    def _service(self) -> Any:
+        service = self._machines.service
+        changed = type(service)(**{f.name: getattr(service, f.name) for f in dataclasses.fields(service)})
+        changed.nni_manager_ip = self._address
+        changed.machine_list = []
+        for machine, home in zip(service.machine_list, self._homes, strict=True):
+            own = type(machine)(**{f.name: getattr(machine, f.name) for f in dataclasses.fields(machine)})
+            if own.ssh_key_file is not None:
+                own.ssh_key_file = str(_resolved(machine, machine.ssh_key_file))
+            own.python_path = self._stand_in(home)
+            changed.machine_list.append(own)
+        return changed
+
+    def _stand_in(self, home: str) -> str:
+        return f"{home}/nni-experiments/{self._experiment}/nasbench"
+
+    def _prepare(self, connection: Connection, python: str, trials: int) -> str:
+        """Check a machine and put the stand-in for Python there; returns the home folder."""
+        code = (
+            "import importlib.metadata as m, json, pathlib; "
+            f"print(json.dumps([str(pathlib.Path.home()), *(m.version(p) for p in {PACKAGES!r})]))"
+        )
+        try:
+            told = connection.run(f'{quoted(python)} -c "{code}"')
+            home, *found = json.loads(told)
+        except (NasbenchError, ValueError) as e:
+            reason = str(e).removeprefix(f"machine {connection.name}: ")
+            raise OptionError(
+                f"machine {connection.name}: {python} must have {' and '.join(PACKAGES)} installed: {reason}"
+            ) from e
+        for package, theirs in zip(PACKAGES, found, strict=True):
+            if theirs != version(package):
+                raise OptionError(
+                    f"machine {connection.name}: {python} has {package} {theirs}, this machine {version(package)}; "
+                    "install the same version"
+                )
+        folder = self._stand_in(home)
+        script = PYTHON.format(folder=folder, python=quoted(python), trials=trials)
+        keeper = Path(__file__).with_name("keeper.js").read_text(encoding="utf-8")
+        connection.write(f"{folder}/keeper.js", keeper)
+        connection.write(f"{folder}/python", script)
+        return home
+
+    def _let_in(self, port: int) -> bool:
+        return all(connection.let_in(self._address, port) for connection in self._connections)
+
+
+class Shared(Place):
+    """A cluster whose containers and this machine share a file system, which receives the records."""
+
+    @property
+    def trials(self) -> str:
+        """See `Place.trials`."""
+        return f"{self._paths()[1]}/{self._experiment}"
+
+    def fetch(self, trial: str, where: str, to: Path) -> None:
+        """See `Place.fetch`."""
+        folder = self._paths()[0] / self._experiment / trial
+        try:
+            shutil.copytree(folder, to, dirs_exist_ok=True)
+        except OSError as e:
+            raise NasbenchError(f"trial {trial} left nothing in {folder} ({e.strerror})") from e
+
+    def _paths(self) -> tuple[Path, str]:
+        assert self._machines.records is not None
+        return self._machines.records
+
+
+def reach(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
+    """Reach the machines for an experiment.
+
+    Args:
+        machines: of the sweep.
+        experiment: its id.
+        folder: of the experiment, here.
+        concurrency: runs at a time.
+        host: where the portal listens.
+
+    Raises:
+        OptionError: a machine cannot be reached, or lacks something.
+    """
+    if machines.platform == "remote":
+        return Remote(machines, experiment, folder, concurrency, host)
+    return Shared(machines, experiment, folder, host)
+
+
+def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
+    """End NNI's manager of machines: it keeps its connections, and so does not end by itself when it has stopped.
+
+    Args:
+        manager: its process.
+        log: its log file.
+    """
+    manager.terminate()
+    end = time.monotonic() + portal.STOP_SECONDS
+    while manager.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if "Shutdown complete" in log.read_text(encoding="utf-8", errors="replace"):
+                manager.kill()
+        time.sleep(0.1)
+
+
+def adopt(folder: Path, out: Path) -> Path:
+    """Move the record out of the folder that a trial has left to the other records.
+
+    Args:
+        folder: of the trial, here.
+        out: of the records.
+
+    Returns:
+        The record's new folder.
+
+    Raises:
+        NasbenchError: there is not exactly one record.
+    """
+    found = [path.parent for path in (folder / RECORD).glob("*/config.yaml")]
+    if len(found) != 1:
+        raise NasbenchError(f"{folder / RECORD} holds {len(found)} records instead of one")
+    (record,) = found
+    for number in range(1, 1000):
+        target = out / (record.name if number == 1 else f"{record.name}_{number}")
+        if not target.exists():
+            break
+    record.rename(target)
+    moved = Record(target)
+    moved.write_json("result.json", {**moved.read_json("result.json"), "record": str(target)})
+    return target
+
+
+def _manager_address(service: Any, host: str) -> str:
+    given = service.nni_manager_ip
+    if is_missing(given) or given is None:
+        return portal.LOOPBACK
+    if not _is_loopback(given) and host == portal.LOOPBACK:
+        raise OptionError(
+            f"the portal listens on this machine only, so that nniManagerIp {given} would not be reached: leave it out "
+            "(the machines then come through SSH), or give --host 0.0.0.0"
+        )
+    return str(given)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _copy_code(source: Path | None, target: Path) -> None:
+    target.mkdir(parents=True)
+    if source is None:
+        return
+    files = [p for p in source.rglob("*") if p.is_file() and not p.is_symlink()]
+    size = sum(p.stat().st_size for p in files)
+    if len(files) > MOST_FILES or size > MOST_BYTES:
+        raise OptionError(
+            f"trialCodeDirectory {source} has {len(files)} files of {size / 2**20:.0f} MiB; at most {MOST_FILES} and "
+            f"{MOST_BYTES // 2**20} MiB are sent: put your classes into a folder of their own"
+        )
+    for path in files:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+
+
+def _resolved(config: Any, path: Any) -> Path:
+    return (Path(config._base_path) / Path(path).expanduser()).resolve()

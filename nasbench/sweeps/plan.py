@@ -1,0 +1,186 @@
+"""What is left of a sweep to do: what is finished already, what was broken off, and whether all runs can work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasbench.errors import DataError, NasbenchError
+from nasbench.sweeps.config import Cell, SweepConfig
+from nasbench.sweeps.experiment import Share, check_algorithms, gpu_count, share
+from nasbench.sweeps.machines import Machines
+from nasbench.sweeps.runs import (
+    Run,
+    broken_run,
+    completed,
+    expected_seconds,
+    find_runs,
+    finished_run,
+    held_out,
+    parameters_of,
+    same_result,
+    seconds_of,
+)
+
+RESULTS = "sweep.json"  # in the sweep's folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one run of a sweep.
+
+    Attributes:
+        label: of the run.
+        parameters: of the run.
+        state: `finished`, `failed`, `stopped early`, `cancelled` or `not finished`.
+        how: `from its record`, `run`, or `run again` where it had been broken off or had failed before.
+        error: why it failed, one line.
+        record: its folder.
+        seconds: it took, now or when it was run.
+    """
+
+    label: str
+    parameters: Mapping[str, Any]
+    state: str
+    how: str
+    error: str | None = None
+    record: Path | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a sweep still has to make.
+
+    Attributes:
+        cell: the run.
+        broken: the record with which it goes on.
+        seconds: that it is expected to take; `None` where no finished run is like it.
+    """
+
+    cell: Cell
+    broken: Run | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left of a sweep to do.
+
+    Attributes:
+        results: of the runs that need no more work.
+        todo: the other runs of a grid; the runs of a tuner's sweep that were broken off.
+        proposals: how many runs a tuner shall propose beside these.
+        known: results of a tuner's sweep, as NNI's `import_data` takes them.
+        seconds: that a run is expected to take that a tuner proposes.
+    """
+
+    results: list[Result]
+    todo: list[Planned]
+    proposals: int = 0
+    known: tuple[Mapping[str, Any], ...] = ()
+    seconds: float | None = None
+
+
+def check(sweep: SweepConfig, machines: Machines | None = None) -> Share:
+    """Check every run of a sweep as far as can be done without training, and share out the machine.
+
+    Args:
+        sweep: the sweep.
+        machines: where the runs take place, if not here; data that are missing here may be there.
+
+    Raises:
+        NasbenchError: a setting is wrong or data are missing; the message names the run.
+    """
+    from nasbench.pipeline import prepare
+
+    samples = sweep.samples()
+    configs = [cell.config for cell in samples]
+    if machines is None or machines.platform == "local":
+        gpus = gpu_count() if any(config.device != "cpu" for config in configs) else 0
+        shared = share(configs, sweep.trials if sweep.search else len(samples), sweep.concurrency, gpus)
+    else:
+        shared = Share(machines.concurrency(sweep.concurrency, configs), threads=0, gpus=0)
+    check_algorithms(sweep)
+    checked: set[str] = set()
+    for cell in samples:
+        settings = same_result(cell.config.model_copy(update={"seed": 0}))
+        if settings not in checked:
+            checked.add(settings)
+            try:
+                prepare(cell.config)
+            except NasbenchError as e:
+                if not isinstance(e, DataError) or machines is None or machines.platform == "local":
+                    raise type(e)(f"run {cell.label!r}: {e}") from e
+    return shared
+
+
+def plan(sweep: SweepConfig, out: Path, timed: Sequence[Path] = ()) -> Plan:
+    """Find out what is left of a sweep to do. Nothing is started or written.
+
+    Args:
+        sweep: the sweep.
+        out: folder of its records.
+        timed: folders of further records by which times are estimated.
+    """
+    runs = find_runs([out])
+    like = [*runs, *find_runs(timed)]
+    stopped = _stopped_early(out)
+    if sweep.search:
+        return _plan_search(sweep, runs, like, stopped)
+    results: list[Result] = []
+    todo: list[Planned] = []
+    for cell in sweep.cells():
+        config = completed(cell.config)
+        finished = finished_run(config, runs)
+        if finished is not None:
+            results.append(_from_record(cell, finished))
+        elif dict(cell.parameters) in stopped:
+            results.append(Result(cell.label, cell.parameters, "stopped early", "from its record"))
+        else:
+            todo.append(Planned(cell, broken_run(config, runs), expected_seconds(config, like)))
+    return Plan(results, todo)
+
+
+def _plan_search(
+    sweep: SweepConfig, runs: Sequence[Run], like: Sequence[Run], stopped: Sequence[Mapping[str, Any]]
+) -> Plan:
+    results: list[Result] = []
+    broken: list[Planned] = []
+    known: list[Mapping[str, Any]] = []
+    for run in runs:
+        parameters = parameters_of(run.config, sweep)
+        if parameters is None:
+            continue
+        cell = sweep.cell(parameters)
+        if run.finished:
+            results.append(_from_record(cell, run))
+            known.append({"parameter": parameters, "value": held_out(run.record)})
+        elif parameters not in stopped and broken_run(cell.config, [run]):
+            broken.append(Planned(cell, run, expected_seconds(cell.config, like)))
+    results += [Result(sweep.label(given), given, "stopped early", "from its record") for given in stopped]
+    todo = broken[: max(0, sweep.trials - len(results))]
+    proposals = max(0, sweep.trials - len(results) - len(todo))
+    return Plan(results, todo, proposals, tuple(known), expected_seconds(sweep.samples()[0].config, like))
+
+
+def _from_record(cell: Cell, run: Run) -> Result:
+    return Result(
+        cell.label,
+        cell.parameters,
+        "finished",
+        "from its record",
+        record=run.record.path,
+        seconds=seconds_of(run),
+    )
+
+
+def _stopped_early(out: Path) -> list[dict[str, Any]]:
+    try:
+        runs = json.loads((out / RESULTS).read_text(encoding="utf-8"))["runs"]
+        return [dict(run["parameters"]) for run in runs if run["state"] == "stopped early"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,79 @@
+"""One run as the only trial of an NNI experiment, so that NNI's portal shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nasbench import portal
+from nasbench.config import RunConfig
+from nasbench.errors import OptionError
+from nasbench.record import Record
+from nasbench.sweeps.config import SweepConfig
+from nasbench.sweeps.experiment import Experiment, Share, Trial, follow
+from nasbench.sweeps.sweep import NNI_FOLDER, Say, polls, terminable
+from nasbench.sweeps.trial import Specification
+
+
+class RunFailed(RuntimeError):
+    """A run of which the user has been told why it failed."""
+
+
+def run_in_portal(
+    config: RunConfig, out: Path, say: Say, port: int | None = None, host: str = portal.LOOPBACK
+) -> Record:
+    """Make one run as the only trial of an NNI experiment.
+
+    Args:
+        config: of the run.
+        out: see `nasbench.pipeline.run`.
+        say: told the portal's address, and what the run itself tells.
+        port: of the portal; the first free one from 8080 on where `None`.
+        host: on which the portal listens.
+
+    Returns:
+        The finished record.
+
+    Raises:
+        NasbenchError: as `nasbench.pipeline.run`, or NNI did not start.
+        RunFailed: the run failed for another reason.
+        KeyboardInterrupt: after Ctrl-C, when everything has been stopped.
+    """
+    if config.nodes > 1:
+        raise OptionError("nodes: the portal shows runs on one machine")
+    settings = config.model_dump(mode="json")
+    shown = {"strategy": config.strategy, "dataset": config.dataset, "seed": config.seed}
+    shown |= {f"strategy_options.{name}": value for name, value in config.strategy_options.items()}
+    name = f"{config.space.rpartition(':')[2]}, {config.strategy}, seed {config.seed}"
+    sweep = SweepConfig(name=name[:80], base=settings, grid={key: [value] for key, value in shown.items()})
+    is_record = (out / "config.yaml").is_file()
+    specification = Specification(sweep.model_dump(mode="json"), [shown], str(out), resume=False)
+    # A run that has the machine to itself uses it as it would without a portal.
+    alone = Share(concurrency=1, threads=0, gpus=0)
+    experiment = Experiment(sweep, alone, specification, (out.parent if is_record else out) / NNI_FOLDER, 1)
+    last: list[Trial] = []
+    told: Iterator[str] = iter(())
+    with terminable():
+        try:
+            say(f"portal: {experiment.start(port, host)}")
+            for trials in polls(experiment):
+                if trials and not last:
+                    told = follow(experiment.stderr(trials[0].id))
+                last = trials or last
+                _say_lines(next(told, ""), say)
+        finally:
+            experiment.stop()
+            _say_lines(next(told, ""), say)
+    (trial,) = last
+    if trial.record is None or trial.state != "finished":
+        if trial.mendable:
+            experiment.forget()
+            raise OptionError(trial.error or "the run failed")
+        raise RunFailed(trial.error or f"the run was {trial.state}")
+    return Record(trial.record)
+
+
+def _say_lines(text: str, say: Say) -> None:
+    for line in text.splitlines():
+        if not line.startswith("error: "):  # the outcome tells it, too
+            say(line)

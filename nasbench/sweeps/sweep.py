@@ -1,0 +1,225 @@
+"""Running a sweep: each run that is left to do as an NNI trial, and what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nasbench import portal
+from nasbench.errors import RecordError
+from nasbench.record import Record, write_atomic
+from nasbench.sweeps.config import SweepConfig
+from nasbench.sweeps.experiment import Experiment, Share, Trial
+from nasbench.sweeps.machines import Machines
+from nasbench.sweeps.plan import RESULTS, Plan, Result, plan
+from nasbench.sweeps.trial import Specification
+
+NNI_FOLDER = ".nni"  # inside the sweep's, with all that NNI writes
+MANAGER = "manager.json"
+POLL_SECONDS = 0.5
+LEFTOVER_SECONDS = 10.0
+
+Say = Callable[[str], None]
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    shared: Share,
+    out: Path,
+    say: Say,
+    port: int | None = None,
+    host: str = portal.LOOPBACK,
+    machines: Machines | None = None,
+) -> list[Result]:
+    """Make the runs that a sweep lacks, each as an NNI trial, with NNI's portal.
+
+    Args:
+        sweep: the sweep.
+        shared: see `check`.
+        out: folder that receives the records.
+        say: told the portal's address, and what becomes of each run.
+        port: of the portal; the first free one from 8080 on where `None`.
+        host: on which the portal listens.
+        machines: where the runs take place, if not here.
+
+    Returns:
+        What became of every run, in the order of the sweep.
+
+    Raises:
+        RecordError: another sweep is running in this folder, or it cannot be written.
+        NasbenchError: NNI did not start, or died.
+        KeyboardInterrupt: after Ctrl-C (or SIGTERM), when everything has been stopped.
+    """
+    with _locked(out):
+        stop_leftover(out, say)
+        planned = plan(sweep, out)
+        results = {_key(r.parameters): r for r in planned.results}
+        try:
+            if planned.todo or planned.proposals:
+                _make(sweep, shared, planned, results, out, say, port, host, machines)
+        finally:
+            for item in planned.todo:
+                cell = item.cell
+                unfinished = Result(cell.label, cell.parameters, "not finished", "run")
+                results.setdefault(_key(cell.parameters), unfinished)
+            ordered = {_key(c.parameters): results[_key(c.parameters)] for c in sweep.cells()} | results
+            _write_results(out, sweep, list(ordered.values()))
+    return list(ordered.values())
+
+
+def stop_leftover(out: Path, say: Say) -> bool:
+    """Stop what an earlier sweep in a folder has left running when it was killed.
+
+    Args:
+        out: folder of the sweep.
+        say: told that there was something.
+
+    Returns:
+        Whether there was.
+    """
+    try:
+        noted = json.loads((out / NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
+        experiment, leader = str(noted["id"]), noted.get("pid")
+    except (OSError, ValueError, KeyError):
+        return False
+    group = portal.group_of(experiment, leader)
+    if group is None:
+        return False
+    say(f"stopping what an earlier sweep left running here when it was killed (NNI experiment {experiment})")
+    portal.stop_group(group, LEFTOVER_SECONDS)
+    return True
+
+
+def _make(
+    sweep: SweepConfig,
+    shared: Share,
+    planned: Plan,
+    results: dict[str, Result],
+    out: Path,
+    say: Say,
+    port: int | None,
+    host: str,
+    machines: Machines | None,
+) -> None:
+    todo = {_key(item.cell.parameters): item for item in planned.todo}
+    parameters = [dict(item.cell.parameters) for item in planned.todo]
+    fields = sweep.model_dump(mode="json")
+    specification = Specification(fields, [] if sweep.search else parameters, str(out), resume=True)
+    count = len(todo) + planned.proposals
+    first = parameters if sweep.search else []
+    experiment = Experiment(sweep, shared, specification, out / NNI_FOLDER, count, planned.known, first, machines)
+    note = out / NNI_FOLDER / MANAGER
+    write_atomic(note, json.dumps({"id": experiment.id}) + "\n")
+    started: set[str] = set()
+    ended: set[str] = set()
+    with terminable():
+        try:
+            address = experiment.start(port, host)
+            facts = {"pid": experiment.leader, "port": experiment.nni.port, "prefix": experiment.nni.url_prefix}
+            write_atomic(note, json.dumps({"id": experiment.id, **facts}) + "\n")
+            say(f"portal: {address}")
+            for trial in (trial for trials in polls(experiment) for trial in trials):
+                label, key = sweep.label(trial.parameters), _key(trial.parameters)
+                if trial.state == "running" and trial.id not in started:
+                    started.add(trial.id)
+                    say(f"started   {label}")
+                if trial.ended and trial.id not in ended:
+                    ended.add(trial.id)
+                    again = key in todo and todo[key].broken is not None
+                    results[key] = _result(trial, label, "run again" if again else "run")
+                    say(f"{_line(results[key])}  [{len(ended)}/{count}]")
+                    _write_results(out, sweep, list(results.values()))
+        finally:
+            say("stopping NNI and its portal")
+            experiment.stop()
+            note.unlink(missing_ok=True)
+
+
+def polls(experiment: Experiment) -> Iterator[list[Trial]]:
+    """All trials so far, again and again until the experiment has ended; see `Experiment.poll`."""
+    while True:
+        is_over, trials = experiment.poll()
+        yield trials
+        if is_over:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    try:
+        (out / NNI_FOLDER).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / NNI_FOLDER / "lock", timeout=0)
+        lock.acquire()
+    except Timeout as e:
+        raise RecordError(f"another sweep is running in {out}") from e
+    except OSError as e:
+        raise RecordError(f"no sweep can be written in {out}: {e.strerror}; choose another folder with --out") from e
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal do what Ctrl-C does: end everything in order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Who starts a program with nohup has these ignored on purpose.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _result(trial: Trial, label: str, how: str) -> Result:
+    return Result(label, trial.parameters, trial.state, how, trial.error, trial.record, trial.seconds)
+
+
+def _line(result: Result) -> str:
+    if result.state == "failed":
+        return f"failed    {result.label}: {result.error}"
+    took = "" if result.seconds is None else f" after {result.seconds:.0f} s"
+    if result.record is None:
+        return f"{result.state:<9} {result.label}{took}"
+    top1 = Record(result.record).read_json("result.json")["top1"]
+    return f"finished  {result.label}{took}: top-1 {100 * top1:.2f} %"
+
+
+def _key(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(dict(parameters), sort_keys=True)
+
+
+def _write_results(out: Path, sweep: SweepConfig, results: Sequence[Result]) -> None:
+    runs = [
+        {
+            "label": r.label,
+            "parameters": dict(r.parameters),
+            "state": r.state,
+            "how": r.how,
+            "error": r.error,
+            "record": None if r.record is None else r.record.name,
+            "seconds": r.seconds,
+        }
+        for r in results
+    ]
+    content = {"name": sweep.name, "runs": runs}
+    write_atomic(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")

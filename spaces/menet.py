@@ -1,0 +1,311 @@
+"""MENet whose every module chooses its gate and its groups."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import Tensor, nn
+
+from nasbench.errors import OptionError, check_range, unknown
+from nasbench.spaces.operations.choices import OnFirst, enhancer_label, uniform_architectures
+from nasbench.spaces.operations.enhancers import candidate_names, enhancer
+from nasbench.spaces.operations.strides import fit_strides
+
+GATE = "me"
+DEPTHS = (4, 8, 4)
+GROUPS = (1, 2, 3, 4, 8)  # the counts that ShuffleNet compares
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the published networks.
+
+    Attributes:
+        channels: of the first stage's modules; the second and third have twice and four times as many.
+        groups: of all grouped convolutions.
+        stem: channels of the first convolution.
+        side: channels σ of the merging-and-evolution gates.
+    """
+
+    channels: int
+    groups: int
+    stem: int
+    side: int
+
+    def scaled(self, width: float) -> Model:
+        """The network of another width, rounded so that the groups still divide everything."""
+
+        def near(number: int, multiple: int) -> int:
+            return multiple * max(1, round(number * width / multiple))
+
+        return Model(
+            near(self.channels, 4 * self.groups), self.groups, near(self.stem, self.groups), near(self.side, 1)
+        )
+
+
+MODELS = {
+    "108-8x1": Model(108, 3, 12, 8),
+    "128-8x1": Model(128, 4, 12, 8),
+    "160-8x1": Model(160, 8, 16, 8),
+    "228-12x1": Model(228, 3, 24, 12),
+    "256-12x1": Model(256, 4, 24, 12),
+    "352-12x1": Model(352, 8, 24, 12),
+    "348-12x1": Model(348, 3, 24, 12),
+    "456-24x1": Model(456, 3, 48, 24),
+}
+
+
+class ChannelShuffle(nn.Module):
+    """Channel shuffle: channel j of group i goes to place j·g + i, so that the next groups mix the ones before.
+
+    Source: Zhang et al., ShuffleNet, CVPR 2018, section 3.1.
+
+    Shape: (N, C, H, W) → (N, C, H, W).
+    """
+
+    def __init__(self, groups: int) -> None:
+        """Shuffle `groups` groups of equal size."""
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reorder the channels of `x` (N, C, H, W)."""
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class MergingEvolutionGate(nn.Module):
+    """The merging and evolution operations: a narrow map of all groups' features gates the main branch.
+
+    Merging: 1×1 convolution to σ channels, BatchNorm, ReLU; evolution: 3×3 convolution, BatchNorm, ReLU; then 1×1
+    back to C, BatchNorm, sigmoid. No convolution has a bias.
+
+    Source: Qin et al., "Merging-and-Evolution Networks for Mobile Vision Applications", 2018 (arXiv 1803.09127).
+
+    Shape: (N, C, H, W), (N, C, stride·H, stride·W) → (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, side: int, stride: int) -> None:
+        """Build the gate.
+
+        Args:
+            channels: C.
+            side: σ.
+            stride: of the evolution, as of the depthwise convolution beside it.
+        """
+        super().__init__()
+        self.merging = _convolution(channels, side, activation=nn.ReLU)
+        self.evolution = _convolution(side, side, kernel=3, stride=stride, activation=nn.ReLU)
+        self.matching = _convolution(side, channels, activation=nn.Sigmoid)
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """Gate the depthwise convolution's output by its input: `inputs` is (output, input)."""
+        features, source = inputs
+        return features * self.matching(self.evolution(self.merging(source)))
+
+
+class MEModule(nn.Module):
+    """Merging-and-evolution module with a choice of gate and groups.
+
+    1×1 group convolution to a quarter of the output channels – BatchNorm – ReLU – channel shuffle – depthwise 3×3 –
+    BatchNorm – gate – 1×1 group convolution – BatchNorm; then the sum with the input, or in the first module of a stage
+    the concatenation with the (average-pooled) input; ReLU. The gate is one of the enhancers, or
+    `MergingEvolutionGate`, which also sees the depthwise convolution's input.
+
+    Source: Qin et al. 2018; the candidates other than `me` are those of Dong et al., ICASSP 2023, section 2.1.
+
+    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    """
+
+    def __init__(
+        self,
+        inp: int,
+        oup: int,
+        stride: int,
+        number: int,
+        side: int,
+        gates: Sequence[str],
+        groups: Sequence[int],
+        reductions: Mapping[str, int],
+    ) -> None:
+        """Build the module.
+
+        Args:
+            inp: C_in.
+            oup: C_out; where it differs from C_in, the input is concatenated instead of added.
+            stride: 1 or 2.
+            number: of the module in the network, from 1; the first convolution of module 1 has one group only.
+            side: σ of the gate.
+            gates: candidates, `me` or keys of `ENHANCERS`.
+            groups: counts to choose from, as far as they divide all channels.
+            reductions: see `enhancer_choice`.
+
+        Raises:
+            OptionError: no count divides all channels.
+        """
+        super().__init__()
+        self.joined = inp != oup
+        squeezed, expanded = oup // 4, oup - inp if self.joined else oup
+        dense = number == 1
+        parts = [squeezed, expanded] if dense else [inp, squeezed, expanded]
+        self.groups = [g for g in groups if all(c % g == 0 for c in parts)]
+        if not self.groups:
+            raise OptionError(
+                f"groups: none of {', '.join(map(str, groups))} divides the {', '.join(map(str, parts))} channels of "
+                f"module {number}"
+            )
+
+        def compress(g: int) -> nn.Module:
+            convolution = _convolution(inp, squeezed, groups=1 if dense else g, activation=nn.ReLU)
+            return convolution.append(ChannelShuffle(g))
+
+        def gate(name: str) -> nn.Module:
+            if name == GATE:
+                return MergingEvolutionGate(squeezed, side, stride)
+            return OnFirst(enhancer(name, squeezed, reductions.get(name)))
+
+        self.compress = self._by_groups(number, compress)
+        self.depthwise = _convolution(squeezed, squeezed, kernel=3, stride=stride, groups=squeezed)
+        self.enhancer = LayerChoice(OrderedDict((name, gate(name)) for name in gates), label=enhancer_label(number))
+        self.expand = self._by_groups(number, lambda g: nn.Conv2d(squeezed, expanded, 1, groups=g, bias=False))
+        self.norm = nn.BatchNorm2d(expanded)
+        self.shortcut = nn.AvgPool2d(3, 2, 1) if stride == 2 else nn.Identity()
+
+    def _by_groups(self, number: int, build: Callable[[int], nn.Module]) -> nn.Module:
+        # Both convolutions carry one label and so are decided together. A single count is no choice.
+        if len(self.groups) == 1:
+            return build(self.groups[0])
+        return LayerChoice(OrderedDict((f"g{g}", build(g)) for g in self.groups), label=groups_label(number))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the module's output for `x` (N, C_in, H, W)."""
+        shuffled = self.compress(x)
+        features = self.enhancer((self.depthwise(shuffled), shuffled))
+        features, x = self.norm(self.expand(features)), self.shortcut(x)
+        return torch.relu(torch.cat((x, features), 1) if self.joined else x + features)
+
+
+class MENetSpace(ModelSpace):
+    """MENet: each of the 16 modules chooses its gate (merging-and-evolution, Meta-Pooling, none) and its groups.
+
+    Two labels a module: `block01.enhancer` … `block16.enhancer`, and `block01.groups` …, whose candidates are `g1`,
+    `g3`, …; a module whose channels only one count divides has no choice of groups. The eight published networks are
+    named architectures.
+
+    Source: Qin et al., "Merging-and-Evolution Networks for Mobile Vision Applications", 2018 (arXiv 1803.09127); Dong
+    et al., ICASSP 2023, for the Meta-Pooling candidates.
+
+    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    """
+
+    def __init__(
+        self,
+        model: str = "108-8x1",
+        width: float = 1.0,
+        candidates: str | list[str] = "full",
+        groups: list[int] | None = None,
+        num_classes: int = 1000,
+        image_size: int = 224,
+        reduction: int = 32,
+    ) -> None:
+        """Build the space.
+
+        Args:
+            model: the published network that gives the channels, a key of `MODELS`.
+            width: multiplier of all its channels, see `Model.scaled`.
+            candidates: the gates: `full` or `ablation`, here with `me` (merging and evolution) beside the enhancers;
+                or names, of which `me` may be one.
+            groups: counts to choose from in every module, as far as they divide its channels; 1, 2, 3, 4 and 8 where
+                `None`.
+            num_classes: outputs of the classifier.
+            image_size: side of the input in pixels; 224 keeps the original strides, see `fit_strides`. A stem's
+                pooling that loses its stride is left out.
+            reduction: of spatial separable pooling.
+
+        Raises:
+            OptionError: a value is unknown or out of range.
+        """
+        super().__init__()
+        if model not in MODELS:
+            raise OptionError(unknown("model", model, MODELS))
+        check_range("width", width, ge=0.05, le=8)
+        check_range("num_classes", num_classes, ge=1)
+        check_range("reduction", reduction, ge=1)
+        for count in groups or ():
+            check_range("groups", count, ge=1)
+        if groups is not None and (not groups or len(set(groups)) != len(groups)):
+            raise OptionError("groups must be one or more different numbers")
+        self.model, self.gates = model, candidate_names(candidates, extra=(GATE,))
+        shape = MODELS[model].scaled(width)
+        stem, pool, *strides = fit_strides(image_size, (2, 2, 2, 2, 2))
+        layers: list[tuple[str, nn.Module]] = [
+            ("stem", _convolution(3, shape.stem, kernel=3, stride=stem, activation=nn.ReLU)),
+            ("pool", nn.MaxPool2d(3, 2, 1) if pool == 2 else nn.Identity()),
+        ]
+        self.group_counts: list[list[int]] = []
+        inp = shape.stem
+        for stage, (depth, stride) in enumerate(zip(DEPTHS, strides, strict=True)):
+            oup = shape.channels * 2**stage
+            for position in range(depth):
+                number = len(self.group_counts) + 1
+                module = MEModule(
+                    inp,
+                    oup,
+                    1 if position else stride,
+                    number,
+                    shape.side,
+                    self.gates,
+                    groups or GROUPS,
+                    {"global": reduction},
+                )
+                layers.append((f"block{number:02d}", module))
+                self.group_counts.append(module.groups)
+                inp = oup
+        self.features = nn.Sequential(OrderedDict(layers))
+        self.classifier = nn.Linear(inp, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
+        return self.classifier(self.features(x).mean((2, 3)))
+
+    @classmethod
+    def named_options(cls, architecture: str) -> dict[str, Any]:
+        """The options that a named architecture brings along: the published networks differ in their channels."""
+        return {"model": architecture} if architecture in MODELS else {}
+
+    def architectures(self) -> dict[str, dict[str, str]]:
+        """Named architectures of this space, as far as its candidates allow them.
+
+        The published network that `model` names, and `none`, `local` (avg3) and `global`: the same network with
+        another gate everywhere.
+        """
+        own = MODELS[self.model].groups
+        if not all(own in counts for counts in self.group_counts):
+            return {}
+        groups = {groups_label(i): f"g{own}" for i, c in enumerate(self.group_counts, 1) if len(c) > 1}
+        published = {enhancer_label(i): GATE for i in range(1, len(self.group_counts) + 1)}
+        named = {self.model: published} if GATE in self.gates else {}
+        named |= uniform_architectures(len(self.group_counts), self.gates)
+        return {name: gates | groups for name, gates in named.items()}
+
+
+def groups_label(module: int) -> str:
+    """The label of a module's group count, e.g. `block09.groups`."""
+    return f"block{module:02d}.groups"
+
+
+def _convolution(
+    inp: int,
+    oup: int,
+    *,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Callable[[], nn.Module] | None = None,
+) -> nn.Sequential:
+    layers = [nn.Conv2d(inp, oup, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(oup)]
+    return nn.Sequential(*layers, *([activation()] if activation else []))

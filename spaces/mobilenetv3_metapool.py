@@ -1,0 +1,131 @@
+"""MobileNetV3 whose every block chooses its receptive field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from typing import Literal
+
+from nni.nas.nn.pytorch import ModelSpace
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large, mobilenet_v3_small
+from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
+
+from nasbench.errors import OptionError, check_range, unknown
+from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
+from nasbench.spaces.operations.enhancers import candidate_names
+from nasbench.spaces.operations.strides import fit_strides
+
+# Strides of the stem and of every block at 224×224 (Tables 1 and 2 of the paper).
+STRIDES = {
+    "large": (2, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1),
+    "small": (2, 2, 2, 1, 2, 1, 1, 1, 1, 2, 1, 1),
+}
+NETWORKS = {"large": mobilenet_v3_large, "small": mobilenet_v3_small}
+
+
+class EnhancedInvertedResidual(InvertedResidual):
+    """Inverted residual block of MobileNetV3 with a spatial enhancer.
+
+    The enhancer stands after the depthwise convolution, its batch normalisation and its activation; a
+    squeeze-and-excitation layer keeps its place behind that, before the projection. The parameters of the block
+    itself keep torchvision's names.
+
+    Source: Howard et al., ICCV 2019, figure 4 (the block); Dong et al., ICASSP 2023 (the enhancer).
+
+    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    """
+
+    enhancer: nn.Module
+
+    def __init__(self, config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> None:
+        """Build the block without its enhancer; see torchvision for the arguments."""
+        super().__init__(config, norm_layer)
+        self.depthwise = len(self.block) - (3 if config.use_se else 2)  # its position; behind it: SE, projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output for `x` (N, C_in, H, W)."""
+        features = x
+        for position, layer in enumerate(self.block):
+            features = layer(features)
+            if position == self.depthwise:
+                features = self.enhancer(features)
+        return x + features if self.use_res_connect else features
+
+
+class MobileNetV3MetaPooling(ModelSpace):
+    """Meta-Pooling on MobileNetV3: each of the 15 (large) or 11 (small) blocks chooses its enhancer, or none.
+
+    One `LayerChoice` a block, labelled `block01.enhancer`, ….
+
+    Source: Howard et al., "Searching for MobileNetV3", ICCV 2019; Dong et al., ICASSP 2023, section 2.1; the backbone
+    is torchvision's, parameter names included.
+
+    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    """
+
+    def __init__(
+        self,
+        model: Literal["large", "small"] = "large",
+        width: float = 1.0,
+        candidates: str | list[str] = "full",
+        num_classes: int = 1000,
+        image_size: int = 224,
+        reduction: int = 32,
+        dropout: float = 0.2,
+    ) -> None:
+        """Build the space.
+
+        Args:
+            model: `large` or `small`.
+            width: width multiplier of MobileNetV3.
+            candidates: `full`, `ablation`, or names (see `candidate_names`).
+            num_classes: outputs of the classifier.
+            image_size: side of the input in pixels; 224 keeps the original strides, see `fit_strides`. A block that
+                loses its stride adds its input wherever the channels are equal, as blocks of stride 1 do.
+            reduction: of spatial separable pooling.
+            dropout: before the last layer of the classifier.
+
+        Raises:
+            OptionError: a value is unknown or out of range.
+        """
+        super().__init__()
+        if model not in NETWORKS:
+            raise OptionError(unknown("model", model, NETWORKS))
+        check_range("width", width, ge=0.05, le=8)
+        check_range("num_classes", num_classes, ge=1)
+        check_range("reduction", reduction, ge=1)
+        check_range("dropout", dropout, ge=0, lt=1)
+        self.candidate_names = candidate_names(candidates)
+        stem, *strides = fit_strides(image_size, STRIDES[model])
+        self.blocks = len(strides)
+        remaining: Iterator[int] = iter(strides)
+        numbers = count(1)
+
+        def block(config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> EnhancedInvertedResidual:
+            config.stride = next(remaining)
+            module = EnhancedInvertedResidual(config, norm_layer)
+            module.enhancer = enhancer_choice(
+                next(numbers), self.candidate_names, config.expanded_channels, {"global": reduction}
+            )
+            return module
+
+        # The published momentum 0.01 makes batch statistics lag behind by hundreds of steps: a network trained for
+        # fewer is perfect in training and at chance level in evaluation. PyTorch's own 0.1 serves long trainings too.
+        norm = partial(nn.BatchNorm2d, eps=0.001)
+        network = NETWORKS[model](
+            width_mult=width, num_classes=num_classes, dropout=dropout, block=block, norm_layer=norm
+        )
+        network.features[0][0].stride = (stem, stem)
+        self.features = network.features
+        self.avgpool = network.avgpool
+        self.classifier = network.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+    def architectures(self) -> dict[str, dict[str, str]]:
+        """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
+        return uniform_architectures(self.blocks, self.candidate_names)

@@ -1,0 +1,138 @@
+"""ShuffleNetV2 whose every unit chooses its receptive field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+from torch import Tensor, nn
+from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2, channel_shuffle
+
+from nasbench.errors import check_range
+from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
+from nasbench.spaces.operations.enhancers import candidate_names
+from nasbench.spaces.operations.strides import fit_strides
+
+REPEATS = (4, 8, 4)
+# Stem, three stages and head of the published networks (Table 5 of the paper).
+CHANNELS = {
+    0.5: (24, 48, 96, 192, 1024),
+    1.0: (24, 116, 232, 464, 1024),
+    1.5: (24, 176, 352, 704, 1024),
+    2.0: (24, 244, 488, 976, 2048),
+}
+
+
+def channels(width: float) -> list[int]:
+    """Channels of the stem, the three stages and the head.
+
+    Args:
+        width: 0.5, 1, 1.5 and 2 are the published networks; at any other the channels of 1 are scaled, stem and head
+            included, to even numbers of at least 8.
+    """
+    if width in CHANNELS:
+        return list(CHANNELS[width])
+    return [max(8, 2 * round(c * width / 2)) for c in CHANNELS[1.0]]
+
+
+class EnhancedInvertedResidual(InvertedResidual):
+    """Unit of ShuffleNetV2 with a spatial enhancer in its main branch.
+
+    The enhancer stands after the depthwise convolution and its batch normalisation, before the second 1×1
+    convolution. The parameters of the unit itself keep torchvision's names.
+
+    Source: Ma et al., ECCV 2018, figure 3 c and d (the unit); Dong et al., ICASSP 2023 (the enhancer).
+
+    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    """
+
+    enhancer: nn.Module
+    _DEPTHWISE, _NORM = 3, 4  # positions in branch2
+
+    def down_sample(self, stride: int) -> None:
+        """Let the depthwise convolutions of a unit with two convolutional branches have another stride than 2."""
+        for convolution in (self.branch1[0], self.branch2[self._DEPTHWISE]):
+            convolution.stride = (stride, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the unit's output for `x` (N, C_in, H, W)."""
+        # `stride` tells the two kinds of units apart, also where the convolutions have been given stride 1.
+        kept, features = x.chunk(2, dim=1) if self.stride == 1 else (self.branch1(x), x)
+        for position, layer in enumerate(self.branch2):
+            features = layer(features)
+            if position == self._NORM:
+                features = self.enhancer(features)
+        return channel_shuffle(torch.cat((kept, features), dim=1), 2)
+
+
+class ShuffleNetV2MetaPooling(ModelSpace):
+    """Meta-Pooling on ShuffleNetV2: each of the 16 units chooses no, a local or the global enhancer.
+
+    One `LayerChoice` a unit, labelled `block01.enhancer` … `block16.enhancer`.
+
+    Source: Ma et al., "ShuffleNet V2", ECCV 2018; Dong et al., ICASSP 2023, section 2.1; the backbone is torchvision's,
+    parameter names included.
+
+    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        candidates: str | list[str] = "full",
+        num_classes: int = 1000,
+        image_size: int = 224,
+        reduction: int = 32,
+    ) -> None:
+        """Build the space.
+
+        Args:
+            width: width multiplier, see `channels`.
+            candidates: `full`, `ablation`, or names (see `candidate_names`).
+            num_classes: outputs of the classifier.
+            image_size: side of the input in pixels; 224 keeps the original strides, see `fit_strides`. A stem's
+                pooling that loses its stride is left out.
+            reduction: of spatial separable pooling.
+
+        Raises:
+            OptionError: a value is unknown or out of range.
+        """
+        super().__init__()
+        check_range("width", width, ge=0.05, le=8)
+        check_range("num_classes", num_classes, ge=1)
+        check_range("reduction", reduction, ge=1)
+        self.candidate_names = candidate_names(candidates)
+        stem, pool, *stages = fit_strides(image_size, (2, 2, 2, 2, 2))
+        remaining: Iterator[int] = iter(stages)
+        numbers = count(1)
+
+        def unit(inp: int, oup: int, stride: int) -> EnhancedInvertedResidual:
+            module = EnhancedInvertedResidual(inp, oup, stride)
+            if stride == 2:
+                module.down_sample(next(remaining))
+            module.enhancer = enhancer_choice(next(numbers), self.candidate_names, oup // 2, {"global": reduction})
+            return module
+
+        network = ShuffleNetV2(list(REPEATS), channels(width), num_classes, inverted_residual=unit)
+        network.conv1[0].stride = (stem, stem)
+        self.conv1 = network.conv1
+        self.maxpool = network.maxpool if pool == 2 else nn.Identity()
+        self.stage2, self.stage3, self.stage4 = network.stage2, network.stage3, network.stage4
+        self.conv5, self.fc = network.conv5, network.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
+        features = self.maxpool(self.conv1(x))
+        features = self.stage4(self.stage3(self.stage2(features)))
+        return self.fc(self.conv5(features).mean((2, 3)))
+
+    @property
+    def features(self) -> nn.Sequential:
+        """The layers up to the last map in one sequence, as torchvision's other networks have them."""
+        return nn.Sequential(self.conv1, self.maxpool, *self.stage2, *self.stage3, *self.stage4, self.conv5)
+
+    def architectures(self) -> dict[str, dict[str, str]]:
+        """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
+        return uniform_architectures(sum(REPEATS), self.candidate_names)
