@@ -181,6 +181,7 @@ def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_one_record_comes_out_of_two_processes(tmp_path: Path) -> None:
     process = start(command(tmp_path))
     printed, errors = finish(process)

@@ -239,7 +239,16 @@ def test_a_machine_is_checked_before_anything_starts(machine: Server, tmp_path: 
         service = {**far(tmp_path, machine, **fields), "nniManagerIp": address}
         return Remote(read_machines(write(tmp_path, **service)), "abc", tmp_path, 1, "127.0.0.1")
 
-    reach().close()
+    place = reach()
+    stand_in = f"{machine.home}/nni-experiments/abc/nasbench/python"
+    asked = "import os; print(*(os.environ.get(n) for n in ('NASBENCH_PYTHON', 'OMP_NUM_THREADS', 'NODE_OPTIONS')))"
+    (connection,) = place._connections
+    told = connection.run(f'{stand_in} -c "{asked}"').decode().split()
+    assert Path(told[0]).parent == Path(sys.executable).parent
+    assert told[1:] == [str(os.sysconf("SC_NPROCESSORS_ONLN")), "None"]
+    # What NNI runs at every start changes nothing.
+    assert connection.run(f"{stand_in} -m pip install nni --upgrade") == b""
+    place.close()
     assert not list(machine.home.glob("nni-experiments/*"))
     with pytest.raises(OptionError, match="must have nasbench and nni installed"):
         reach(pythonPath="/nowhere/bin")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,21 @@ class Run:
     config: RunConfig
     finished: bool
 
+    @cached_property
+    def result(self) -> str:
+        """See `same_result`."""
+        return same_result(self.config)
+
+    @cached_property
+    def setup(self) -> str:
+        """Likewise, whatever the seed."""
+        return _setup(self.config)
+
+    @cached_property
+    def timing(self) -> str:
+        """What runs share whose steps take the same time."""
+        return _timing(self.config)
+
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
     """All readable records in some folders, in the order of their names."""
@@ -57,12 +73,14 @@ def same_result(config: RunConfig) -> str:
 def finished_run(config: RunConfig, runs: Iterable[Run]) -> Run | None:
     """A finished run with the result of a configuration."""
     wanted = same_result(config)
-    return next((run for run in runs if run.finished and same_result(run.config) == wanted), None)
+    return next((run for run in runs if run.finished and run.result == wanted), None)
 
 
 def broken_run(config: RunConfig, runs: Iterable[Run]) -> Run | None:
     """The run of exactly a configuration that has come farthest and that nobody is writing."""
-    found = [run for run in runs if not run.finished and not same_run(run.config, config) and not _owned(run.record)]
+    wanted = same_result(config)
+    alike = [run for run in runs if not run.finished and run.result == wanted]
+    found = [run for run in alike if not same_run(run.config, config) and not _owned(run.record)]
     return max(found, key=lambda run: len(run.record.status()["stages"]), default=None)
 
 
@@ -111,13 +129,17 @@ def expected_seconds(config: RunConfig, runs: Iterable[Run]) -> float | None:
     Returns:
         Seconds, `None` where there is no such run.
     """
-    alike = [run for run in runs if run.finished and _timing(run.config) == _timing(config)]
-    settings = same_result(config.model_copy(update={"seed": 0}))
-    exact = [run for run in alike if same_result(run.config.model_copy(update={"seed": 0})) == settings]
+    timing, setup = _timing(config), _setup(config)
+    alike = [run for run in runs if run.finished and run.timing == timing]
+    exact = [run for run in alike if run.setup == setup]
     if exact:
         return sum(map(seconds_of, exact)) / len(exact)
     scaled = [_scaled(run, config) for run in alike]
     return sum(scaled) / len(scaled) if scaled else None
+
+
+def _setup(config: RunConfig) -> str:
+    return same_result(config.model_copy(update={"seed": 0}))
 
 
 def _timing(config: RunConfig) -> str:
