@@ -469,3 +469,14 @@ def test_what_cannot_work_is_refused_before_a_record_is_made(
     with pytest.raises(OptionError, match=message):
         run(resolve_config(TINY | {"strategy": "random"} | changes), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", ["fusion", "standard"])
+def test_the_preset_trains_networks_with_wide_last_maps(teacher: str, tmp_path: Path) -> None:
+    """Soft targets over 1280 channels diverge at the preset's learning rate unless their gradient is clipped."""
+    options = {"students": 2, "teacher": teacher}
+    chosen = {"space": "mbv2_metapool", "strategy": "fixed", "evaluator": "online_distillation", "preset": "quick"}
+    done = run(resolve_config(chosen | {"evaluator_options": options, "retrain_epochs": 6, "device": "cpu"}), tmp_path)
+    told = done.read_json("result.json")["distillation"]
+    assert min(told["test_top1"].values()) > 0.6

@@ -215,6 +215,18 @@ def test_the_heat_map_counts_the_runs(runs: Path) -> None:
     assert share[0, 0] == share[1, 0] == 0.5  # none with seed 0, avg3 with seed 1
 
 
+def test_choices_of_several_kinds_have_a_heat_map_each(tmp_path: Path) -> None:
+    chosen = {"block01.groups": "g2", "block01.enhancer": "max3", "block02.groups": "g1", "block02.enhancer": "max3"}
+    write_run(tmp_path, 0.9, strategy="random", architecture=chosen)
+    figure = plot(collect([tmp_path]).frame, "architecture")["architecture"]
+    groups, enhancers = figure.axes[:2]
+    assert groups.get_title(loc="left").endswith("groups: 1 seed")
+    assert [tick.get_text() for tick in groups.get_yticklabels()] == ["g1", "g2"]
+    assert [tick.get_text() for tick in enhancers.get_yticklabels()] == ["max3"]
+    assert groups.images[0].get_array().tolist() == [[0, 1], [1, 0]]
+    assert enhancers.images[0].get_array().tolist() == [[1, 1]]
+
+
 def test_series_differ_in_more_than_colour() -> None:
     looks = [(s["color"], str(s["linestyle"]), s["marker"]) for s in map(series, range(64))]
     assert len(set(looks)) == 64

@@ -103,7 +103,7 @@ def plot(
             for name, figure in draw(frame, kind).items():
                 for path in save(figure, output, name):
                     typer.echo(path)
-        except RecordError as e:
+        except (RecordError, OptionError) as e:  # e.g. a network without a feature map
             if what:
                 raise
             _say(f"no {kind}: {e}")

@@ -168,8 +168,9 @@ def receptive_fields(runs: Sequence[Run]) -> Figure:
             axes.spines[:].set_visible(False)
         panels[0].set_ylabel("image row (pixels)")
         bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.6, aspect=30, pad=0.03)
-        bar.set_label("√ of |gradient| of the last map's centre unit (maximum = 1); dashed: theoretical field")
-        figure.suptitle("Receptive field of the last feature map's centre unit")
+        wrap = "\n" if width == COLUMN else " "
+        bar.set_label(f"√ of |gradient| of the last map's centre unit (maximum = 1);{wrap}dashed: theoretical field")
+        figure.suptitle("Receptive field of the last map's centre unit")
     return figure
 
 

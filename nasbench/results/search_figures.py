@@ -119,6 +119,8 @@ def _layer(
 def architecture(runs: Sequence[Run]) -> Figure:
     """Which candidate was chosen at which depth: a heat map a set-up, the share of its runs as lightness.
 
+    Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each.
+
     Args:
         runs: rows of the collected frame. Architectures that were given are drawn only where none was found.
 
@@ -133,15 +135,21 @@ def architecture(runs: Sequence[Run]) -> Figure:
     for run in found:
         if list(architecture_of(run)) == labels:
             groups.setdefault(str(run["variant"]), []).append(run)
-    names = {variant: _candidates(members) for variant, members in groups.items()}
+    kinds: dict[str, list[str]] = {}
+    for label in labels:
+        kinds.setdefault(label.rpartition(".")[2] if "." in label else "", []).append(label)
+    maps = [(variant, kind) for variant in groups for kind in kinds]
+    names = {(v, k): _candidates(groups[v], kinds[k], len(kinds) == 1) for v, k in maps}
     rows = sum(map(len, names.values()))
     with styled():
-        figure = new_figure(PAGE if len(labels) > 8 else COLUMN, 0.75 + 0.3 * len(groups) + 0.16 * rows)
-        ratios = [len(names[variant]) for variant in groups]
-        panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+        longest = max(map(len, kinds.values()))
+        figure = new_figure(PAGE if longest > 8 else COLUMN, 0.75 + 0.3 * len(maps) + 0.16 * rows)
+        ratios = [len(names[key]) for key in maps]
+        panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
         image: Any = None
-        for axes, (variant, members) in zip(panels, groups.items(), strict=True):
-            image = _heat_map(axes, variant, members, labels, names[variant])
+        for axes, (variant, kind) in zip(panels, maps, strict=True):
+            title = variant if len(kinds) == 1 else f"{variant}, {kind}"
+            image = _heat_map(axes, title, groups[variant], kinds[kind], names[variant, kind])
         panels[-1].set_xlabel("depth: number of the layer, from the image to the classifier")
         bar = figure.colorbar(image, ax=list(panels), pad=0.01, aspect=max(8, rows))
         bar.set_label("share of runs")
@@ -150,13 +158,14 @@ def architecture(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _heat_map(axes: Axes, variant: str, runs: Sequence[Run], labels: Sequence[str], names: Sequence[str]) -> Any:
+def _heat_map(axes: Axes, title: str, runs: Sequence[Run], labels: Sequence[str], names: Sequence[str]) -> Any:
     import numpy as np
 
     counts = np.zeros((len(names), len(labels)))
     for run in runs:
-        for column, value in enumerate(architecture_of(run).values()):
-            counts[names.index(str(value)), column] += 1
+        chosen = architecture_of(run)
+        for column, label in enumerate(labels):
+            counts[names.index(str(chosen[label])), column] += 1
     share = counts / len(runs)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     for (row, column), count in np.ndenumerate(counts):
@@ -164,7 +173,7 @@ def _heat_map(axes: Axes, variant: str, runs: Sequence[Run], labels: Sequence[st
             colour = "white" if share[row, column] > 0.6 else "black"
             axes.text(column, row, f"{count:.0f}", ha="center", va="center", fontsize=6, color=colour)
     seeds = "seed" if len(runs) == 1 else "seeds"
-    axes.set_title(f"{variant}: {len(runs)} {seeds}", loc="left", pad=3)
+    axes.set_title(f"{title}: {len(runs)} {seeds}", loc="left", pad=3)
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(labels)), [str(i) for i in range(1, len(labels) + 1)])
     axes.tick_params(length=0)
@@ -175,15 +184,16 @@ def _heat_map(axes: Axes, variant: str, runs: Sequence[Run], labels: Sequence[st
     return image
 
 
-def _candidates(runs: Sequence[Run]) -> list[str]:
-    """All candidates that were to choose from, as far as the records say, or were chosen."""
+def _candidates(runs: Sequence[Run], labels: Sequence[str], listed: bool) -> list[str]:
+    """All candidates of some labels, as far as the records say, or were chosen; `listed`: the space's option, too."""
     names: dict[str, None] = {}
     for run in runs:
-        decisions = Record(Path(run["path"])).read_json("decisions.json")
-        names |= dict.fromkeys(name for decision in decisions.values() for name in decision["pi"] or ())
-        listed = str(option(run, "candidates"))
-        names |= dict.fromkeys(listed.split("+") if "+" in listed else ())
-        names |= dict.fromkeys(str(value) for value in architecture_of(run).values())
+        decisions, chosen = Record(Path(run["path"])).read_json("decisions.json"), architecture_of(run)
+        for label in labels:
+            names |= dict.fromkeys(decisions.get(label, {}).get("pi") or ())
+        option_text = str(option(run, "candidates")) if listed else ""
+        names |= dict.fromkeys(option_text.split("+") if "+" in option_text else ())
+        names |= dict.fromkeys(str(chosen[label]) for label in labels)
     return [name for name in CANDIDATES if name in names] + sorted(set(names) - set(CANDIDATES))
 
 
