@@ -23,7 +23,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
     labels = {row.label for row in spec("table3").rows if row.key in given.rows}
-    found = collect([given.out] if given.out.exists() else []).frame
+    kept = Path(__file__).parent / "records" / given.config.stem
+    found = collect([folder for folder in (given.out, kept) if folder.exists()]).frame
     lacking = [item for item in missing("table3", found, read_config(given.config), given.seeds) if item.row in labels]
     failed = [f"{item.row}: {reason}" for item, reason in train(lacking, given.out, print)]
     for line in failed:
