@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,32 +129,27 @@ def _rows_with_runs(table: Table) -> int:
 
 
 def _claims(top1: Mapping[str, Values], depth: Values) -> Table:
-    others = [key for key in ("none", "local", "global", "random", "darts1") if top1[key]]
-    claims: list[tuple[str, list[tuple[str, Estimate]]]] = [
-        ("1. global is better than none", [("global − none", difference(top1["global"], top1["none"]))]),
-        ("2. local is worse than none", [("none − local", difference(top1["none"], top1["local"]))]),
-        (
-            "3. random lies between none and PMPL",
-            [
-                ("random − none", difference(top1["random"], top1["none"])),
-                ("PMPL − random", difference(top1["pmpl"], top1["random"])),
-            ],
-        ),
-        ("4. PMPL is the best", [(f"PMPL − {key}", difference(top1["pmpl"], top1[key])) for key in others]),
-        ("5. deeper blocks choose global more often", [("share in blocks 9–17 − in 1–8", mean(list(depth.values())))]),
-    ]
+    def lead(better: str, worse: str) -> tuple[str, Estimate | None]:
+        measured = top1[better] and top1[worse]
+        return f"{better} − {worse}", difference(top1[better], top1[worse]) if measured else None
+
+    claims = {
+        "1. global is better than none": [lead("global", "none")],
+        "2. local is worse than none": [lead("none", "local")],
+        "3. random lies between none and PMPL": [lead("random", "none"), lead("pmpl", "random")],
+        "4. PMPL is the best": [lead("pmpl", key) for key in ("none", "local", "global", "random", "darts1")],
+        "5. deeper blocks choose global more often": [
+            ("share in blocks 9–17 − in 1–8", mean(list(depth.values())) if depth else None)
+        ],
+    }
     rows = []
-    for claim, parts in claims:
+    for claim, parts in claims.items():
         for number, (what, estimate) in enumerate(parts):
-            rows.append(
-                {
-                    "claim": Cell(claim if number == 0 else ""),
-                    "what": Cell(what),
-                    "difference": Cell(estimate.value, estimate.half, estimate.n),
-                    "n": Cell(estimate.n),
-                    "held": Cell(_verdict([e for _, e in parts]) if number == 0 else ""),
-                }
-            )
+            cells = {"claim": Cell(claim if number == 0 else ""), "what": Cell(what)}
+            if estimate is not None:
+                cells |= {"difference": Cell(estimate.value, estimate.half), "n": Cell(estimate.n)}
+            cells["held"] = Cell(_verdict([e for _, e in parts]) if number == 0 else "")
+            rows.append(cells)
     columns = (
         Column("claim", "Claim"),
         Column("what", "Difference"),
@@ -166,11 +161,12 @@ def _claims(top1: Mapping[str, Values], depth: Values) -> Table:
     return Table("claims", "Each claim by the interval of its differences.", columns, tuple(rows), notes)
 
 
-def _verdict(parts: list[Estimate]) -> str:
+def _verdict(parts: Sequence[Estimate | None]) -> str:
     """Held when every interval lies above 0, contradicted when one lies below it."""
-    if any(e.half is not None and e.value + e.half < 0 for e in parts):
+    intervals = [(e.value - e.half, e.value + e.half) for e in parts if e is not None and e.half is not None]
+    if any(high < 0 for _, high in intervals):
         return "contradicted"
-    return "holds" if all(e.half is not None and e.value - e.half > 0 for e in parts) else "open"
+    return "holds" if len(intervals) == len(parts) and all(low > 0 for low, _ in intervals) else "open"
 
 
 def _depth(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bool]) -> Values:
