@@ -102,11 +102,27 @@ def fashion_mnist() -> str:
     rows = {row.key: row for row in spec("table3").rows}
     found = records(frame)
     top1 = {key: {r["seed"]: r["top1"] for r in found if row.match(r)} for key, row in rows.items()}
-    return (
+    page = (
         "## Table 3 on Fashion-MNIST\n\n"
         f"{table}\n### Claim by claim\n\n{markdown(_claims(top1, _depth(found, rows['pmpl'].match)))}\n"
         f"{markdown(_choices(found, rows['pmpl'].match))}"
     )
+    return page + _patient(top1, rows["pmpl"].match) if (RECORDS / "fashion_mnist_patient").is_dir() else page
+
+
+def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], bool]) -> str:
+    """PMPL with the patient α beside the rows above."""
+    found = records(collect([RECORDS / "fashion_mnist_patient"]).frame)
+    patient = {run["seed"]: run["top1"] for run in found if is_pmpl(run)}
+    values = mean(list(patient.values()))
+    rows = [{"what": Cell("accuracy"), "difference": Cell(values.value, values.half), "n": Cell(values.n)}]
+    for key in ("none", "local", "global", "random", "pmpl", "darts1"):
+        estimate = difference(patient, top1[key])
+        cells = {"what": Cell(f"minus {key}"), "difference": Cell(estimate.value, estimate.half), "n": Cell(estimate.n)}
+        rows.append(cells)
+    columns = (Column("what", "PMPL, η = 0.003"), Column("difference", "points", "percent", 2), Column("n", "n", "integer"))
+    table = Table("patient", "PMPL with a patient α, and its difference to the rows above.", columns, tuple(rows), ())
+    return f"\n### A second search, with a patient α\n\n{markdown(table)}\n{markdown(_choices(found, is_pmpl))}"
 
 
 def digits() -> str:
