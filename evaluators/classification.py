@@ -20,7 +20,7 @@ from nasbench import registry
 from nasbench.errors import OptionError, check_range
 from nasbench.spaces.operations.liftdown import auxiliary_loss
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
 class ClassificationModule(LightningModule):
@@ -189,7 +189,7 @@ class Classification(Lightning):
         device: str = "auto",
         devices: int = 1,
         nodes: int = 1,
-        precision: Literal["32", "bf16", "16"] = "32",
+        precision: Literal["32", "bf16", "16", "64"] = "32",
         checkpoints: str | None = None,
     ) -> None:
         """Describe the training; data are read when it starts.
@@ -211,7 +211,7 @@ class Classification(Lightning):
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             devices: processes on each machine, each with a device of its own; they share out every batch.
             nodes: machines that work together.
-            precision: `32`, `bf16` or `16` (mixed; 16 for retraining only).
+            precision: `32`, `64`, `bf16` or `16` (these two mixed; 16 for retraining only).
             checkpoints: folder for `last.ckpt` and `best.ckpt` (on held-out images); none are written where `None`.
 
         Raises:

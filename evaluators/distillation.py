@@ -164,10 +164,11 @@ class DistillationModule(ClassificationModule):
             parts = [F.cross_entropy(student, labels, label_smoothing=smoothing) for student in students]
             loss = torch.stack(parts).sum()
         else:
-            # In single precision: the small differences of soft targets are lost in half.
+            # In single precision or better: the small differences of soft targets are lost in half.
+            exact = torch.promote_types(students[0].dtype, torch.float32)
             loss = distillation_loss(
-                logits[TEACHER].float(),
-                [student.float() for student in students],
+                logits[TEACHER].to(exact),
+                [student.to(exact) for student in students],
                 labels,
                 self.temperature,
                 self.distillation_weight,

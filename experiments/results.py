@@ -115,12 +115,17 @@ def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], 
     found = records(collect([RECORDS / "fashion_mnist_patient"]).frame)
     patient = {run["seed"]: run["top1"] for run in found if is_pmpl(run)}
     values = mean(list(patient.values()))
-    rows = [{"what": Cell("accuracy"), "difference": Cell(values.value, values.half), "n": Cell(values.n)}]
+    rows = [{"what": Cell("PMPL, η = 0.003"), "top1": Cell(values.value, values.half), "n": Cell(values.n)}]
     for key in ("none", "local", "global", "random", "pmpl", "darts1"):
         estimate = difference(patient, top1[key])
-        cells = {"what": Cell(f"minus {key}"), "difference": Cell(estimate.value, estimate.half), "n": Cell(estimate.n)}
-        rows.append(cells)
-    columns = (Column("what", "PMPL, η = 0.003"), Column("difference", "points", "percent", 2), Column("n", "n", "integer"))
+        gap = Cell(estimate.value, estimate.half)
+        rows.append({"what": Cell(f"its difference to {key}"), "difference": gap, "n": Cell(estimate.n)})
+    columns = (
+        Column("what", ""),
+        Column("top1", "Acc (%)", "percent"),
+        Column("difference", "points", "points"),
+        Column("n", "n", "count"),
+    )
     table = Table("patient", "PMPL with a patient α, and its difference to the rows above.", columns, tuple(rows), ())
     return f"\n### A second search, with a patient α\n\n{markdown(table)}\n{markdown(_choices(found, is_pmpl))}"
 

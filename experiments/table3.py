@@ -25,7 +25,7 @@ def main() -> int:
     out = given.out or Path("runs") / given.config.stem
     labels = {row.label for row in spec("table3").rows if row.key in given.rows}
     kept = Path(__file__).parent / "records" / given.config.stem
-    found = collect([folder for folder in (given.out, kept) if folder.exists()]).frame
+    found = collect([folder for folder in (out, kept) if folder.exists()]).frame
     lacking = [item for item in missing("table3", found, read_config(given.config), given.seeds) if item.row in labels]
     failed = [f"{item.row}: {reason}" for item, reason in train(lacking, out, print)]
     for line in failed:

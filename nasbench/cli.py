@@ -81,7 +81,7 @@ def run(
         int | None,
         typer.Option(help="Machines: start the command on each with NODE_RANK (0, 1, …) and MASTER_ADDR set."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="32, bf16 or 16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or 64.")] = None,
     evaluator: Annotated[
         str | None, typer.Option(help="Evaluator: a name of `nasbench list`, or module:Class.")
     ] = None,

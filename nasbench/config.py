@@ -104,7 +104,7 @@ class RunConfig(BaseModel):
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         devices: processes on each machine, each with a device of its own; they share out every batch.
         nodes: machines that work together on the run.
-        precision: `32`, `bf16` or `16`.
+        precision: `32`, `bf16`, `16` or `64` (slow: for comparisons that rounding would blur).
         weights: file of pretrained weights to start from.
     """
 
@@ -131,7 +131,7 @@ class RunConfig(BaseModel):
     device: str = "auto"
     devices: int = Field(default=1, ge=1, le=1024)
     nodes: int = Field(default=1, ge=1, le=1024)
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Literal["32", "bf16", "16", "64"] = "32"
     weights: Path | None = None
 
     def data_options(self) -> dict[str, Any]:

@@ -282,3 +282,22 @@ def test_fused_kernels_are_as_exact_as_plain_float32(monkeypatch: pytest.MonkeyP
     fused, plain = (((gradient(k, torch.float32) - exact).norm() / exact.norm()).item() for k in ("auto", "reference"))
     assert 0 < fused < 2 * plain + 1e-3
     assert plain < 0.2
+
+
+def test_a_search_is_the_same_with_fused_and_plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In double precision, and for a few steps: rounding grows tenfold every two or three steps, whoever computes."""
+
+    def searched(kernels: str) -> tuple[torch.Tensor, dict[str, Any]]:
+        monkeypatch.setenv("NASBENCH_KERNELS", kernels)
+        torch.manual_seed(0)
+        strategy = PMPL(eta=3e-3, warmup_epochs=1)
+        training = Classification(stage="search", epochs=4, device="cpu", precision="64", data=DIGITS)
+        module = search(strategy, small(), training)
+        return torch.stack(list(module.alphas.values())).detach(), module.export()
+
+    (fused, architecture), (plain, same) = searched("auto"), searched("reference")
+    assert fused.dtype == torch.float64
+    # α starts with a deviation of 1e-3; each of the nine steps moves it by up to η.
+    assert fused.abs().max() > 5e-3
+    assert (fused - plain).abs().max() < 1e-7
+    assert architecture == same

@@ -271,14 +271,17 @@ class ImageData(LightningDataModule):
             dataloader_idx: Lightning's; not used.
 
         Returns:
-            The same structure with float images (N, 3, H, W) in channels_last layout.
+            The same structure with images (N, 3, H, W) in the run's floating-point type, in channels_last layout.
         """
         if isinstance(batch, dict):
             return {key: self.on_after_batch_transfer(part, dataloader_idx) for key, part in batch.items()}
         images, labels = batch
-        if self.trainer is not None and self.trainer.training:
+        if self.trainer is None:
+            return self.normalise(images), labels
+        if self.trainer.training:
             images = self.augmentation(images)
-        return self.normalise(images), labels
+        # Lightning converts a batch to the run's precision before this hook, when it holds whole numbers yet.
+        return self.trainer.precision_plugin.convert_input(self.normalise(images)), labels
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 `images` (N, H, W, C) into floats (N, 3, H, W) of about zero mean and unit variance."""

@@ -22,7 +22,6 @@ _Arguments = ctypes.c_int64 * _FIELDS
 
 # The kernels add up windows and know no division: the averages' 1 / k² is part of their weights.
 _SCALE = (1, 1 / 9, 1 / 25, 1 / 49, 1, 1, 1)
-_Weights = ctypes.c_float * 7
 
 # Blocks of a channels_last image share cache lines, so one thread takes a whole image as long as there are
 # enough images for all threads.
@@ -30,12 +29,13 @@ _IMAGES_PER_THREAD = 4
 
 
 @compiled
-def _work(address: Any, kind: Any) -> None:
+def _work(address: Any, kind: Any, inner: Any) -> None:
     """Take tasks until none are left. Every thread runs this, on the same arguments.
 
     Args:
         address: of the arguments, in the order in which `_run` gives them.
-        kind: type of the images in memory, float32 or uint16 (bfloat16).
+        kind: type of the images in memory, float32, float64 or uint16 (bfloat16).
+        inner: type to compute in, float32 or float64.
     """
     a = carray(address, (_FIELDS,), np.int64)
     images, height, width, channels, grain = a[2], a[3], a[4], a[5], a[6]
@@ -43,10 +43,10 @@ def _work(address: Any, kind: Any) -> None:
     numbers = images * height * width * channels
     blocks = (channels + LANES - 1) // LANES
     tasks = images * blocks
-    weights = carray(pointer(a[10]), (7,), np.float32)
+    weights = carray(pointer(a[10]), (7,), inner)
     x = carray(pointer(a[12]), (numbers,), kind)
     y = carray(pointer(a[13]), (numbers,), kind)
-    scratch = carray(pointer(a[11] + 4 * size * fetch_add(a, 0, 1)), (size,), np.float32)
+    scratch = carray(pointer(a[11] + weights.itemsize * size * fetch_add(a, 0, 1)), (size,), inner)
     is_backward = a[14] != 0
     g = carray(pointer(a[14]), (numbers,), kind)
     dots = carray(pointer(a[15]), (tasks, 7), np.float64)
@@ -79,18 +79,28 @@ def _work(address: Any, kind: Any) -> None:
 
 
 def _work_float32(address: Any) -> None:
-    _work(address, np.float32)
+    _work(address, np.float32, np.float32)
 
 
 def _work_bfloat16(address: Any) -> None:
-    _work(address, np.uint16)
+    _work(address, np.uint16, np.float32)
+
+
+def _work_float64(address: Any) -> None:
+    _work(address, np.float64, np.float64)
 
 
 _BODIES: dict[torch.dtype, Callable[[Any], None]] = {
     torch.float32: _work_float32,
     torch.bfloat16: _work_bfloat16,
+    torch.float64: _work_float64,
 }
 DTYPES = tuple(_BODIES)
+
+
+def computes_in(dtype: torch.dtype) -> torch.dtype:
+    """The type in which a kernel adds up images of one of `DTYPES`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _run(
@@ -98,18 +108,19 @@ def _run(
 ) -> None:
     """Run the kernels over channels_last tensors; `g` and `dots` make it the backward pass."""
     images, channels, height, width = x.shape
-    weights = _Weights()
+    inner = computes_in(x.dtype)
+    weights = torch.zeros(7, dtype=inner)
     for code, weight in zip(codes, pi.tolist(), strict=True):
         weights[code] = weight * _SCALE[code]
     blocks = -(-channels // LANES)
     workers = max(1, min(threads.count(), images * blocks))
     size = planes * height * (width | 1) * LANES
-    scratch = torch.empty(workers * size)
+    scratch = torch.empty(workers * size, dtype=inner)
     arguments = _Arguments(
         *(0, 0, images, height, width, channels),
         blocks if images >= _IMAGES_PER_THREAD * workers else 1,
         *(any(1 <= code < 4 for code in codes), any(code >= 4 for code in codes), size),
-        *(ctypes.addressof(weights), scratch.data_ptr(), x.data_ptr(), y.data_ptr()),
+        *(weights.data_ptr(), scratch.data_ptr(), x.data_ptr(), y.data_ptr()),
         *(0 if g is None else g.data_ptr(), 0 if dots is None else dots.data_ptr()),
     )
     threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)

@@ -48,7 +48,7 @@ def _column_max7(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
     Returns:
         Σ g · maximum over the column, by lane: its part of the gradient of pi.
     """
-    low, zero = splat(LOW), splat(ZERO)
+    low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     dot = zero
     # r are rows, s the maxima over three of them, t over five; dr, ds, dt their gradients as far as known.
     r1 = r2 = r3 = r4 = r5 = r6 = low
@@ -96,7 +96,7 @@ def _column_max7(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
 @compiled
 def _column_max5(scratch: Any, rows: int, grad: int, height: int, line: int, pi: Any) -> Any:
     """As `_column_max7`, over five rows."""
-    low, zero = splat(LOW), splat(ZERO)
+    low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     dot = zero
     r1 = r2 = r3 = r4 = low
     s2 = s3 = low
@@ -135,7 +135,7 @@ def _column_max5(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
 @compiled
 def _column_max3(scratch: Any, rows: int, grad: int, height: int, line: int, pi: Any) -> Any:
     """As `_column_max7`, over three rows."""
-    low, zero = splat(LOW), splat(ZERO)
+    low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     dot = zero
     r1 = r2 = low
     dr1 = dr2 = zero
@@ -166,7 +166,7 @@ def _column_max3(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
 @compiled
 def _column_sums(scratch: Any, sums: int, grad: int, height: int, line: int, plane: int) -> None:
     """Write one column's v3 and v5 into the planes from `sums` on, and replace g by v7."""
-    zero = splat(ZERO)
+    zero = splat(scratch, ZERO)
     g1 = g2 = g3 = g4 = g5 = g6 = zero
     for i in range(height + 3):
         at = i * line
@@ -217,9 +217,14 @@ def _row_averages(
     Returns:
         The same four sums with this row's part.
     """
-    zero = splat(ZERO)
+    zero = splat(scratch, ZERO)
     dot1, dot3, dot5, dot7 = dots
-    p1, c3, c5, c7 = splat(weights[0]), splat(weights[1]), splat(weights[2]), splat(weights[3])
+    p1, c3, c5, c7 = (
+        splat(scratch, weights[0]),
+        splat(scratch, weights[1]),
+        splat(scratch, weights[2]),
+        splat(scratch, weights[3]),
+    )
     x1 = x2 = x3 = x4 = x5 = x6 = zero
     # The gradients of the pixels 6 to 1 behind the newest one, as far as known.
     d6 = d5 = d4 = d3 = d2 = d1 = zero
@@ -277,7 +282,7 @@ def _row_maxima(
         channels: distance of two pixels in x and dx.
         plane: size of a plane.
     """
-    low, zero = splat(LOW), splat(ZERO)
+    low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     # r are the maxima over three pixels, s over five; dx, dr and ds their gradients as far as known.
     x1 = x2 = x3 = x4 = x5 = x6 = low
     r2 = r3 = r4 = r5 = low
@@ -361,7 +366,7 @@ def backward_task(
         averages: whether any average takes part.
         maxima: whether any maximum takes part.
     """
-    zero = splat(ZERO)
+    zero = splat(scratch, ZERO)
     line = (width | 1) * LANES
     plane = height * line
     grad, sums = 3 * plane, 4 * plane
@@ -372,7 +377,7 @@ def backward_task(
         if maxima or averages:
             _copy_row(g, scratch, at, grad + h * line, count, width, channels)
     max3 = max5 = max7 = zero
-    p3, p5, p7 = splat(weights[4]), splat(weights[5]), splat(weights[6])
+    p3, p5, p7 = splat(scratch, weights[4]), splat(scratch, weights[5]), splat(scratch, weights[6])
     for w in range(width):
         at = w * LANES
         if maxima:

@@ -56,7 +56,7 @@ def row_maxima(x: Any, scratch: Any, place: int, line: int, count: int, width: i
         channels: distance of two pixels in x.
         plane: size of a plane.
     """
-    low = splat(LOW)
+    low = splat(scratch, LOW)
     x1 = x2 = low
     a2 = a3 = low
     b3 = b4 = low
@@ -89,8 +89,8 @@ def _row_sums(
     weights: Any,
 ) -> None:
     """Write one row's U3, U5 and U7 into three planes of the scratch; arguments as in `row_maxima`."""
-    zero = splat(ZERO)
-    c3, c5, c7 = splat(weights[1]), splat(weights[2]), splat(weights[3])
+    zero = splat(scratch, ZERO)
+    c3, c5, c7 = splat(scratch, weights[1]), splat(scratch, weights[2]), splat(scratch, weights[3])
     x1 = x2 = x3 = x4 = x5 = x6 = zero
     for j in range(width + 3):
         x0 = zero
@@ -139,8 +139,13 @@ def _column(
         averages: whether any average takes part.
         maxima: whether any maximum takes part.
     """
-    low, zero = splat(LOW), splat(ZERO)
-    p1, p3, p5, p7 = splat(weights[0]), splat(weights[4]), splat(weights[5]), splat(weights[6])
+    low, zero = splat(scratch, LOW), splat(scratch, ZERO)
+    p1, p3, p5, p7 = (
+        splat(scratch, weights[0]),
+        splat(scratch, weights[4]),
+        splat(scratch, weights[5]),
+        splat(scratch, weights[6]),
+    )
     # y0 is the output three rows behind the newest row, which completes it; y1 to y5 follow it and wait for more.
     y0 = y1 = y2 = y3 = y4 = y5 = zero
     # Of the planes of row maxima: r are their rows, s maxima over three of those rows, t over five.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nasbench.kernels import threads
 from nasbench.kernels.compilation import body, carray, compiled
+from nasbench.kernels.cpu import computes_in
 from nasbench.kernels.cpu_forward import ZERO, read, write
 from nasbench.kernels.vector import LANES, fetch_add, lane_sum, pointer, splat
 
@@ -40,7 +41,7 @@ def _forward(
         place = (image * height + h) * width * channels
         for c in range(first, last, LANES):
             count = min(LANES, channels - c)
-            row = read(rows, (image * height + h) * channels + c, count) * splat(weight)
+            row = read(rows, (image * height + h) * channels + c, count) * splat(x, weight)
             for w in range(width):
                 at = place + w * channels + c
                 value = read(x, at, count) * (row * read(columns, (image * width + w) * channels + c, count))
@@ -73,13 +74,13 @@ def _backward(
         for c in range(first, last, LANES):
             count = min(LANES, channels - c)
             row = read(rows, (image * height + h) * channels + c, count)
-            drow = splat(ZERO)
+            drow = splat(x, ZERO)
             for w in range(width):
                 at = place + w * channels + c
                 line = (image * width + w) * channels + c
                 column = read(columns, line, count)
                 gradient = read(g, at, count)
-                write(dx, at, count, gradient * (row * column * splat(weight)))
+                write(dx, at, count, gradient * (row * column * splat(x, weight)))
                 product = gradient * read(x, at, count)
                 drow = drow + product * column
                 dcolumn = product * row
@@ -92,20 +93,20 @@ def _backward(
 
 
 @compiled
-def _work(address: Any, kind: Any) -> None:
-    """Take tasks until none are left: an image and a range of channels each."""
+def _work(address: Any, kind: Any, inner: Any) -> None:
+    """Take tasks until none are left: an image and a range of channels each; types as in `cpu._work`."""
     a = carray(address, (_FIELDS,), np.int64)
     images, height, width, channels, span = a[1], a[2], a[3], a[4], a[5]
     pixels, lines, posts = images * height * width, images * height, images * width
-    weight = carray(pointer(a[6]), (1,), np.float32)[0]
+    weight = carray(pointer(a[6]), (1,), inner)[0]
     x = carray(pointer(a[7]), (pixels * channels,), kind)
     rows = carray(pointer(a[8]), (lines * channels,), kind)
     columns = carray(pointer(a[9]), (posts * channels,), kind)
     y = carray(pointer(a[10]), (pixels * channels,), kind)
     other = carray(pointer(a[11]), (pixels * channels,), kind)
     has_other, is_backward = a[11] != 0, a[12] != 0
-    drows = carray(pointer(a[12]), (lines * channels,), np.float32)
-    dcolumns = carray(pointer(a[13]), (posts * channels,), np.float32)
+    drows = carray(pointer(a[12]), (lines * channels,), inner)
+    dcolumns = carray(pointer(a[13]), (posts * channels,), inner)
     spans = (channels + span - 1) // span
     dots = carray(pointer(a[14]), (images * spans,), np.float64)
     while True:
@@ -122,14 +123,18 @@ def _work(address: Any, kind: Any) -> None:
 
 
 def _work_float32(address: Any) -> None:
-    _work(address, np.float32)
+    _work(address, np.float32, np.float32)
 
 
 def _work_bfloat16(address: Any) -> None:
-    _work(address, np.uint16)
+    _work(address, np.uint16, np.float32)
 
 
-_BODIES = {torch.float32: _work_float32, torch.bfloat16: _work_bfloat16}
+def _work_float64(address: Any) -> None:
+    _work(address, np.float64, np.float64)
+
+
+_BODIES = {torch.float32: _work_float32, torch.bfloat16: _work_bfloat16, torch.float64: _work_float64}
 
 
 def _nhwc(tensor: Tensor) -> Tensor:
@@ -150,11 +155,9 @@ def _run(
 ) -> None:
     workers = threads.count()
     images, channels, height, width = x.shape
-    scale = ctypes.c_float(weight.item())
+    scale = weight.detach().to(computes_in(x.dtype)).contiguous()
     addresses = [_address(tensor) for tensor in (x, rows, columns, y, other, *sums)]
-    arguments = _Arguments(
-        *(0, images, height, width, channels, _span(x, workers), ctypes.addressof(scale)), *addresses
-    )
+    arguments = _Arguments(*(0, images, height, width, channels, _span(x, workers), scale.data_ptr()), *addresses)
     threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)
 
 
@@ -178,12 +181,13 @@ def backward(
     """
     g, x, rows, columns = _nhwc(g), _nhwc(x), _nhwc(rows), _nhwc(columns)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
+    inner = computes_in(x.dtype)
     drows, dcolumns = (
-        torch.empty_like(gate, dtype=torch.float32, memory_format=torch.channels_last) for gate in (rows, columns)
+        torch.empty_like(gate, dtype=inner, memory_format=torch.channels_last) for gate in (rows, columns)
     )
     tasks = x.shape[0] * -(-x.shape[1] // _span(x, threads.count())) if x.numel() else 0
     dots = torch.zeros(tasks, dtype=torch.float64)
     if x.numel():
         _run(x, rows, columns, weight, dx, g, drows, dcolumns, dots)
-    scale = weight.detach().float()
+    scale = weight.detach().to(drows.dtype)
     return dx, (drows * scale).to(x.dtype), (dcolumns * scale).to(x.dtype), dots.sum().reshape(weight.shape)

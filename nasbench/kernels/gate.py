@@ -22,7 +22,7 @@ def spatial_gate(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, base:
     """Gate each pixel by its row and its column: weight · x · a_h · a_w + base, in one pass.
 
     Only x and the gates are kept for the backward pass. Derivatives are exact and of first order. On the CPU in
-    float32 and bfloat16 a fused kernel computes it (added up in float32), elsewhere plain torch.
+    float32, bfloat16 (both added up in float32) and float64 a fused kernel computes it, elsewhere plain torch.
 
     Args:
         x: input, shape (N, C, H, W); fast in channels_last memory format.

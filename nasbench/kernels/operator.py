@@ -20,7 +20,7 @@ ENVIRONMENT = "NASBENCH_KERNELS"
 
 # By device type: the module that compiles the kernels, and the types that they take.
 _KERNELS: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
-    "cpu": ("numba", (torch.float32, torch.bfloat16)),
+    "cpu": ("numba", (torch.float32, torch.bfloat16, torch.float64)),
     "cuda": ("triton", (torch.float32, torch.bfloat16, torch.float16)),
 }
 
@@ -31,16 +31,16 @@ def pooling_mixture(x: Tensor, pi: Tensor, names: Sequence[str]) -> Tensor:
     """Mix pooling candidates in one pass: Σ_k pi_k · candidate_k(x).
 
     Stride 1 and padding k // 2 keep the shape. Averages are padded with zeros that count, maxima with -inf. All is
-    added up in float32. Of equal maxima the first in row-major order takes the gradient, as in torch. Only x and pi
-    are kept for the backward pass. Derivatives are exact and of first order; `NASBENCH_KERNELS=reference` in the
-    environment takes plain torch instead, which has those of any order.
+    added up in float32, or in float64 if x is. Of equal maxima the first in row-major order takes the gradient, as in
+    torch. Only x and pi are kept for the backward pass. Derivatives are exact and of first order;
+    `NASBENCH_KERNELS=reference` in the environment takes plain torch instead, which has those of any order.
 
     Where a candidate's window holds a NaN, the averages are NaN as in torch, but a maximum may overlook it.
 
     Args:
         x: input, shape (N, C, H, W). Fast in channels_last memory format; any other is copied to it and back. The
-            kernels take float32 and bfloat16 on the CPU, and float16 too on CUDA; for any other type or device the
-            reference stands in, with one warning.
+            kernels take float32, bfloat16 and float64 on the CPU, float32, bfloat16 and float16 on CUDA; for any other
+            type or device the reference stands in, with one warning.
         pi: one weight per candidate, shape (K,).
         names: K different candidates out of `POOLING_NAMES`.
 

@@ -1,11 +1,11 @@
-"""Explicit SIMD vectors for numba: eight float32 lanes.
+"""Explicit SIMD vectors for numba: eight lanes of float32 or float64.
 
 LLVM vectorises a loop by itself only when it can prove that its arrays do not overlap, which it cannot for rings and
 planes inside one scratch array. With a vector *type* nothing needs proving: a kernel written in terms of `load`, `+`,
 `maximum` and `store` keeps its sliding windows in registers. Eight lanes are one AVX register, half an AVX-512 one
 and two NEON ones; sixteen measured no faster on AVX-512 (Zen 4) and waste lanes on 8 and 24 channels.
 
-Arrays of uint16 are read and written as bfloat16.
+Arrays of uint16 are read and written as bfloat16, and computed with in float32.
 """
 
 from __future__ import annotations
@@ -32,17 +32,22 @@ infer_global: Any = numba.core.typing.templates.infer_global
 signature: Any = numba.core.typing.templates.signature
 cgutils: Any = numba.core.cgutils
 
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_FLOATS = {32: ir.VectorType(ir.FloatType(), LANES), 64: ir.VectorType(ir.DoubleType(), LANES)}
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
 
+# Of vectors in memory: bytes to which they are aligned, and their name in LLVM's intrinsics.
+_ALIGN = {_SHORTS: 2, _FLOATS[32]: 4, _FLOATS[64]: 8}
+_NAMES = {_SHORTS: "i16", _FLOATS[32]: "f32", _FLOATS[64]: "f64"}
+
 
 class Vector(types.Type):
-    """Numba type of `LANES` float32 numbers."""
+    """Numba type of `LANES` floating-point numbers."""
 
-    def __init__(self) -> None:
-        super().__init__(name=f"Float32x{LANES}")
+    def __init__(self, bits: int) -> None:
+        super().__init__(name=f"Float{bits}x{LANES}")
+        self.bits = bits
 
 
 class Mask(types.Type):
@@ -52,13 +57,13 @@ class Mask(types.Type):
         super().__init__(name=f"Boolx{LANES}")
 
 
-vector, mask = Vector(), Mask()
+single, double, mask = Vector(32), Vector(64), Mask()
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS)  # type: ignore[no-untyped-call]
+        super().__init__(manager, kind, _FLOATS[kind.bits])  # type: ignore[no-untyped-call]
 
 
 @register_model(Mask)
@@ -67,7 +72,7 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, kind, _BITS)  # type: ignore[no-untyped-call]
 
 
-def _operator(op: Any, result: types.Type, *operands: types.Type) -> Callable[[Callable[..., Any]], None]:
+def _operator(op: Any, result: types.Type, *operands: types.Type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a Python operator a meaning for these operand types: the decorated function emits it."""
 
     @infer_global(op)
@@ -75,25 +80,29 @@ def _operator(op: Any, result: types.Type, *operands: types.Type) -> Callable[[C
         def generic(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Any:
             return signature(result, *operands) if args == operands and not kws else None
 
-    def register(emit: Callable[..., Any]) -> None:
+    def register(emit: Callable[..., Any]) -> Callable[..., Any]:
         lower_builtin(op, *operands)(lambda context, builder, sig, args: emit(builder, *args))
+        return emit
 
     return register
 
 
-@_operator(operator.add, vector, vector, vector)
+@_operator(operator.add, single, single, single)
+@_operator(operator.add, double, double, double)
 def _add(builder: Any, a: Any, b: Any) -> Any:
     return builder.fadd(a, b)
 
 
-@_operator(operator.mul, vector, vector, vector)
+@_operator(operator.mul, single, single, single)
+@_operator(operator.mul, double, double, double)
 def _mul(builder: Any, a: Any, b: Any) -> Any:
     # No fast-math: it would let LLVM assume that there are no infinities, which pad the maxima. Nor "contract": which
     # products become fused multiply-adds differs between code just compiled and the same code out of the cache.
     return builder.fmul(a, b)
 
 
-@_operator(operator.ge, mask, vector, vector)
+@_operator(operator.ge, mask, single, single)
+@_operator(operator.ge, mask, double, double)
 def _greater_equal(builder: Any, a: Any, b: Any) -> Any:
     return builder.fcmp_ordered(">=", a, b)
 
@@ -114,9 +123,14 @@ def _same(builder: Any, value: Any, kind: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, first, ir.Constant(_INTS, [0] * LANES))
 
 
+def _vector_of(array: types.Array) -> Vector:
+    """The vectors that an array is computed with."""
+    return double if array.dtype == types.float64 else single
+
+
 def _address(context: Any, builder: Any, kind: types.Array, array: Any, index: Any) -> tuple[Any, ir.VectorType]:
     """Where a vector lies in an array, and its type in memory."""
-    memory = _SHORTS if kind.dtype == types.uint16 else _FLOATS
+    memory = _SHORTS if kind.dtype == types.uint16 else _FLOATS[_vector_of(kind).bits]
     place = builder.gep(context.make_array(kind)(context, builder, array).data, [index])
     return builder.bitcast(place, memory.as_pointer()), memory
 
@@ -128,14 +142,14 @@ def _lanes_below(builder: Any, count: Any) -> Any:
 
 def _widen(builder: Any, value: Any) -> Any:
     """Bfloat16 bits are the upper half of a float32."""
-    if value.type == _FLOATS:
+    if value.type != _SHORTS:
         return value
-    return builder.bitcast(builder.shl(builder.zext(value, _INTS), ir.Constant(_INTS, [16] * LANES)), _FLOATS)
+    return builder.bitcast(builder.shl(builder.zext(value, _INTS), ir.Constant(_INTS, [16] * LANES)), _FLOATS[32])
 
 
 def _narrow(builder: Any, value: Any, memory: ir.VectorType) -> Any:
     """Round to bfloat16, ties to even; NaN stays NaN."""
-    if memory == _FLOATS:
+    if memory != _SHORTS:
         return value
 
     def all_lanes(number: int) -> ir.Constant:
@@ -154,9 +168,9 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        return _widen(builder, builder.load(place, align=2 if memory == _SHORTS else 4))
+        return _widen(builder, builder.load(place, align=_ALIGN[memory]))
 
-    return vector(array, types.intp), emit
+    return _vector_of(array)(array, types.intp), emit
 
 
 @intrinsic
@@ -165,14 +179,14 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        builder.store(_narrow(builder, args[2], memory), place, align=2 if memory == _SHORTS else 4)
+        builder.store(_narrow(builder, args[2], memory), place, align=_ALIGN[memory])
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), emit
+    return types.void(array, types.intp, _vector_of(array)), emit
 
 
 def _masked(builder: Any, name: str, memory: ir.VectorType, result: ir.Type, arguments: list[Any]) -> Any:
-    suffix = f"v{LANES}{'i16' if memory == _SHORTS else 'f32'}.p0"
+    suffix = f"v{LANES}{_NAMES[memory]}.p0"
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.{suffix}")
     return builder.call(function, arguments)
@@ -184,11 +198,11 @@ def load_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        align = ir.Constant(ir.IntType(32), 2 if memory == _SHORTS else 4)
+        align = ir.Constant(ir.IntType(32), _ALIGN[memory])
         arguments = [place, align, _lanes_below(builder, args[2]), ir.Constant(memory, [0] * LANES)]
         return _widen(builder, _masked(builder, "load", memory, memory, arguments))
 
-    return vector(array, types.intp, types.intp), emit
+    return _vector_of(array)(array, types.intp, types.intp), emit
 
 
 @intrinsic
@@ -197,22 +211,24 @@ def store_part(typing: Any, array: Any, index: Any, count: Any, value: Any) -> A
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        align = ir.Constant(ir.IntType(32), 2 if memory == _SHORTS else 4)
+        align = ir.Constant(ir.IntType(32), _ALIGN[memory])
         arguments = [_narrow(builder, args[3], memory), place, align, _lanes_below(builder, args[2])]
         _masked(builder, "store", memory, ir.VoidType(), arguments)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, types.intp, vector), emit
+    return types.void(array, types.intp, types.intp, _vector_of(array)), emit
 
 
 @intrinsic
-def splat(typing: Any, value: Any) -> Any:
-    """Put one number into every lane."""
+def splat(typing: Any, array: Any, value: Any) -> Any:
+    """Put one number into every lane of a vector such as the array is computed with."""
+    result = _vector_of(array)
+    number = types.float64 if result is double else types.float32
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _same(builder, args[0], _FLOATS)
+        return _same(builder, args[1], _FLOATS[result.bits])
 
-    return vector(types.float32), emit
+    return result(array, number), emit
 
 
 @intrinsic
@@ -222,7 +238,7 @@ def maximum(typing: Any, a: Any, b: Any) -> Any:
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *args), *args)
 
-    return vector(vector, vector), emit
+    return a(a, a), emit
 
 
 @intrinsic
@@ -230,9 +246,9 @@ def keep(typing: Any, where: Any, value: Any) -> Any:
     """`value` in the lanes of the mask, 0 elsewhere."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(*args, ir.Constant(_FLOATS, [0.0] * LANES))
+        return builder.select(*args, ir.Constant(args[1].type, [0.0] * LANES))
 
-    return vector(mask, vector), emit
+    return value(mask, value), emit
 
 
 @intrinsic
@@ -243,7 +259,7 @@ def add_where(typing: Any, where: Any, total: Any, value: Any) -> Any:
         where, total, value = args
         return builder.select(where, builder.fadd(total, value), total)
 
-    return vector(mask, vector, vector), emit
+    return value(mask, value, value), emit
 
 
 @intrinsic
@@ -254,10 +270,10 @@ def lane_sum(typing: Any, value: Any) -> Any:
         total = ir.Constant(ir.DoubleType(), 0.0)
         for lane in range(LANES):
             number = builder.extract_element(args[0], ir.Constant(ir.IntType(32), lane))
-            total = builder.fadd(total, builder.fpext(number, ir.DoubleType()))
+            total = builder.fadd(total, number if value is double else builder.fpext(number, ir.DoubleType()))
         return total
 
-    return types.float64(vector), emit
+    return types.float64(value), emit
 
 
 @intrinsic
