@@ -30,9 +30,16 @@ def keep(record: Record, target: Path) -> Path:
 
     Args:
         record: of a finished run.
-        target: the new folder.
+        target: the new folder; nothing happens where it holds this run already.
+
+    Raises:
+        SystemExit: it holds another run.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        if (target / "metrics.csv").read_bytes() == (record.path / "metrics.csv").read_bytes():
+            return target
+        raise SystemExit(f"error: {target} holds another run: keep these records in another folder")
+    target.mkdir(parents=True)
     for name in KEPT:
         shutil.copy(record.path / name, target / name)
     config = yaml.safe_load((record.path / "config.yaml").read_text(encoding="utf-8"))
