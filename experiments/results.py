@@ -136,7 +136,7 @@ def digits() -> str:
     return (
         "## The tables on digits\n\n"
         + (
-            "Digits show that every row trains and what it costs, not which network is better: one of the 360 "
+            "Digits show that every row trains and what it costs, not which network is better: one of the 359 "
             "test images is 0.28 points. Command: `nasbench table TABLE --seeds 2 --dataset digits --preset quick "
             "--run`.\n\n"
         )
