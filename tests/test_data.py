@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pytorch_lightning import Trainer
 
 from nasbench.data.arrays import CIFAR10, CIFAR100, Arrays, Digits, FashionMNIST
 from nasbench.data.base import Augmentation, stratified
@@ -110,13 +111,20 @@ def test_only_training_batches_are_augmented() -> None:
     data.setup()
     batch = next(iter(data.test_dataloader()))
 
-    class State:
-        training = False
-
-    data.trainer = State()  # type: ignore[assignment]
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     assert torch.equal(data.on_after_batch_transfer(batch, 0)[0], data.normalise(batch[0]))
-    State.training = True
+    data.trainer.training = True
     assert not torch.equal(data.on_after_batch_transfer({"train": batch}, 0)["train"][0], data.normalise(batch[0]))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
+def test_batches_come_in_the_run_s_precision(precision: Any, dtype: torch.dtype) -> None:
+    data = Digits(batch_size=32)
+    data.setup()
+    data.trainer = Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+    images, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    assert images.dtype == dtype
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 # Readers
