@@ -119,7 +119,8 @@ def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], 
     for key in ("none", "local", "global", "random", "pmpl", "darts1"):
         estimate = difference(patient, top1[key])
         gap = Cell(estimate.value, estimate.half)
-        rows.append({"what": Cell(f"its difference to {key}"), "difference": gap, "n": Cell(estimate.n)})
+        what = "its difference to " + ("pmpl above" if key == "pmpl" else key)
+        rows.append({"what": Cell(what), "difference": gap, "n": Cell(estimate.n)})
     columns = (
         Column("what", ""),
         Column("top1", "Acc (%)", "percent"),

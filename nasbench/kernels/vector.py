@@ -277,6 +277,22 @@ def lane_sum(typing: Any, value: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index], which may lie outside of the array."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place, _ = _address(context, builder, sig.args[0], args[0], args[1])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To read it, soon and often, as data.
+        builder.call(function, [place, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
+
+
+@intrinsic
 def fetch_add(typing: Any, array: Any, index: Any, amount: Any) -> Any:
     """Add to array[index] atomically and return what was there before."""
 
