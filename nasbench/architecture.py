@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nasbench.errors import ArchitectureError, unknown
@@ -64,8 +62,8 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Archit
 
     Args:
         space: the model space.
-        choice: a mapping; the name of one of the space's named architectures; one candidate for every label; the
-            path of a JSON file or of a run record; or `None` for the first of the space's named architectures.
+        choice: a mapping; the name of one of the space's named architectures; one candidate for every label; or `None`
+            for the first of the space's named architectures.
 
     Raises:
         ArchitectureError: it is none of these, or does not fit the space.
@@ -82,16 +80,6 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Archit
     options = choices(space)
     if options and all(choice in [str(v) for v in values] for values in options.values()):
         return {label: next(v for v in values if str(v) == choice) for label, values in options.items()}
-    path = Path(choice)
-    if path.is_dir():
-        path = path / "architecture.json"
-    if path.is_file():
-        try:
-            return validate(space, json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as e:
-            if isinstance(e, ArchitectureError):
-                raise ArchitectureError(f"{path}: {e}") from e
-            raise ArchitectureError(f"{path} is not JSON: {e}") from e
     everywhere = set.intersection(*({str(v) for v in values} for values in options.values())) if options else set()
     valid = [*names, *(v for v in sorted(everywhere) if v not in names)]
     raise ArchitectureError(unknown("architecture", choice, valid) + "; a JSON file of that name does not exist either")

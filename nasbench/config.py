@@ -1,150 +1,36 @@
-"""One place for every setting of a run: the defaults, the presets, and how they are put together."""
+"""The settings of a run: one model, in which every field says its role once."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nasbench.errors import OptionError, unknown
 
-# Soft targets pull without bound, the harder the wider a teacher's last layer: beside MobileNetV2's 1280 channels a
-# learning rate of 0.05 diverges without this. In the paper's own network it cuts only the first few dozen steps.
-DISTILLATION_CLIP = {"gradient_clip": 5.0}
-# The recipe of arXiv 1909.13063; its batches of 128 are the presets', its 300 epochs are asked for.
-CHEAP_CONVOLUTIONS = {
-    **{"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "milestones": [0.5, 0.75]},
-    **DISTILLATION_CLIP,
-}
-# The paper's recipe (Dong et al., ICASSP 2023, section 3.1), the smaller presets scaled down from it.
-# `spaces`, `strategies` and `evaluators` hold options for the class of that name only.
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {
-        "description": "minutes on two CPU cores; η is raised so that layers do get fixed within a few hundred steps",
-        "epochs": 12,
-        "retrain_epochs": 15,
-        "batch_size": 64,
-        "train_images": 2000,
-        "spaces": {
-            "cheap_resnet": {"depth": 20},
-            "mbv2_metapool": {"width": 0.25},
-            "menet": {"width": 0.25},
-            "mobilenetv3_metapool": {"model": "small", "width": 0.25},
-            "shufflenetv2_metapool": {"width": 0.25},
-        },
-        "strategies": {
-            "pmpl": {"eta": 0.1, "rho": 0.2, "warmup_epochs": 3},
-            "darts": {"eta": 0.1, "warmup_epochs": 3},
-        },
-        "evaluators": {
-            "classification": {"learning_rate": 0.05},
-            "online_distillation": {"learning_rate": 0.05, **DISTILLATION_CLIP},
-        },
-    },
-    "cifar": {
-        "description": "an evening on one GPU for 32×32 images",
-        "epochs": 30,
-        "retrain_epochs": 200,
-        "batch_size": 128,
-        "strategies": {
-            "pmpl": {"eta": 3e-3, "rho": 0.2, "warmup_epochs": 5},
-            "darts": {"eta": 3e-3, "warmup_epochs": 5},
-        },
-        "evaluators": {
-            "classification": {"learning_rate": 0.1, "weight_decay": 4e-5},
-            "online_distillation": CHEAP_CONVOLUTIONS,
-        },
-    },
-    "paper": {
-        "description": "ImageNet as in the paper: 30 search and 200 retraining epochs",
-        "epochs": 30,
-        "retrain_epochs": 200,
-        "batch_size": 128,
-        "workers": 8,
-        "strategies": {
-            "pmpl": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5},
-            "darts": {"eta": 3e-4, "meta_fraction": 0.5},
-        },
-        "evaluators": {
-            "classification": {"learning_rate": 0.05, "weight_decay": 4e-5},
-            "online_distillation": CHEAP_CONVOLUTIONS,
-        },
-    },
-}
-PRESET_OF = {"digits": "quick", "imagenet": "paper"}
-DEFAULT_PRESET = "cifar"
+
+class Role(Enum):
+    """What a setting is for. Which runs are the same, alike or comparable follows from these alone."""
+
+    SEARCH = "what is searched, and how"
+    RECIPE = "how the network is trained and tested: what every run of a fair comparison shares"
+    SEED = "of everything that is random"
+    DEVICE = "the processors that work on the run"
+    PLACE = "where things lie on this machine, and how they are read"
+    ORIGIN = "where settings came from; they stand in the other fields"
 
 
-class RunConfig(BaseModel):
-    """Everything that determines a run; the same configuration gives the same result on the same machine.
-
-    Attributes:
-        space: registered name or `module:Class` of the search space.
-        space_options: its options (`-p`).
-        strategy: registered name or `module:Class` of the strategy.
-        strategy_options: its options (`-s`).
-        evaluator: registered name or `module:Class` of the evaluator.
-        evaluator_options: its options (`-e`), for search and retraining alike.
-        dataset: registered name or `module:Class` of the data set.
-        data_root: folder of the data sets (else `NASBENCH_DATA`, else `~/.cache/nasbench`).
-        download: fetch a missing data set through torchvision.
-        image_size: side in pixels to which images are resized; the data set's own where `None`.
-        train_images: stratified subset of the training images; all where `None`.
-        batch_size: images a step, over all processes.
-        workers: processes that load image files.
-        preset: which preset filled in what was not given.
-        epochs: limit of the search.
-        retrain_epochs: epochs of the training from scratch.
-        max_trials: networks that a multi-trial strategy may train in the search.
-        seed: of weights, order of images, augmentation, and the strategy's own draws.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        devices: processes on each machine, each with a device of its own; they share out every batch.
-        nodes: machines that work together on the run.
-        precision: `32`, `bf16`, `16` or `64` (slow: for comparisons that rounding would blur).
-        weights: file of pretrained weights to start from.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    space: str = "mbv2_metapool"
-    space_options: dict[str, Any] = Field(default_factory=dict)
-    strategy: str = "pmpl"
-    strategy_options: dict[str, Any] = Field(default_factory=dict)
-    evaluator: str = "classification"
-    evaluator_options: dict[str, Any] = Field(default_factory=dict)
-    dataset: str = "digits"
-    data_root: Path = Field(default_factory=lambda: default_data_root())
-    download: bool = False
-    image_size: int | None = Field(default=None, ge=4, le=4096)
-    train_images: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    workers: int = Field(default=0, ge=0, le=256)
-    preset: Literal["quick", "cifar", "paper"] = "quick"
-    epochs: int = Field(default=30, ge=1)
-    retrain_epochs: int = Field(default=200, ge=1)
-    max_trials: int = Field(default=20, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    device: str = "auto"
-    devices: int = Field(default=1, ge=1, le=1024)
-    nodes: int = Field(default=1, ge=1, le=1024)
-    precision: Literal["32", "bf16", "16", "64"] = "32"
-    weights: Path | None = None
-
-    def data_options(self) -> dict[str, Any]:
-        """The options of the data set, as the evaluator passes them on."""
-        return {
-            "data_root": str(self.data_root),
-            "image_size": self.image_size,
-            "batch_size": self.batch_size,
-            "train_images": self.train_images,
-            "workers": self.workers,
-            "download": self.download,
-            "seed": self.seed,
-        }
+RUN = (Role.SEARCH, Role.RECIPE, Role.SEED, Role.DEVICE)  # what a run that is continued has to share
+RESULT = (Role.SEARCH, Role.RECIPE, Role.SEED)  # what runs with the same result share
+SETTING = (Role.SEARCH, Role.RECIPE)  # what runs share that are averaged over seeds
+KINDS = ("space", "strategy", "evaluator", "dataset")  # each a name, with options beside it
 
 
 def default_data_root() -> Path:
@@ -152,46 +38,132 @@ def default_data_root() -> Path:
     return Path(os.environ.get("NASBENCH_DATA") or Path.home() / ".cache" / "nasbench")
 
 
-def resolve_config(given: Mapping[str, Any]) -> RunConfig:
-    """Fill in the preset under what was given.
+class RunConfig(BaseModel):
+    """Everything that determines a run; the same configuration gives the same result on the same machine.
 
-    Args:
-        given: fields of `RunConfig`; what is absent or `None` comes from the preset (by default the data set's).
+    `nasbench.presets.resolve_config` lays a preset under what a user gives; a `RunConfig` made by hand has none. Every
+    run completes the options of its parts with their defaults before it starts, and its record holds them all.
+    """
 
-    Returns:
-        The complete configuration.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    space: Annotated[str, Role.SEARCH] = "mbv2_metapool"
+    """Search space: a name of `nasbench list`, or module:Class."""
+    space_options: Annotated[dict[str, Any], Role.SEARCH] = Field(default_factory=dict)
+    """Option of the space."""
+    strategy: Annotated[str | None, Role.SEARCH] = "pmpl"
+    """Strategy: a name of `nasbench list`, module:Class, or fixed for an architecture that is given by --choice."""
+    strategy_options: Annotated[dict[str, Any], Role.SEARCH] = Field(default_factory=dict)
+    """Option of the strategy."""
+    architecture: Annotated[str | dict[str, Any] | None, Role.SEARCH] = None
+    """An architecture that is given and not searched: a candidate, a named one, a JSON file or a record."""
+    dataset: Annotated[str, Role.RECIPE] = "digits"
+    """Data set: a name of `nasbench list`, or module:Class."""
+    dataset_options: Annotated[dict[str, Any], Role.RECIPE] = Field(default_factory=dict)
+    """Option of the data set."""
+    preset: Annotated[str | None, Role.ORIGIN] = None
+    """quick, cifar or paper; by default the data set's."""
+    seed: Annotated[int, Role.SEED] = Field(default=0, ge=0, lt=2**32)
+    """Seed of weights, order of images, augmentation, and the strategy's own draws."""
+    epochs: Annotated[int | None, Role.SEARCH] = Field(default=30, ge=1)
+    """Limit of the search; none where nothing is searched."""
+    retrain_epochs: Annotated[int, Role.RECIPE] = Field(default=200, ge=1)
+    """Epochs of the training from scratch."""
+    batch_size: Annotated[int, Role.RECIPE] = Field(default=128, ge=1)
+    """Images a step, over all devices."""
+    image_size: Annotated[int | None, Role.RECIPE] = Field(default=None, ge=4, le=4096)
+    """Resize images to this side in pixels; by default the data set's own."""
+    train_images: Annotated[int | None, Role.RECIPE] = Field(default=None, ge=1)
+    """Use a stratified subset of at most so many training images."""
+    data_root: Annotated[Path, Role.PLACE] = Field(default_factory=default_data_root)
+    """Folder of the data sets; else NASBENCH_DATA, else ~/.cache/nasbench."""
+    download: Annotated[bool, Role.PLACE] = False
+    """Fetch a missing data set."""
+    workers: Annotated[int, Role.PLACE] = Field(default=0, ge=0, le=256)
+    """Processes that load image files."""
+    weights: Annotated[Path | None, Role.RECIPE] = None
+    """Start from these pretrained weights."""
+    device: Annotated[str, Role.DEVICE] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    devices: Annotated[int, Role.DEVICE] = Field(default=1, ge=1, le=1024)
+    """Processes on this machine, each with a device; they share out every batch."""
+    nodes: Annotated[int, Role.DEVICE] = Field(default=1, ge=1, le=1024)
+    """Machines: start the command on each with NODE_RANK (0, 1, …) and MASTER_ADDR set."""
+    precision: Annotated[Literal["32", "bf16", "16", "64"], Role.RECIPE] = "32"
+    """32, bf16, 16 or 64 (slow: for comparisons that rounding would blur)."""
+    evaluator: Annotated[str, Role.RECIPE] = "classification"
+    """Evaluator: a name of `nasbench list`, or module:Class."""
+    evaluator_options: Annotated[dict[str, Any], Role.RECIPE] = Field(default_factory=dict)
+    """Option of the evaluator, in search and retraining alike."""
+    max_trials: Annotated[int | None, Role.SEARCH] = Field(default=20, ge=1)
+    """Networks a multi-trial strategy may train; none where nothing is searched."""
+
+    @model_validator(mode="after")
+    def _searched_or_given(self) -> RunConfig:
+        if (self.strategy is None) == (self.architecture is None):
+            raise ValueError("a run has either a strategy or an architecture that is given")
+        return self
+
+    @property
+    def searches(self) -> bool:
+        """Whether anything is trained before the network that is tested."""
+        return self.epochs is not None
+
+    @property
+    def method(self) -> str:
+        """How the architecture was come by: the strategy's name, or `fixed`."""
+        return self.strategy or GIVEN
+
+    def part(self, *roles: Role) -> dict[str, Any]:
+        """The settings of some roles, as plain values."""
+        settings = self.model_dump(mode="json")
+        return {name: settings[name] for name, field in type(self).model_fields.items() if role(field) in roles}
+
+    def differing(self, other: RunConfig, *roles: Role) -> list[str]:
+        """The settings of some roles in which two configurations differ."""
+        mine, others = self.part(*roles), other.part(*roles)
+        return [name for name in mine if mine[name] != others[name]]
+
+    def digest(self, *roles: Role) -> str:
+        """Ten digits that configurations share whose settings of some roles are equal."""
+        return digest(self.part(*roles))
+
+    def data_options(self) -> dict[str, Any]:
+        """The options of the data set, its own and those that every data set has."""
+        common = ("data_root", "image_size", "batch_size", "train_images", "workers", "download", "seed")
+        settings = self.model_dump(mode="json")
+        return {**self.dataset_options, **{name: settings[name] for name in common}}
+
+
+GIVEN = "fixed"  # how users spell an architecture that is given, where the name of a strategy is asked for
+
+
+def role(field: Any) -> Role:
+    """The role of one of the fields of `RunConfig`."""
+    return next(mark for mark in field.metadata if isinstance(mark, Role))
+
+
+def digest(content: Any) -> str:
+    """Ten digits of plain content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def make_config(settings: Mapping[str, Any]) -> RunConfig:
+    """A configuration of exactly these settings.
 
     Raises:
-        OptionError: unknown field, or a value of the wrong kind or out of range.
+        OptionError: unknown setting, or a value of the wrong kind or out of range.
     """
-    known = list(RunConfig.model_fields)
-    for key in given:
-        if key not in known:
-            raise OptionError(unknown("setting", key, known))
-    chosen = {k: v for k, v in given.items() if v is not None}
-    for key in ("space_options", "strategy_options", "evaluator_options"):
-        if not isinstance(chosen.get(key, {}), Mapping):
-            raise OptionError(f"{key} must be a mapping of names to values, not {chosen[key]!r}")
-    defaults = RunConfig.model_fields
-    name = chosen.get("preset") or PRESET_OF.get(chosen.get("dataset", defaults["dataset"].default), DEFAULT_PRESET)
-    if name not in PRESETS:
-        raise OptionError(unknown("preset", name, PRESETS))
-    preset = PRESETS[name]
-    merged = {k: v for k, v in preset.items() if k in known} | chosen | {"preset": name}
-    if "train_images" in merged and "train_images" not in chosen and chosen.get("dataset", "digits") == "digits":
-        del merged["train_images"]  # the preset's subset is meant for larger sets
-    for kind, group in (("space", "spaces"), ("strategy", "strategies"), ("evaluator", "evaluators")):
-        which = chosen.get(kind, defaults[kind].default)
-        merged[f"{kind}_options"] = {
-            **preset.get(group, {}).get(which, {}),
-            **chosen.get(f"{kind}_options", {}),
-        }
+    for key in settings:
+        if key not in RunConfig.model_fields:
+            raise OptionError(unknown("setting", key, RunConfig.model_fields))
     try:
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(dict(settings))
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
-        raise OptionError(f"{where}: {first['msg'].lower()}, not {first['input']!r}") from e
+        reason = first["msg"].removeprefix("Value error, ")
+        raise OptionError(f"{where}: {reason.lower()}, not {first['input']!r}" if where else reason) from e
 
 
 def read_config(path: Path) -> dict[str, Any]:

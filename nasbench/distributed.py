@@ -63,7 +63,7 @@ def node_rank(config: RunConfig) -> int:
     return int(value)
 
 
-def share(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What the first process of a run holds here; every process must call it. Alone, a process gets its own back.
 
     Args:
@@ -74,6 +74,11 @@ def share(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, 0)
     return box[0]
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a run, which writes its record."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -12,15 +12,12 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, seed_everything
 
-from nasbench.config import RunConfig
-from nasbench.distributed import Processes, connect, disconnect, share
+from nasbench.config import RunConfig, Role
+from nasbench.distributed import Processes, broadcast, connect, disconnect
 from nasbench.errors import NasbenchError, OptionError
-from nasbench.pipeline import build_evaluator, derived, prepare
+from nasbench.pipeline import StageIO, prepare, run_stages
 from nasbench.quiet import quiet_libraries
-from nasbench.record import same_run
 from nasbench.registry import blame
-
-LOCAL = ("data_root", "download", "workers", "weights")  # what may differ between machines
 
 
 class OwnNoise(Callback):
@@ -29,6 +26,14 @@ class OwnNoise(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Move the seed by the process's number."""
         torch.manual_seed((torch.initial_seed() + 1_000_003 * trainer.global_rank) % 2**63)
+
+
+class SilentIO(StageIO):
+    """A further process has no record and shows nothing."""
+
+    def watch(self, stage: str) -> list[Callback]:
+        """See `StageIO`."""
+        return [OwnNoise()]
 
 
 def follow(config: RunConfig) -> None:
@@ -40,25 +45,17 @@ def follow(config: RunConfig) -> None:
     Raises:
         NasbenchError: whatever is wrong with the configuration or the data on this machine.
     """
-    plan = share(None)
+    plan = broadcast(None)
     first = RunConfig.model_validate(plan["config"])
-    differences = [name for name in same_run(first, config) if name not in (*LOCAL, "space_options")]
+    everything = [role for role in Role if role not in (Role.PLACE, Role.ORIGIN)]
+    differences = [
+        name for name in first.differing(config, *everything) if name != "weights"
+    ]  # the first has loaded them
     if differences:
         raise OptionError(f"the first process was started with other settings: {', '.join(differences)} differ(s)")
-    # The first has completed the space's options.
-    config = first.model_copy(update={name: getattr(config, name) for name in LOCAL})
     with quiet_libraries():
-        if plan["search"]:
-            search = prepare(config)
-            search.evaluator.observe([OwnNoise()])
-            seed_everything(config.seed, workers=True, verbose=False)
-            search.strategy.run()
-            search.engine.wait_models()
-        seed_everything(config.seed, workers=True, verbose=False)
-        evaluator = build_evaluator(config, "retrain", checkpoints=plan["checkpoints"])
-        evaluator.observe([OwnNoise()])
-        evaluator.evaluate(derived(config, share(None), evaluator.datamodule.description()))
-        evaluator.test()
+        search = prepare(config) if plan["search"] else None
+        run_stages(config, SilentIO(), search, plan["checkpoints"])
 
 
 def follow_node(config: RunConfig) -> None:

@@ -1,87 +1,142 @@
-"""The whole path of a run: search → derive → retrain → test, each stage once and resumable."""
+"""The whole path of a run: search → derive → retrain → test, each stage once and resumable, alike on every rank."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nni.nas.strategy  # before nni.nas.oneshot, which imports it in a circle
-import torch
+import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot, which imports it in a circle)
 from nni.nas.execution import SequentialExecutionEngine
-from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
-from pytorch_lightning import seed_everything
-from safetensors.torch import load_file, save_file
-from torch import nn
+from pytorch_lightning import Callback, seed_everything
+from safetensors.torch import save
 
+from nasbench import record as records
 from nasbench import registry
-from nasbench.architecture import Architecture, choices, instantiate, resolve, validate
+from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
-from nasbench.distributed import Processes, node_rank, share, world_size
-from nasbench.errors import NasbenchError, OptionError, RecordError
+from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
+from nasbench.errors import NasbenchError, OptionError
 from nasbench.memory import peak_bytes, reset_peak
-from nasbench.profile import Profile, latency, profile
+from nasbench.networks import build_space, derived, label_of, load_weights, names_of
+from nasbench.presets import complete
+from nasbench.profile import profile
 from nasbench.progress import Display
 from nasbench.quiet import logged, quiet_libraries
-from nasbench.record import Record, same_run
+from nasbench.record import DataFacts, Decision, Record, Result, continues, write_atomic
 from nasbench.watch import Report, Watcher
-
-# What other people's spaces call the number of classes and the side of the image.
-CLASSES_NAMES = ("num_classes", "num_labels", "n_classes")
-SIZE_NAMES = ("image_size", "input_size", "img_size")
-PROFILE_DEFAULTS = (1000, 224)  # classes and image size of a profile without a data set
 
 
 @dataclass
 class Search:
-    """A search that is ready to start: built and checked before anything is written."""
+    """A search that is ready to start: built and checked before anything is written.
 
-    strategy: Any
-    evaluator: Any
-    engine: SequentialExecutionEngine
-
-
-def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
-    """Build the search space of a configuration for a data set.
-
-    Args:
-        config: names the space and its options.
-        num_classes: passed on under the name that the space has for it.
-        image_size: likewise.
-
-    Raises:
-        OptionError: unknown space or option, or a value out of range.
+    Attributes:
+        space: as it was built; a strategy changes it.
+        architecture: that is given; else `None`, and the others are there.
     """
-    context = dict.fromkeys(CLASSES_NAMES, num_classes) | dict.fromkeys(SIZE_NAMES, image_size)
-    space = registry.build("space", config.space, config.space_options, **context)
-    if not isinstance(space, nn.Module):
-        raise OptionError(f"space {config.space!r} is not an nn.Module")
-    return space
+
+    space: Any
+    architecture: Architecture | None = None
+    strategy: Any = None
+    evaluator: Any = None
+    engine: SequentialExecutionEngine | None = None
 
 
-def with_named_options(config: RunConfig, choice: Any) -> RunConfig:
-    """Complete a configuration with what a named architecture needs of its space.
+class StageIO:
+    """What the stages of a run tell and keep. The first process has a record, see `RecordIO`; the others have nothing."""
 
-    Architectures that differ in more than their choices (channels, depth) have options of the space beside them. A
-    space with such architectures has a class method `named_options`: name → options, empty for other names. They go
-    under the options that were given.
+    def watch(self, stage: str) -> list[Callback]:
+        """What follows the training of a stage."""
+        return []
 
-    Args:
-        config: names the space and its options.
-        choice: the architecture, as a user wrote it.
+    def architecture(self) -> Architecture | None:
+        """What was found, now or when the run was started first."""
+        return None
 
-    Raises:
-        OptionError: unknown space.
-    """
-    named_options = getattr(registry.load("space", config.space), "named_options", None)
-    if named_options is None or not isinstance(choice, str):
-        return config
-    return config.model_copy(update={"space_options": {**named_options(choice), **config.space_options}})
+    def searched(self, config: RunConfig, search: Search, architecture: Architecture, seconds: float) -> None:
+        """Keep what was found."""
+
+    def retraining(self, facts: Mapping[str, Any]) -> None:
+        """Keep what the training sees of the data."""
+
+    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+        """Keep the network."""
+
+    def tested(self, config: RunConfig, model: Any, measured: Mapping[str, Any], seconds: float) -> None:
+        """Keep the result."""
+
+
+class RecordIO(StageIO):
+    """Keeps everything in a record and shows it."""
+
+    def __init__(self, record: Record, display: Display, report: Report | None) -> None:
+        """Write to `record`, show on `display`, and tell `report` the measures of every epoch."""
+        self._record, self._display, self._report = record, display, report
+        reset_peak()
+
+    def watch(self, stage: str) -> list[Callback]:
+        """See `StageIO`."""
+        return [Watcher(stage, self._record, self._display, self._report)]
+
+    def architecture(self) -> Architecture:
+        """See `StageIO`."""
+        return self._record.architecture()
+
+    def searched(self, config: RunConfig, search: Search, architecture: Architecture, seconds: float) -> None:
+        """See `StageIO`."""
+        self._record.write_json(records.DECISIONS, _decisions(config, search.strategy, architecture))
+        self._record.write_json(records.ARCHITECTURE, architecture)
+        strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
+        seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
+        self._finish("search", seconds, names=names_of(search.space, architecture), search=strategy_numbers, **seen)
+
+    def retraining(self, facts: Mapping[str, Any]) -> None:
+        """See `StageIO`."""
+        self._record.write_json(records.DATA, facts)
+
+    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+        """See `StageIO`."""
+        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        write_atomic(self._record.path / records.MODEL, save(state))
+        self._finish("retrain", seconds, **_sizes(facts))
+
+    def tested(self, config: RunConfig, model: Any, measured: Mapping[str, Any], seconds: float) -> None:
+        """See `StageIO`."""
+        record, peak = self._record, peak_bytes()
+        cost = profile(model, record.data().image_size)
+        search, retrain = (record.status().stages[stage] for stage in ("search", "retrain"))
+        found = search.model_extra or {}
+        architecture = record.architecture()
+        result = Result(
+            **{name: value for name, value in measured.items() if name != "loss"},
+            params=cost.params,
+            madds=cost.madds,
+            search_seconds=search.seconds,
+            retrain_seconds=retrain.seconds,
+            peak_memory_bytes=max(search.peak_memory_bytes, retrain.peak_memory_bytes, peak),
+            search=found.get("search", {}),
+            architecture=architecture,
+            names=found.get("names", []),
+            label=label_of(config, architecture),
+            record=str(record.path),
+        )
+        record.write_json(records.RESULT, result)
+        record.finish_stage("test", seconds, peak, loss=measured["loss"])
+
+    def _finish(self, stage: str, seconds: float, **facts: Any) -> None:
+        self._record.finish_stage(stage, seconds, peak_bytes(), **facts)
+        reset_peak()
+
+
+def _sizes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How many images each part of the data has."""
+    return {name: value for name, value in facts.items() if name.endswith("_images")}
 
 
 def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
@@ -101,7 +156,7 @@ def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
         dataset=config.dataset,
         data=config.data_options(),
         stage=stage,
-        epochs=config.epochs if stage == "search" else config.retrain_epochs,
+        epochs=(config.epochs or 1) if stage == "search" else config.retrain_epochs,
         device=config.device,
         devices=config.devices,
         nodes=config.nodes,
@@ -117,20 +172,19 @@ def prepare(config: RunConfig) -> Search:
         NasbenchError: whatever is wrong with the configuration or the data.
     """
     with quiet_libraries():
-        evaluator = build_evaluator(config, "search")
         retrain = build_evaluator(config, "retrain")  # its options are checked now, not after the search
-        data = evaluator.datamodule
+        data = retrain.datamodule
+        evaluator = build_evaluator(config, "search") if config.strategy else None
         seed_everything(config.seed, workers=True, verbose=False)
         space = build_space(config, data.num_classes, data.image_size)
-        if not isinstance(space, ModelSpace):
-            raise OptionError(f"space {config.space!r} is not an NNI ModelSpace")
         if not choices(space):
             raise OptionError(f"space {config.space!r} has no choices to search")
-        if hasattr(retrain, "check_space"):
-            retrain.check_space(space)
-        strategy = _build_strategy(config, space)
-        if config.weights is not None:
+        registry.declared(retrain, "check_space", lambda space: None)(space)
+        if config.weights is not None and is_first():
             load_weights(space, config.weights)
+        if evaluator is None:
+            return Search(space, resolve(space, config.architecture))
+        strategy = registry.build("strategy", config.strategy or "", config.strategy_options, seed=config.seed)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
         engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
@@ -141,7 +195,40 @@ def prepare(config: RunConfig) -> Search:
         except Exception as e:
             reason = registry.blame(e)
             raise OptionError(f"strategy {config.strategy!r} cannot search space {config.space!r}: {reason}") from e
-    return Search(strategy, evaluator, engine)
+    return Search(space, None, strategy, evaluator, engine)
+
+
+def run_stages(config: RunConfig, io: StageIO, search: Search | None, checkpoints: str) -> None:
+    """Everything that happens in a run, the same in each of its processes.
+
+    Args:
+        config: complete.
+        io: of this process.
+        search: see `prepare`; `None` where the first process knows the architecture already.
+        checkpoints: folder of the checkpoints, on the first process's machine.
+
+    Raises:
+        NasbenchError: the search found nothing.
+    """
+    if search is not None:
+        start = time.perf_counter()
+        architecture = _search(config, io, search)
+        io.searched(config, search, architecture, time.perf_counter() - start)
+    start = time.perf_counter()
+    seed_everything(config.seed, workers=True, verbose=False)
+    evaluator = build_evaluator(config, "retrain", checkpoints=checkpoints)
+    facts = evaluator.datamodule.description()
+    io.retraining(facts)
+    chosen = broadcast(io.architecture())
+    seed_everything(config.seed, workers=True, verbose=False)
+    model = derived(config, chosen, DataFacts.model_validate(facts))
+    if config.weights is not None and is_first():
+        load_weights(model, config.weights)
+    evaluator.observe(io.watch("retrain"))
+    evaluator.evaluate(model)
+    io.trained(model, time.perf_counter() - start, facts)
+    start = time.perf_counter()
+    io.tested(config, model, evaluator.test(), time.perf_counter() - start)
 
 
 def run(config: RunConfig, out: Path, display: Display | None = None, report: Report | None = None) -> Record:
@@ -163,28 +250,22 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
     display = display or Display()
     if node_rank(config) > 0:
         raise OptionError("this machine's NODE_RANK is not 0: the record is written on the one where it is")
-    if config.strategy == "fixed":
-        config = with_named_options(config, config.strategy_options.get("choice"))
-    resumed = (out / "config.yaml").is_file()
-    if resumed:
+    config = complete(config)
+    if (out / records.CONFIG).is_file():
         record = Record(out)
-        differences = same_run(record.config(), config)
-        if differences:
-            raise RecordError(f"{out} is a record of another configuration: {', '.join(differences)} differ(s)")
+        continues(record, config)
         search = None if record.finished("search") else prepare(config)
     else:
         search = prepare(config)
         record = Record.create(out, config)
-    with record.owned(), logged(record), display:
+    with record.owned(), logged(record.path / records.LOG), display:
         record.set_status(state="running", error=None)
         try:
             if not record.finished("test"):
                 with Processes(config, lambda reason: record.set_status(state="failed", error=reason)):
-                    checkpoints, settings = str(record.path / "checkpoints"), config.model_dump(mode="json")
-                    share({"config": settings, "search": search is not None, "checkpoints": checkpoints})
-                    if search is not None:
-                        _search(config, search, record, display, report)
-                    _retrain_and_test(config, record, display, report, checkpoints)
+                    checkpoints, settings = str(record.path / records.CHECKPOINTS), config.model_dump(mode="json")
+                    broadcast({"config": settings, "search": search is not None, "checkpoints": checkpoints})
+                    run_stages(config, RecordIO(record, display, report), search, checkpoints)
         except (KeyboardInterrupt, SystemExit) as e:  # Lightning answers Ctrl-C with SystemExit
             record.set_status(state="interrupted")
             display.say(f"interrupted; `nasbench run --config {record.path}/config.yaml --out {record.path}` goes on")
@@ -196,200 +277,33 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
     return record
 
 
-def profile_architecture(
-    config: RunConfig, choice: str | None, use_dataset: bool, timed: bool = False
-) -> tuple[Architecture, Profile]:
-    """Count parameters and multiply-adds of one architecture.
-
-    Args:
-        config: names the space, its options, the data set and the image size.
-        choice: see `nasbench.architecture.resolve`.
-        use_dataset: take the number of classes and the image size from the data set; else the space's
-            `profile_defaults`, or 1000 and 224 where it has none.
-        timed: measure its latency on the CPU too.
-
-    Raises:
-        NasbenchError: the space, its options or the architecture are wrong, or the data set is missing.
-    """
-    with quiet_libraries():
-        classes, size = getattr(registry.load("space", config.space), "profile_defaults", PROFILE_DEFAULTS)
-        size = config.image_size or size
-        if use_dataset:
-            data = registry.build("dataset", config.dataset, config.data_options())
-            data.setup()
-            classes, size = data.num_classes, data.image_size
-        config = with_named_options(config, choice)
-        architecture = resolve(build_space(config, classes, size), choice)
-        model = instantiate(lambda: build_space(config, classes, size), architecture)
-        counts = profile(model, size)
-        return architecture, replace(counts, latency=latency(model, size)) if timed else counts
-
-
-def load_model(path: str | Path) -> nn.Module:
-    """The derived, trained network of a record.
-
-    Args:
-        path: the record's folder.
-
-    Returns:
-        A plain `torch.nn.Module` in evaluation mode, (N, 3, S, S) → (N, classes); images are to be normalised with
-        the mean and standard deviation of the record's `data.json`.
-
-    Raises:
-        RecordError: the record has no trained network, or it is damaged.
-    """
-    record = Record(Path(path))
-    model = derived(record.config(), record.read_json("architecture.json"), record.read_json("data.json"))
-    try:
-        model.load_state_dict(load_file(record.path / "model.safetensors"))
-    except FileNotFoundError as e:
-        raise RecordError(f"{path} has no model.safetensors: its training has not finished") from e
-    except Exception as e:
-        raise RecordError(f"{path}/model.safetensors does not fit the record: {' '.join(str(e).split())[:200]}") from e
-    return model.eval()
-
-
-def load_weights(model: nn.Module, path: Path) -> int:
-    """Copy every tensor of a weight file whose name and shape fit.
-
-    Args:
-        model: the network or space.
-        path: `.safetensors`, or a torch file of a state dict (loaded without running code).
-
-    Returns:
-        How many tensors were copied.
-
-    Raises:
-        OptionError: the file cannot be read, or nothing in it fits.
-    """
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except Exception as e:
-        raise OptionError(f"weights {path} cannot be read: {' '.join(str(e).split())[:200]}") from e
-    if not isinstance(state, Mapping):
-        raise OptionError(f"weights {path} hold no state dict")
-    state = state.get("state_dict", state)
-    own = model.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}
-    if not fitting:
-        raise OptionError(f"weights {path}: none of its {len(state)} tensors fits the network")
-    model.load_state_dict(fitting, strict=False)
-    return len(fitting)
-
-
-def _search(config: RunConfig, search: Search, record: Record, display: Display, report: Report | None) -> None:
-    reset_peak()
-    start = time.perf_counter()
-    strategy, evaluator = search.strategy, search.evaluator
-    evaluator.observe([Watcher("search", record, display, report)])
+def _search(config: RunConfig, io: StageIO, search: Search) -> Architecture:
+    if search.architecture is not None:
+        return search.architecture
+    assert search.engine is not None
+    search.evaluator.observe(io.watch("search"))
     seed_everything(config.seed, workers=True, verbose=False)
-    strategy.run()
+    search.strategy.run()
     search.engine.wait_models()
-    models = list(strategy.list_models(limit=1))
+    models = list(search.strategy.list_models(limit=1))
     if not models:
-        raise OptionError(f"strategy {config.strategy!r} found no architecture; see {record.path / 'log.txt'}")
-    architecture = dict(models[0].sample)
-    record.write_json("decisions.json", _decisions(config, strategy, architecture))
-    record.write_json("architecture.json", architecture)
-    record.finish_stage(
-        "search",
-        seconds=time.perf_counter() - start,
-        peak_memory_bytes=peak_bytes(),
-        **evaluator.datamodule.description(),
-    )
+        raise OptionError(f"strategy {config.strategy!r} found no architecture: every network that it tried failed")
+    return dict(models[0].sample)
 
 
-def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> dict[str, Any]:
-    known = dict(getattr(strategy, "decisions", {}))
+def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> dict[str, Decision]:
+    """Why each label has its candidate: by the strategy's own words, else by its kind."""
+    if strategy is None:
+        return dict.fromkeys(architecture, Decision(by="given"))
+    known = dict(registry.declared(strategy, "decisions", {}))
     pi: dict[str, Any] = {}
     if isinstance(strategy, OneShotStrategy) and not known:
         with contextlib.suppress(Exception):  # not every strategy of NNI's has probabilities
             pi = strategy.oneshot_module.export_probs()
-    by = "limit" if pi else config.strategy
+    by = "limit" if pi else registry.declared(strategy, "decided_by", f"found by {config.strategy}")
     return {
-        label: known.get(label)
-        or {
-            "step": None,
-            "pi": {str(k): v for k, v in pi[label].items()} if label in pi else None,
-            "by": by,
-            "train_loss": None,
-        }
+        label: Decision(**known[label])
+        if label in known
+        else Decision(by=by, pi={str(k): v for k, v in pi[label].items()} if label in pi else None)
         for label in architecture
     }
-
-
-def derived(config: RunConfig, architecture: Architecture, data: Mapping[str, Any]) -> nn.Module:
-    """The network of an architecture, with fresh weights.
-
-    Args:
-        config: names the space and its options.
-        architecture: label → candidate.
-        data: what a data set's `description` tells.
-
-    Raises:
-        ArchitectureError: it does not fit the space.
-    """
-    classes, size = len(data["class_names"]), data["image_size"]
-    space = build_space(config, classes, size)
-    architecture = validate(space, architecture)
-    return instantiate(lambda: build_space(config, classes, size), architecture)
-
-
-def _retrain_and_test(
-    config: RunConfig, record: Record, display: Display, report: Report | None, checkpoints: str
-) -> None:
-    reset_peak()
-    start = time.perf_counter()
-    seed_everything(config.seed, workers=True, verbose=False)
-    evaluator = build_evaluator(config, "retrain", checkpoints=checkpoints)
-    data = evaluator.datamodule.description()
-    record.write_json("data.json", data)
-    architecture = share(record.read_json("architecture.json"))
-    seed_everything(config.seed, workers=True, verbose=False)
-    model = derived(config, architecture, data)
-    if config.weights is not None:
-        load_weights(model, config.weights)
-    cost = profile(model, data["image_size"])
-    evaluator.observe([Watcher("retrain", record, display, report)])
-    evaluator.evaluate(model)
-    retrain_seconds = time.perf_counter() - start
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, record.path / "model.safetensors.tmp")
-    (record.path / "model.safetensors.tmp").replace(record.path / "model.safetensors")
-    retrain_peak = peak_bytes()
-    record.finish_stage("retrain", seconds=retrain_seconds, peak_memory_bytes=retrain_peak, **data)
-    reset_peak()
-    start = time.perf_counter()
-    measured = evaluator.test()
-    test_seconds, test_peak = time.perf_counter() - start, peak_bytes()
-    search = record.status()["stages"]["search"]
-    decisions = record.read_json("decisions.json")
-    record.write_json(
-        "result.json",
-        {
-            "top1": measured["top1"],
-            "top5": measured["top5"],
-            "params": cost.params,
-            "madds": cost.madds,
-            "search_seconds": search["seconds"],
-            "retrain_seconds": retrain_seconds,
-            "peak_memory_bytes": max(search["peak_memory_bytes"], retrain_peak, test_peak),
-            "fixed_by_threshold": sum(d["by"] == "threshold" for d in decisions.values()),
-            **{name: value for name, value in measured.items() if name not in ("top1", "top5", "loss")},
-            "architecture": architecture,
-            "record": str(record.path),
-        },
-    )
-    record.finish_stage("test", seconds=test_seconds, peak_memory_bytes=test_peak, loss=measured["loss"])
-
-
-def _build_strategy(config: RunConfig, space: Any) -> Any:
-    options = dict(config.strategy_options)
-    if config.strategy == "fixed":
-        options["choice"] = resolve(space, options.get("choice"))
-    factory = registry.load("strategy", config.strategy)
-    context = {"seed": config.seed} if "seed" in registry.parameters(factory) else {}
-    strategy = registry.build("strategy", config.strategy, options, **context)
-    if not isinstance(strategy, nni.nas.strategy.Strategy):
-        raise OptionError(f"strategy {config.strategy!r} is not an NNI Strategy")
-    return strategy

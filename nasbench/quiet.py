@@ -6,10 +6,9 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 from nni.runtime.log import silence_stdout
-
-from nasbench.record import Record
 
 LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "py.warnings")
 
@@ -35,10 +34,10 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def logged(record: Record) -> Iterator[None]:
-    """Likewise, and write it to the record's `log.txt`, warnings included."""
+def logged(file: Path) -> Iterator[None]:
+    """Likewise, and write it to `file`, warnings included."""
     with quiet_libraries():
-        handler = logging.FileHandler(record.path / "log.txt", encoding="utf-8")
+        handler = logging.FileHandler(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         loggers = [logging.getLogger(n) for n in LOGGERS]
         for logger in loggers:

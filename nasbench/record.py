@@ -1,4 +1,4 @@
-"""The record of one run: a folder that can be read without this code."""
+"""The record of one run: a folder that can be read without this code. Its files and what they hold are known here."""
 
 from __future__ import annotations
 
@@ -14,25 +14,96 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nasbench.config import RunConfig, dump_config, read_config, resolve_config
-from nasbench.errors import RecordError
+from nasbench import packs
+from nasbench.config import RUN, RunConfig, dump_config, make_config, read_config
+from nasbench.errors import NasbenchError, RecordError
 
+SCHEMA = 2  # version of what follows; `nasbench migrate` brings records of earlier ones up to date
+CONFIG, STATUS, ENVIRONMENT, DATA = "config.yaml", "status.json", "environment.json", "data.json"
+ARCHITECTURE, DECISIONS, RESULT = "architecture.json", "decisions.json", "result.json"
+SEARCH, METRICS = "search.csv", "metrics.csv"
+MODEL, CHECKPOINTS, LOG, LOCK = "model.safetensors", "checkpoints", "log.txt", ".lock"
 STAGES = ("search", "retrain", "test")
+SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
+METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
 PACKAGES = (
-    "nasbench",
-    "torch",
-    "torchvision",
-    "nni",
-    "pytorch-lightning",
-    "torchmetrics",
-    "numpy",
-    "timm",
-    "numba",
+    *("nasbench", "torch", "torchvision", "nni", "pytorch-lightning", "torchmetrics", "numpy", "timm", "numba"),
 )
+
+Architecture = dict[str, Any]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[float, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """What a file of a record holds. Numbers are finite; what is not known here is kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class DataFacts(Part):
+    """What a run saw of its data (`data.json`)."""
+
+    dataset: str = ""
+    class_names: list[str]
+    image_size: int
+    mean: list[float] = []
+    std: list[float] = []
+
+
+class Decision(Part):
+    """Why a layer has its candidate (`decisions.json`, by label)."""
+
+    by: str
+    """`threshold`, `limit`, `given`, or what else decided, in words that follow "found by"."""
+    step: int | None = None
+    pi: dict[str, float] | None = None
+    train_loss: float | None = None
+
+
+class Result(Part):
+    """What came out (`result.json`); an evaluator may add to it."""
+
+    top1: Fraction
+    top5: Fraction | None
+    params: int
+    madds: int
+    search_seconds: Count
+    retrain_seconds: Count
+    peak_memory_bytes: int
+    search: dict[str, Any] = {}
+    """The strategy's own numbers."""
+    architecture: Architecture
+    names: list[str] = []
+    """What the architecture is called: named architectures of the space, or its one candidate."""
+    label: str
+    """A short name for what was trained, e.g. `global`, `se at output`, `darts order 2 (ablation)`."""
+    record: str = ""
+
+
+class StageFacts(Part):
+    """What a stage took."""
+
+    seconds: Count
+    peak_memory_bytes: int
+
+
+class Status(Part):
+    """How far a run has come (`status.json`)."""
+
+    schema_version: int = SCHEMA
+    state: Literal["running", "interrupted", "failed", "finished"] = "running"
+    error: str | None = None
+    stages: dict[str, StageFacts] = {}
+    updated: str | None = None
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -50,34 +121,35 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 class Record:
-    """A run's folder.
-
-    Files: `config.yaml`, `environment.json`, `status.json`, `data.json`, `architecture.json`, `decisions.json`,
-    `search.csv` (`step,label,candidate,pi,fixed`), `metrics.csv` (`stage,epoch,step,name,value`), `result.json`,
-    `model.safetensors`, `checkpoints/`, `log.txt`.
+    """A run's folder, also one inside a pack (see `nasbench.packs`).
 
     Attributes:
-        path: the folder.
+        path: the folder, as it was named.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Open an existing record.
 
         Raises:
             RecordError: the folder is not a record.
         """
         self.path = Path(path)
-        if not (self.path / "config.yaml").is_file():
-            raise RecordError(f"{path} is not a run record (it has no config.yaml)")
+        self._files = packs.locate(self.path)
+        if not self._file(CONFIG).is_file():
+            raise RecordError(f"{path} is not a run record (it has no {CONFIG})")
 
     @classmethod
     def create(cls, folder: Path, config: RunConfig) -> Record:
         """Make a new record inside a folder, named by date, space, strategy and seed.
 
+        Args:
+            folder: that receives it.
+            config: complete, see `nasbench.presets.complete`.
+
         Raises:
             RecordError: the folder cannot be written.
         """
-        short = [part.rpartition(":")[2] for part in (config.space, config.strategy)]
+        short = [part.rpartition(":")[2] for part in (config.space, config.method)]
         stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{short[0]}_{short[1]}_seed{config.seed}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,13 +160,13 @@ class Record:
                     break
                 except FileExistsError:
                     continue
-            write_atomic(path / "config.yaml", dump_config(config))
+            write_atomic(path / CONFIG, dump_config(config))
         except OSError as e:
             raise RecordError(
                 f"no record can be written in {folder}: {e.strerror}; choose another folder with --out"
             ) from e
         record = cls(path)
-        record.write_json("environment.json", environment())
+        record.write_json(ENVIRONMENT, environment())
         record.set_status(state="running")
         return record
 
@@ -105,7 +177,7 @@ class Record:
         Raises:
             RecordError: another process is writing it.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self._file(LOCK), timeout=0)
         try:
             lock.acquire()
         except Timeout as e:
@@ -115,26 +187,85 @@ class Record:
         finally:
             lock.release()
 
-    def config(self) -> RunConfig:
-        """The complete configuration of the run."""
-        return resolve_config(read_config(self.path / "config.yaml"))
+    # What the files hold
 
-    def read_json(self, name: str) -> Any:
-        """Read one of the record's JSON files.
+    def config(self) -> RunConfig:
+        """The complete configuration of the run, as it was written.
 
         Raises:
-            RecordError: it is missing or damaged.
+            RecordError: the record is damaged, or of another version.
         """
+        self.status()  # which knows the version
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError as e:
-            raise RecordError(f"{self.path} has no {name}: the run has not come that far") from e
-        except (OSError, ValueError) as e:
-            raise RecordError(f"{self.path / name} is damaged: {e}") from e
+            return make_config(read_config(self._file(CONFIG)))
+        except NasbenchError as e:
+            raise RecordError(f"{self.path / CONFIG} is damaged: {e}") from e
+
+    def status(self) -> Status:
+        """How far the run has come.
+
+        Raises:
+            RecordError: the file is missing or damaged, or the record is of another version.
+        """
+        content = self._read_json(STATUS)
+        found = content.get("schema_version", 1) if isinstance(content, dict) else SCHEMA
+        if found != SCHEMA and isinstance(found, int):
+            hint = f"`nasbench migrate {self.path}` brings it up to date" if found < SCHEMA else "use that nasbench"
+            older = "an earlier" if found < SCHEMA else "a newer"
+            raise RecordError(f"{self.path} was written by {older} nasbench (version {found} of the record): {hint}")
+        return self._model(STATUS, Status, content)
+
+    def data(self) -> DataFacts:
+        """What the run saw of its data."""
+        return self._model(DATA, DataFacts, self._read_json(DATA))
+
+    def architecture(self) -> Architecture:
+        """Label → candidate."""
+        return self._mapping(ARCHITECTURE)
+
+    def decisions(self) -> dict[str, Decision]:
+        """Label → why it has its candidate."""
+        return {k: self._model(DECISIONS, Decision, v) for k, v in self._mapping(DECISIONS).items()}
+
+    def result(self) -> Result:
+        """What came out."""
+        return self._model(RESULT, Result, self._read_json(RESULT))
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, machine and command."""
+        return self._mapping(ENVIRONMENT)
+
+    def curves(self, name: str) -> list[dict[str, str]]:
+        """The rows of `SEARCH` or `METRICS`; empty where there are none."""
+        path = self._file(name)
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def file(self, name: str) -> Path | None:
+        """One of the record's files or folders to read; `None` where it does not exist."""
+        path = self._file(name)
+        return path if path.exists() else None
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage is done."""
+        return stage in self.status().stages
+
+    # Writing
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write one of the record's JSON files."""
-        write_atomic(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        """Write one of the record's JSON files.
+
+        Args:
+            name: of the file.
+            content: plain values or one of the models above.
+
+        Raises:
+            ValueError: a number in it is not finite.
+        """
+        plain = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+        write_atomic(self._file(name), plain + "\n")
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write one of the record's tables."""
@@ -142,35 +273,50 @@ class Record:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-        write_atomic(self.path / name, buffer.getvalue())
-
-    def read_csv(self, name: str) -> list[dict[str, str]]:
-        """Read one of the record's tables; empty where it does not exist."""
-        path = self.path / name
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    def status(self) -> dict[str, Any]:
-        """`state` (`running`, `interrupted`, `failed`, `finished`), `error`, and `stages` with what each took."""
-        path = self.path / "status.json"
-        return self.read_json("status.json") if path.is_file() else {"state": "running", "stages": {}}
+        write_atomic(self._file(name), buffer.getvalue())
 
     def set_status(self, **changes: Any) -> None:
         """Change fields of the status."""
-        old = self.status()
-        self.write_json("status.json", {"stages": {}, "error": None, **old, **changes, "updated": _now()})
+        old = self.status() if self._file(STATUS).is_file() else Status()
+        self.write_json(STATUS, old.model_copy(update={"error": None, **changes, "updated": _now()}))
 
-    def finish_stage(self, stage: str, **facts: Any) -> None:
-        """Note that a stage is done, with its facts (seconds, memory …)."""
-        stages = dict(self.status()["stages"])
-        stages[stage] = facts
-        self.set_status(stages=stages)
+    def finish_stage(self, stage: str, seconds: float, peak_memory_bytes: int, **facts: Any) -> None:
+        """Note that a stage is done, with what it took and other facts."""
+        taken = StageFacts(seconds=seconds, peak_memory_bytes=peak_memory_bytes, **facts)
+        self.set_status(stages={**self.status().stages, stage: taken})
 
-    def finished(self, stage: str) -> bool:
-        """Whether a stage is done."""
-        return stage in self.status()["stages"]
+    def _file(self, name: str) -> Path:
+        return self._files / name
+
+    def _read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self._file(name).read_text(encoding="utf-8"), parse_constant=_refuse)
+        except FileNotFoundError as e:
+            raise RecordError(f"{self.path} has no {name}: the run has not come that far") from e
+        except (OSError, ValueError, RecursionError) as e:
+            raise RecordError(f"{self.path / name} is damaged: {e}") from e
+
+    def _mapping(self, name: str) -> dict[str, Any]:
+        content = self._read_json(name)
+        if not isinstance(content, dict):
+            raise RecordError(f"{self.path / name} is damaged: it holds no mapping")
+        return content
+
+    def _model(self, name: str, model: type[M], content: Any) -> M:
+        try:
+            return model.model_validate(content)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RecordError(f"{self.path / name} is damaged: {where}: {first['msg'].lower()}") from e
+
+
+def _plain(content: Any) -> Any:
+    return content.model_dump(mode="json")
+
+
+def _refuse(number: str) -> Any:
+    raise ValueError(f"{number} is not a number of JSON")
 
 
 def environment() -> dict[str, Any]:
@@ -208,7 +354,28 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def same_run(old: RunConfig, new: RunConfig) -> list[str]:
-    """The settings in which two configurations differ."""
-    a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
-    return [k for k in a if a[k] != b[k]]
+def find_records(folder: Path) -> Iterator[Path]:
+    """The folders at or below `folder`, also in packs there, that are, or were meant to be, records."""
+    for root, directories, files in os.walk(folder):
+        if any(name in files for name in (CONFIG, STATUS, RESULT)):
+            directories.clear()
+            yield Path(root)
+            continue
+        directories.sort()
+        for name in files:
+            if name.endswith(packs.SUFFIX):
+                yield from find_records(Path(root) / name)
+    if folder.is_file() or packs.is_inside(folder):
+        real = packs.locate(folder)
+        yield from (folder / found.relative_to(real) for found in find_records(real))
+
+
+def continues(record: Record, config: RunConfig) -> None:
+    """Check that a record is of a configuration, so that it may be continued with it.
+
+    Raises:
+        RecordError: it is not; says what differs.
+    """
+    differences = record.config().differing(config, *RUN)
+    if differences:
+        raise RecordError(f"{record.path} is a record of another configuration: {', '.join(differences)} differ(s)")

@@ -6,17 +6,19 @@ import ast
 import contextlib
 import importlib
 import inspect
+import json
 import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from nasbench.config import GIVEN
 from nasbench.errors import NasbenchError, OptionError, unknown
 
 GROUPS = {
@@ -25,8 +27,18 @@ GROUPS = {
     "evaluator": "nasbench.evaluators",
     "dataset": "nasbench.datasets",
 }
-
-Init = TypeVar("Init", bound=Callable[..., None])
+# What the framework says to a part itself; no option of a user's. Spaces have several names for the same.
+CLASSES_NAMES = ("num_classes", "num_labels", "n_classes")
+SIZE_NAMES = ("image_size", "input_size", "img_size")
+OWNED = {
+    "space": (*CLASSES_NAMES, *SIZE_NAMES),
+    "strategy": ("seed",),
+    "evaluator": ("dataset", "data", "stage", "epochs", "device", "devices", "nodes", "precision", "checkpoints"),
+    "dataset": (
+        *("data_root", "image_size", "batch_size", "train_images", "stage", "workers", "download", "seed"),
+        "skip_broken",
+    ),
+}
 
 
 @cache
@@ -54,21 +66,25 @@ def summaries(kind: str) -> dict[str, str]:
     return {name: _first_docstring_line(entry) for name, entry in entries(kind).items()}
 
 
-def load(kind: str, name: str) -> Any:
-    """Import the class (or function) behind a name.
+def load(kind: str, name: str, trust: bool = True) -> Any:
+    """Import the class behind a name.
 
     Args:
         kind: see `entries`.
         name: a registered name, or `package.module:Class`; the current folder is searched last.
+        trust: import what is not registered. Names that somebody else has written down are not to be trusted.
 
     Raises:
-        OptionError: when there is no such name, module or class.
+        OptionError: when there is no such name, module or class, it is no such part, or must not be imported.
     """
     if ":" not in name:
         entry = entries(kind).get(name)
         if entry is None:
-            raise OptionError(unknown(kind, name, entries(kind)) + "; your own class is given as package.module:Class")
-        return entry.load()
+            known = [*entries(kind), *([GIVEN] if kind == "strategy" else [])]
+            raise OptionError(unknown(kind, name, known) + "; your own class is given as package.module:Class")
+        return _checked(kind, name, entry.load())
+    if not trust:
+        raise OptionError(f"{kind} {name!r} is not registered: to use it runs code of that module; --trust allows it")
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -83,7 +99,105 @@ def load(kind: str, name: str) -> Any:
     if not hasattr(module, attribute):
         public = [n for n, v in vars(module).items() if inspect.isclass(v) and not n.startswith("_")]
         raise OptionError(unknown(f"class in {module_name}", attribute, public))
-    return getattr(module, attribute)
+    return _checked(kind, name, getattr(module, attribute))
+
+
+def _base(kind: str) -> type:
+    """What every part of a kind derives from."""
+    if kind == "dataset":
+        from pytorch_lightning import LightningDataModule
+
+        return LightningDataModule
+    if kind == "evaluator":
+        from nni.nas.evaluator import Evaluator
+
+        return Evaluator
+    if kind == "strategy":
+        from nni.nas.strategy import Strategy
+
+        return Strategy
+    from nni.nas.nn.pytorch import ModelSpace
+
+    return ModelSpace
+
+
+def _checked(kind: str, name: str, found: Any) -> Any:
+    base = _base(kind)
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise OptionError(f"{kind} {name!r} is no {base.__module__.partition('.')[0]} {base.__name__}")
+    return found
+
+
+def declared(factory: Any, what: str, default: Any) -> Any:
+    """What a part declares beside its constructor, see `nasbench.contracts`; `default` where it declares nothing."""
+    return getattr(factory, what, default)
+
+
+def preset(kind: str, name: str, which: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a part has in a preset, beside its class as `presets`: preset → options.
+
+    Args:
+        kind: see `entries`.
+        name: of the part.
+        which: name of the preset.
+        common: what the preset says of every run.
+        settings: what this run has. A part whose options depend on these has a class method `preset_options` of the last
+            three arguments instead.
+    """
+    factory = load(kind, name)
+    scaled = declared(factory, "preset_options", None)
+    return dict(scaled(which, common, settings) if scaled else declared(factory, "presets", {}).get(which, {}))
+
+
+def searches(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a strategy with these options trains anything (its static method `searches`, by default always)."""
+    return bool(declared(load("strategy", name), "searches", lambda options: True)(options))
+
+
+def complete(kind: str, name: str, options: Mapping[str, Any], trust: bool = True) -> dict[str, Any]:
+    """Every option of a part with its value, as plain values that can be written down.
+
+    Args:
+        kind: see `entries`.
+        name: see `load`.
+        options: the user's; converted to the annotated types.
+        trust: see `load`.
+
+    Returns:
+        Option → value in the order of the constructor, defaults included. A class method `settle` of the part puts
+        values in the place of those that depend on others.
+
+    Raises:
+        OptionError: unknown option, wrong type, value out of range, or no plain value.
+    """
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    factory = load(kind, name, trust)
+    given = check_options(kind, name, factory, options)
+    found: dict[str, Any] = {}
+    for option, parameter in parameters(factory).items():
+        if option in given:
+            found[option] = given.pop(option)
+        elif option not in OWNED[kind] and parameter.default is not parameter.empty and _named(parameter):
+            # What no user could give as this option is no default to write down, e.g. an object.
+            with contextlib.suppress(OptionError):
+                found |= check_options(kind, name, factory, {option: parameter.default})
+    found |= given
+    found = declared(factory, "settle", dict)(found)
+    plain: dict[str, Any] = {}
+    for option, value in found.items():
+        try:
+            plain[option] = to_jsonable_python(value)
+            json.dumps(plain[option], allow_nan=False)
+        except (PydanticSerializationError, ValueError) as e:
+            plain.pop(option, None)
+            if option in options:
+                raise OptionError(f"{kind} {name!r}: option {option}={value!r} is no finite plain value") from e
+    return plain
+
+
+def _named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
@@ -102,54 +216,24 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
     return found
 
 
-def takes_options_of(base: Any) -> Callable[[Init], Init]:
-    """Let a constructor's `**options` stand for the options of its base class, by name and type.
-
-    So the options of both can be looked up, checked and passed on as if the constructor named them all.
-
-    Args:
-        base: the class that `**options` are handed to.
-    """
-
-    def decorate(init: Init) -> Init:
-        signature = inspect.signature(init)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        taken = {p.name for p in own}
-        inherited = [
-            p.replace(kind=p.KEYWORD_ONLY)
-            for p in parameters(base).values()
-            if p.name not in taken and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        ]
-        init.__signature__ = signature.replace(parameters=[*own, *inherited])  # type: ignore[attr-defined]
-        init.__annotations__ = {**_hints(base), **init.__annotations__}
-        return init
-
-    return decorate
-
-
-def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> Any:
+def build(kind: str, name: str, options: Mapping[str, Any], trust: bool = True, **context: Any) -> Any:
     """Build a registered or imported class with the options that a user gave.
 
     Args:
         kind: see `entries`.
         name: see `load`.
         options: the user's options; every one must be known, and is converted to the annotated type.
+        trust: see `load`.
         **context: what the caller knows (classes, image size, seed …); passed on where the class takes it.
 
     Raises:
         OptionError: unknown option, wrong type, value out of range, or a failing constructor.
     """
-    factory = load(kind, name)
-    if not callable(factory):
-        raise OptionError(f"{kind} {name!r} is not a class or function")
+    factory = load(kind, name, trust)
     given = check_options(kind, name, factory, options)
     accepted = parameters(factory)
     given = {k: v for k, v in context.items() if k in accepted} | given
-    missing = [
-        n
-        for n, p in accepted.items()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in given
-    ]
+    missing = [n for n, p in accepted.items() if p.default is p.empty and _named(p) and n not in given]
     if missing:
         raise OptionError(f"{kind} {name!r} needs the option {', '.join(missing)}: give it as {missing[0]}=VALUE")
     try:
@@ -158,6 +242,21 @@ def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> A
         raise type(e)(f"{kind} {name!r}: {e}") from e
     except Exception as e:
         raise OptionError(f"{kind} {name!r} could not be built: {blame(e)}") from e
+
+
+def build_dataset(name: str, data: Mapping[str, Any], **context: Any) -> Any:
+    """Build a data set; nothing is read yet.
+
+    Args:
+        name: see `load`.
+        data: its own options, and those that every data set has (`RunConfig.data_options`).
+        **context: what the caller knows beside these.
+
+    Raises:
+        OptionError: see `build`.
+    """
+    own = {k: v for k, v in data.items() if k not in OWNED["dataset"]}
+    return build("dataset", name, own, **{k: v for k, v in data.items() if k not in own}, **context)
 
 
 def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,11 +269,13 @@ def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]
     from pydantic.errors import PydanticUserError
 
     accepted = parameters(factory)
-    named = [n for n, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    named = [n for n, p in accepted.items() if _named(p) and n not in OWNED[kind]]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     hints = _hints(factory)
     checked = {}
     for option, value in options.items():
+        if option in OWNED[kind]:
+            raise OptionError(f"{kind} {name!r}: {option} is not given as an option; the run's own settings tell it")
         if option not in named:
             if not open_ended:
                 raise OptionError(unknown(f"option of {kind} {name!r}", option, named))
@@ -189,7 +290,9 @@ def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]
                 checked[option] = adapter.validate_python(value)
             except ValidationError as e:
                 first = e.errors()[0]
-                raise OptionError(f"{kind} {name!r}: option {option}={value!r}: {first['msg'].lower()}") from e
+                own = first.get("ctx", {}).get("error")
+                reason = str(own) if isinstance(own, NasbenchError) else first["msg"].lower()
+                raise OptionError(f"{kind} {name!r}: option {option}={value!r}: {reason}") from e
             except PydanticUserError:
                 pass  # an annotation that pydantic cannot read is left to the class itself
     return checked

@@ -9,11 +9,9 @@ from typing import Any
 from pytorch_lightning import Callback
 
 from nasbench.progress import Display
-from nasbench.record import Record
+from nasbench.record import METRICS, METRICS_HEADER, SEARCH, SEARCH_HEADER, Record
 
 SNAPSHOTS = 200  # rows of search.csv a candidate, over a whole search
-METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
-SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 
 Report = Callable[[Mapping[str, float]], None]
 
@@ -24,7 +22,7 @@ class Watcher(Callback):
     def __init__(self, stage: str, record: Record, display: Display, report: Report | None = None) -> None:
         """Follow `stage`, write to `record`, show on `display`, and tell `report` the measures of every epoch."""
         self._name, self._record, self._display, self._report = stage, record, display, report
-        rows = record.read_csv("metrics.csv")
+        rows = record.curves(METRICS)
         # A stage that is repeated after an interruption starts its curves anew.
         self._metrics: list[tuple[Any, ...]] = [tuple(r.values()) for r in rows if r["stage"] != stage]
         self._search: list[tuple[Any, ...]] = []
@@ -114,6 +112,6 @@ class Watcher(Callback):
                 self._search.append((self._steps, label, candidate, f"{pi:.6g}", fixed))
 
     def _write(self) -> None:
-        self._record.write_csv("metrics.csv", METRICS_HEADER, self._metrics)
+        self._record.write_csv(METRICS, METRICS_HEADER, self._metrics)
         if self._search:
-            self._record.write_csv("search.csv", SEARCH_HEADER, self._search)
+            self._record.write_csv(SEARCH, SEARCH_HEADER, self._search)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from nasbench.errors import OptionError, check_range, unknown
 from nasbench.spaces.operations.attention import SK
 from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, uniform_architectures
-from nasbench.spaces.operations.enhancers import candidate_names
+from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
 from nasbench.spaces.operations.strides import fit_strides
 
@@ -25,6 +26,7 @@ SETTING = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+REDUCTION = {"expanded": 24, "output": 8}  # of the attention's candidates, by position (Tables 2 and 4 of the paper)
 
 
 def strides(image_size: int) -> tuple[int, list[int]]:
@@ -97,10 +99,12 @@ class MobileNetV2MetaPooling(ModelSpace):
     Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
     """
 
+    presets: ClassVar = {"quick": {"width": 0.25}}
+
     def __init__(
         self,
         width: float = 1.0,
-        candidates: str | list[str] = "full",
+        candidates: Candidates = "full",
         position: Literal["expanded", "output"] = "expanded",
         num_classes: int = 1000,
         image_size: int = 224,
@@ -143,7 +147,7 @@ class MobileNetV2MetaPooling(ModelSpace):
         if depthwise == "sk" and downsampling != "stride":
             raise OptionError("depthwise 'sk' brings its own stride: it goes with downsampling 'stride' only")
         if attention_reduction is None:
-            attention_reduction = 24 if position == "expanded" else 8
+            attention_reduction = REDUCTION[position]
         check_range("attention_reduction", attention_reduction, ge=1)
         self.candidate_names = candidate_names(candidates)
         reductions = {"global": reduction, "se": attention_reduction, "cbam": attention_reduction}
@@ -167,6 +171,20 @@ class MobileNetV2MetaPooling(ModelSpace):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
         return self.classifier(self.features(x).mean((2, 3)))
+
+    @classmethod
+    def settle(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Put the values in the place of those that depend on others."""
+        return {**options, "attention_reduction": options["attention_reduction"] or REDUCTION[options["position"]]}
+
+    @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says in the place of options' values."""
+        where = "" if options["position"] == "expanded" else f"at {options['position']}"
+        # The attention's reduction goes with the position, unless it was chosen.
+        usual = options["attention_reduction"] == REDUCTION[options["position"]]
+        reduction = {"attention_reduction": ""} if usual else {}
+        return {**set_words(options["candidates"]), "position": where, **reduction}
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures of this space, as far as its candidates allow them.

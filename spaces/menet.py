@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, ClassVar
 
 import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError, check_range, unknown
 from nasbench.spaces.operations.choices import OnFirst, enhancer_label, uniform_architectures
-from nasbench.spaces.operations.enhancers import candidate_names, enhancer
+from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
 from nasbench.spaces.operations.strides import fit_strides
 
 GATE = "me"
 DEPTHS = (4, 8, 4)
 GROUPS = (1, 2, 3, 4, 8)  # the counts that ShuffleNet compares
+Gates = Annotated[str | list[str], AfterValidator(partial(candidate_names, extra=(GATE,)))]
 
 
 @dataclass(frozen=True)
@@ -202,11 +205,13 @@ class MENetSpace(ModelSpace):
     Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
     """
 
+    presets: ClassVar = {"quick": {"width": 0.25}}
+
     def __init__(
         self,
         model: str = "108-8x1",
         width: float = 1.0,
-        candidates: str | list[str] = "full",
+        candidates: Gates = "full",
         groups: list[int] | None = None,
         num_classes: int = 1000,
         image_size: int = 224,
@@ -273,9 +278,19 @@ class MENetSpace(ModelSpace):
         return self.classifier(self.features(x).mean((2, 3)))
 
     @classmethod
+    def settle(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Put the values in the place of those that depend on others."""
+        return {**options, "groups": options["groups"] or list(GROUPS)}
+
+    @classmethod
     def named_options(cls, architecture: str) -> dict[str, Any]:
         """The options that a named architecture brings along: the published networks differ in their channels."""
         return {"model": architecture} if architecture in MODELS else {}
+
+    @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says in the place of options' values."""
+        return set_words(options["candidates"], (GATE,))
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures of this space, as far as its candidates allow them.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualCon
 
 from nasbench.errors import OptionError, check_range, unknown
 from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
-from nasbench.spaces.operations.enhancers import candidate_names
+from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.strides import fit_strides
 
 # Strides of the stem and of every block at 224×224 (Tables 1 and 2 of the paper).
@@ -65,11 +65,13 @@ class MobileNetV3MetaPooling(ModelSpace):
     Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
     """
 
+    presets: ClassVar = {"quick": {"model": "small", "width": 0.25}}
+
     def __init__(
         self,
         model: Literal["large", "small"] = "large",
         width: float = 1.0,
-        candidates: str | list[str] = "full",
+        candidates: Candidates = "full",
         num_classes: int = 1000,
         image_size: int = 224,
         reduction: int = 32,
@@ -125,6 +127,11 @@ class MobileNetV3MetaPooling(ModelSpace):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+    @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says in the place of options' values."""
+        return set_words(options["candidates"])
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
+from typing import Any, ClassVar
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -12,7 +13,7 @@ from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2, chan
 
 from nasbench.errors import check_range
 from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
-from nasbench.spaces.operations.enhancers import candidate_names
+from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.strides import fit_strides
 
 REPEATS = (4, 8, 4)
@@ -78,10 +79,12 @@ class ShuffleNetV2MetaPooling(ModelSpace):
     Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
     """
 
+    presets: ClassVar = {"quick": {"width": 0.25}}
+
     def __init__(
         self,
         width: float = 1.0,
-        candidates: str | list[str] = "full",
+        candidates: Candidates = "full",
         num_classes: int = 1000,
         image_size: int = 224,
         reduction: int = 32,
@@ -132,6 +135,11 @@ class ShuffleNetV2MetaPooling(ModelSpace):
     def features(self) -> nn.Sequential:
         """The layers up to the last map in one sequence, as torchvision's other networks have them."""
         return nn.Sequential(self.conv1, self.maxpool, *self.stage2, *self.stage3, *self.stage4, self.conv5)
+
+    @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says in the place of options' values."""
+        return set_words(options["candidates"])
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,12 @@ class DARTS(Differentiable):
     """
 
     module_class = DartsModule
+    told = ("order",)
+    presets: ClassVar = {
+        "quick": {"eta": 0.1, "warmup_epochs": 3},
+        "cifar": {"eta": 3e-3, "warmup_epochs": 5},
+        "paper": {"eta": 3e-4, "meta_fraction": 0.5},
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -58,6 +58,12 @@ class PMPL(Differentiable):
     """
 
     module_class = ProgressiveModule
+    # η is raised in the smaller presets, or nothing would be fixed within their few hundred steps.
+    presets: ClassVar = {
+        "quick": {"eta": 0.1, "rho": 0.2, "warmup_epochs": 3},
+        "cifar": {"eta": 3e-3, "rho": 0.2, "warmup_epochs": 5},
+        "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5},
+    }
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nni.nas.strategy import Strategy
@@ -15,6 +16,8 @@ class Random(Strategy):
 
     A single trial is not trained in the search at all: the architecture is taken as it is drawn.
     """
+
+    decided_by = "drawn at random"
 
     def __init__(self, *, trials: int = 1, seed: int = 0) -> None:
         """Set the options.
@@ -31,6 +34,11 @@ class Random(Strategy):
         check_range("seed", seed, ge=0, lt=2**32)
         self.trials, self.seed = trials, seed
         self._single: Any = None
+
+    @staticmethod
+    def searches(options: Mapping[str, Any]) -> bool:
+        """Whether networks are trained to be compared."""
+        return bool(options["trials"] > 1)
 
     def _run(self) -> None:
         state = RandomState(self.seed)

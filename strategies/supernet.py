@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import nni.nas.strategy
 import torch
@@ -298,6 +298,7 @@ class Differentiable(nni.nas.strategy.DARTS):
     """Base of the one-shot strategies with architecture parameters."""
 
     module_class: type[DifferentiableModule] = DifferentiableModule
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
 
     def __init__(
         self,
@@ -333,6 +334,20 @@ class Differentiable(nni.nas.strategy.DARTS):
         self.epochs, self.meta_fraction = epochs, meta_fraction
         self.alphas: dict[str, nn.Parameter] = {}
         self.mutables: dict[str, Any] = {}
+
+    @classmethod
+    def preset_options(cls, which: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The options in a preset; its warm-up is the same share of however many epochs a run has."""
+        options = dict(cls.presets.get(which, {}))
+        epochs = (settings.get("strategy_options") or {}).get("epochs") or settings["epochs"]
+        if "warmup_epochs" in options and isinstance(epochs, int):
+            options["warmup_epochs"] = min(round(options["warmup_epochs"] * epochs / common["epochs"]), epochs - 1)
+        return options
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """What a result keeps of the search: how many layers the threshold has fixed."""
+        return {"fixed_by_threshold": sum(d["by"] == "threshold" for d in self.decisions.values())}
 
     @property
     def decisions(self) -> dict[str, dict[str, Any]]:

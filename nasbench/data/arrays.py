@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ class Digits(InMemoryData):
     name = "digits"
     native_size = 16
     augmentation = Augmentation(padding=1)
+    default_preset = "quick"
+    presets: ClassVar = {"quick": {"train_images": None}}  # its subset is meant for larger sets
 
     def read(self) -> Parts:
         """See `InMemoryData.read`."""

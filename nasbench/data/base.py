@@ -151,6 +151,7 @@ class ImageData(LightningDataModule):
     name: str
     native_size: int = 32
     augmentation = Augmentation()
+    default_preset = "cifar"
 
     def __init__(
         self,

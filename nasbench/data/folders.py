@@ -115,6 +115,7 @@ class ImageNet(ImageFolder):
     """
 
     name = "imagenet"
+    default_preset = "paper"
 
     def _folder(self) -> Path:
         root = self.data_root

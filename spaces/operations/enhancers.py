@@ -7,8 +7,10 @@ section 2.1. Every candidate maps (N, C, H, W) to the same shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError, unknown
@@ -109,6 +111,16 @@ def candidate_names(candidates: str | Iterable[str], extra: tuple[str, ...] = ()
     if not names or len(set(names)) != len(names):
         raise OptionError(f"candidates must be one or more different names, not {', '.join(names) or 'none at all'}")
     return tuple(names)
+
+
+Candidates = Annotated[str | list[str], AfterValidator(candidate_names)]
+
+
+def set_words(candidates: Iterable[str], extra: tuple[str, ...] = ()) -> dict[str, str]:
+    """What a run's label says of a candidate set: its name, or its members joined by `+`."""
+    members = tuple(candidates)
+    names = [name for name in CANDIDATE_SETS if candidate_names(name, extra) == members]
+    return {"candidates": names[0] if names else "+".join(members)}
 
 
 def enhancer(name: str, channels: int, reduction: int | None = None) -> nn.Module:

@@ -1,0 +1,271 @@
+"""From a configuration to networks: building, loading, naming and counting them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from nasbench import registry
+from nasbench.architecture import Architecture, choices, instantiate, named, resolve, validate
+from nasbench.config import RunConfig, digest
+from nasbench.errors import OptionError, RecordError
+from nasbench.presets import complete, read_architecture
+from nasbench.profile import Profile, latency, profile
+from nasbench.quiet import quiet_libraries
+from nasbench.record import MODEL, DataFacts, Record
+
+PROFILE_DEFAULTS = (1000, 224)  # classes and image size of a profile without a data set
+LONGEST_LABEL = 40  # characters of the options in a run's label; longer ones are named by a digest
+MOST_LEFT_OUT = 3  # tensors that are named one by one
+
+
+def build_space(config: RunConfig, num_classes: int, image_size: int, trust: bool = True) -> Any:
+    """Build the search space of a configuration for a data set.
+
+    Args:
+        config: names the space and its options.
+        num_classes: passed on under the name that the space has for it.
+        image_size: likewise.
+        trust: see `nasbench.registry.load`.
+
+    Raises:
+        OptionError: unknown space or option, or a value out of range.
+    """
+    context = dict.fromkeys(registry.CLASSES_NAMES, num_classes) | dict.fromkeys(registry.SIZE_NAMES, image_size)
+    return registry.build("space", config.space, config.space_options, trust, **context)
+
+
+def native(config: RunConfig) -> tuple[int, int]:
+    """Classes and image size for which a space was made."""
+    classes, size = registry.declared(registry.load("space", config.space), "profile_defaults", PROFILE_DEFAULTS)
+    return classes, config.image_size or size
+
+
+def default_architecture(config: RunConfig) -> str:
+    """The name of the first of a space's named architectures.
+
+    Raises:
+        ArchitectureError: it names none.
+    """
+    with quiet_libraries():
+        space = build_space(config, *native(config))
+        resolve(space, None)
+        return next(iter(named(space)))
+
+
+def derived(config: RunConfig, architecture: Architecture, data: DataFacts, trust: bool = True) -> nn.Module:
+    """The network of an architecture, with fresh weights.
+
+    Args:
+        config: names the space and its options.
+        architecture: label → candidate.
+        data: of the run.
+        trust: see `nasbench.registry.load`.
+
+    Raises:
+        ArchitectureError: it does not fit the space.
+    """
+    classes, size = len(data.class_names), data.image_size
+    architecture = validate(build_space(config, classes, size, trust), architecture)
+    return instantiate(lambda: build_space(config, classes, size, trust), architecture)
+
+
+def load_model(path: str | Path, trust: bool = False) -> nn.Module:
+    """The derived, trained network of a record.
+
+    Args:
+        path: the record's folder.
+        trust: build spaces that are not registered, which runs the code of the module that the record names.
+
+    Returns:
+        A plain `torch.nn.Module` in evaluation mode, (N, 3, S, S) → (N, classes); images are to be normalised with
+        the mean and standard deviation of the record's `data.json`.
+
+    Raises:
+        RecordError: the record has no trained network, or it is damaged.
+        OptionError: its space is not registered, and not trusted.
+    """
+    record = Record(path)
+    weights = record.file(MODEL)
+    if weights is None:
+        raise RecordError(f"{path} has no {MODEL}: its training has not finished, or its weights were not kept")
+    with quiet_libraries():
+        model = derived(record.config(), record.architecture(), record.data(), trust)
+    try:
+        model.load_state_dict(load_file(weights))
+    except Exception as e:
+        raise RecordError(f"{path}/{MODEL} does not fit the record: {' '.join(str(e).split())[:200]}") from e
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of a file of weights.
+
+    Attributes:
+        tensors: of the file.
+        used: of these.
+        left_out: what was not used, and why.
+        convolutions: share of the numbers in the network's convolutions that were filled, 0–1.
+    """
+
+    tensors: int
+    used: int
+    left_out: tuple[str, ...]
+    convolutions: float
+
+    def __str__(self) -> str:
+        """One line for a reader."""
+        more = len(self.left_out) - MOST_LEFT_OUT
+        named = ", ".join(self.left_out[:MOST_LEFT_OUT]) + (f" and {more} more" if more > 0 else "")
+        return f"{self.used} of {self.tensors} tensors" + (f"; left out: {named}" if named else "")
+
+
+def load_weights(model: nn.Module, path: Path, partial: bool = False) -> Fit:
+    """Copy every tensor of a weight file whose name and shape fit.
+
+    Args:
+        model: the network or space.
+        path: `.safetensors`, or a torch file of a state dict (loaded without running code).
+        partial: take weights although under half of the network's convolutions get any.
+
+    Raises:
+        OptionError: the file cannot be read, or too little in it fits.
+    """
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as e:
+        raise OptionError(f"weights {path} cannot be read: {' '.join(str(e).split())[:200]}") from e
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise OptionError(f"weights {path} hold no state dict")
+    own = model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    for name, value in fitting.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise OptionError(f"weights {path}: {name} is not finite")
+    left_out = [f"{k} ({_mismatch(v, own.get(k))})" for k, v in state.items() if k not in fitting]
+    kernels = {
+        f"{name}.weight": module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }
+    share = sum(count for name, count in kernels.items() if name in fitting) / max(1, sum(kernels.values()))
+    fit = Fit(len(state), len(fitting), tuple(left_out), share)
+    if not fitting or (share < 0.5 and not partial):
+        raise OptionError(
+            f"weights {path} fit too little: {100 * share:.0f} % of the convolutions, {fit}; give weights of this "
+            "network and width, or --weights-partial to take what fits"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return fit
+
+
+def _mismatch(value: torch.Tensor, own: torch.Tensor | None) -> str:
+    if own is None:
+        return "not in the network"
+    return f"{'×'.join(map(str, own.shape))} ≠ {'×'.join(map(str, value.shape))}"
+
+
+def names_of(space: Any, architecture: Mapping[str, Any]) -> list[str]:
+    """What an architecture is called: named architectures of the space that are equal, and its one candidate."""
+    found = [name for name, known in named(space).items() if dict(known) == dict(architecture)]
+    different = {str(value) for value in architecture.values()}
+    everywhere = different if len(different) == 1 and len(choices(space)) == len(architecture) else set()
+    return list(dict.fromkeys([*found, *everywhere]))
+
+
+def label_of(config: RunConfig, architecture: Mapping[str, Any]) -> str:
+    """A short name for what a run trains, e.g. `global`, `se at output`, `pmpl (full)`, `darts order 2 (ablation)`.
+
+    A strategy names in `told` the options that always belong to it. A space puts words in the place of its options'
+    values by its static method `words`; what is not in there is told where it is not the default.
+
+    Args:
+        config: complete.
+        architecture: that it trains.
+    """
+    space = registry.load("space", config.space)
+    defaults = registry.complete("space", config.space, {})
+    words: dict[str, str] = registry.declared(space, "words", lambda options: {})(config.space_options)
+    if config.strategy is None:
+        different = {str(value) for value in architecture.values()}
+        given = (
+            config.architecture if isinstance(config.architecture, str) else f"given {digest(dict(architecture))[:4]}"
+        )
+        parts = [different.pop() if len(different) == 1 else str(given)]
+    else:
+        told = registry.declared(registry.load("strategy", config.strategy), "told", ())
+        parts = [config.strategy, *(f"{name} {config.strategy_options[name]}" for name in told)]
+        parts += [f"({words['candidates']})"] if "candidates" in words else []
+    parts += [words[name] for name in words if name != "candidates" and words[name]]
+    others = [
+        f"{name} {value}"
+        for name, value in config.space_options.items()
+        if name not in ("width", *words) and value != defaults.get(name)
+    ]
+    text = " ".join(others)
+    parts += [text if len(text) <= LONGEST_LABEL else f"options {digest(others)[:4]}"] if text else []
+    main = RunConfig.model_fields["space"].default
+    where = "" if config.space == main else f" in {config.space.rpartition(':')[2]}"
+    return " ".join(parts) + where
+
+
+def profile_architecture(
+    config: RunConfig, choice: Any = None, use_dataset: bool = False, timed: bool = False
+) -> tuple[Architecture, Profile]:
+    """Count parameters and multiply-adds of one architecture.
+
+    Args:
+        config: names the space, its options, the data set and the image size.
+        choice: see `nasbench.architecture.resolve`; also a JSON file or a record, of which only the choices are taken.
+        use_dataset: take the number of classes and the image size from the data set; else the space's
+            `profile_defaults`, or 1000 and 224 where it has none.
+        timed: measure its latency on the CPU too.
+
+    Raises:
+        NasbenchError: the space, its options or the architecture are wrong, or the data set is missing.
+    """
+    with quiet_libraries():
+        if choice is not None:
+            choice = read_architecture(choice)
+            config = complete(config.model_copy(update={"strategy": None, "architecture": choice}))
+        classes, size = native(config)
+        if use_dataset:
+            data = registry.build_dataset(config.dataset, config.data_options())
+            data.setup()
+            classes, size = data.num_classes, data.image_size
+        architecture = resolve(build_space(config, classes, size), choice)
+        return _counted(config, architecture, classes, size, timed)
+
+
+def profile_record(record: Record, timed: bool = False, trust: bool = False) -> tuple[Architecture, Profile]:
+    """Count the network of a record: its own space, options, classes and image size.
+
+    Args:
+        record: whose search is done.
+        timed: measure its latency on the CPU too.
+        trust: see `load_model`.
+
+    Raises:
+        NasbenchError: the record is damaged, or has not come that far.
+    """
+    with quiet_libraries():
+        data = record.data()
+        size = len(data.class_names), data.image_size
+        return _counted(record.config(), record.architecture(), *size, timed, trust)
+
+
+def _counted(
+    config: RunConfig, architecture: Architecture, classes: int, size: int, timed: bool, trust: bool = True
+) -> tuple[Architecture, Profile]:
+    facts = DataFacts(class_names=[""] * classes, image_size=size)
+    model = derived(config, architecture, facts, trust)
+    counts = profile(model, size)
+    return architecture, replace(counts, latency=latency(model, size)) if timed else counts

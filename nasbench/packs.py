@@ -1,0 +1,83 @@
+"""Packs: one compressed file of many records without weights, which every reading command takes in place."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from nasbench.errors import RecordError
+
+SUFFIX = ".records.xz"
+LARGEST = 2**30  # bytes that a pack may unfold to: a stranger's must not fill the disk
+
+
+def write_pack(records: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """The content of a pack.
+
+    Args:
+        records: name → file → content.
+
+    Returns:
+        A tar archive compressed by xz, the same every time.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as archive:
+        for name in sorted(records):
+            for file in sorted(records[name]):
+                member = tarfile.TarInfo(f"{name}/{file}")
+                member.size = len(records[name][file])
+                archive.addfile(member, io.BytesIO(records[name][file]))
+    return buffer.getvalue()
+
+
+def locate(path: Path) -> Path:
+    """Where a path's files can be read: itself, or the place to which the pack that it lies in is unfolded.
+
+    Args:
+        path: e.g. `RECORD`, `FILE.records.xz` or `FILE.records.xz/RECORD`.
+
+    Raises:
+        RecordError: the pack is damaged.
+    """
+    if path.exists() and not path.is_file():
+        return path
+    for outer in (path, *path.parents):
+        if outer.name.endswith(SUFFIX) and outer.is_file():
+            return _unfolded(outer.resolve(), outer.stat().st_mtime_ns) / path.relative_to(outer)
+    return path
+
+
+def is_inside(path: Path) -> bool:
+    """Whether a path is of something in a pack."""
+    return any(outer.name.endswith(SUFFIX) and outer.is_file() for outer in path.parents)
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
+
+
+@cache
+def _unfolded(pack: Path, changed: int) -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="nasbench-")
+    _FOLDERS.append(folder)
+    root = Path(folder.name)
+    left = LARGEST
+    try:
+        with tarfile.open(pack, "r:xz") as archive:
+            for member in archive:
+                where = PurePosixPath(member.name)
+                if not member.isfile() or where.is_absolute() or ".." in where.parts:
+                    raise RecordError(f"{pack} is damaged: it holds {member.name!r}, which is no file of a record")
+                left -= member.size
+                if left < 0:
+                    raise RecordError(f"{pack} unfolds to more than {LARGEST >> 20} MiB")
+                target = root / where
+                target.parent.mkdir(parents=True, exist_ok=True)
+                content = archive.extractfile(member)
+                target.write_bytes(b"" if content is None else content.read())
+    except (tarfile.TarError, OSError, EOFError, ValueError) as e:
+        raise RecordError(f"{pack} is damaged: {e}") from e
+    return root

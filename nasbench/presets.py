@@ -1,0 +1,136 @@
+"""From what a user gave to the complete settings of a run: presets, the parts' own defaults, and other spellings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasbench import registry
+from nasbench.config import GIVEN, KINDS, RunConfig, make_config
+from nasbench.errors import OptionError, unknown
+from nasbench.record import ARCHITECTURE
+
+# What concerns every part; what a part's own options are in a preset stands beside the part. The paper's recipe is that
+# of Dong et al., ICASSP 2023, section 3.1, and the smaller presets are scaled down from it.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Minutes on two CPU cores.
+    "quick": {"epochs": 12, "retrain_epochs": 15, "batch_size": 64, "train_images": 2000},
+    # An evening on one GPU for 32×32 images.
+    "cifar": {"epochs": 30, "retrain_epochs": 200, "batch_size": 128},
+    # ImageNet as in the paper.
+    "paper": {"epochs": 30, "retrain_epochs": 200, "batch_size": 128, "workers": 8},
+}
+DEFAULT_PRESET = "cifar"  # of a data set that names none
+FIRST = ""  # the first of the space's named architectures, where fixed has no choice
+OPTIONAL = ("image_size", "train_images", "weights")  # where none is a value, and not the absence of one
+
+
+def resolve_config(given: Mapping[str, Any]) -> RunConfig:
+    """Fill in the preset and the parts' defaults under what was given.
+
+    Args:
+        given: fields of `RunConfig`; what is absent comes from the preset (by default the data set's), else from the
+            part itself. `strategy: fixed` with the option `choice` stands for an `architecture` that is given.
+
+    Returns:
+        The complete configuration.
+
+    Raises:
+        OptionError: unknown field, name or option, or a value of the wrong kind or out of range.
+    """
+    for key in given:
+        if key not in RunConfig.model_fields:
+            raise OptionError(unknown("setting", key, RunConfig.model_fields))
+    chosen = {k: v for k, v in given.items() if v is not None or k in OPTIONAL}
+    for kind in KINDS:
+        if not isinstance(chosen.get(f"{kind}_options", {}), Mapping):
+            raise OptionError(f"{kind}_options must be a mapping of names to values, not {chosen[f'{kind}_options']!r}")
+    chosen = _spelt_out(chosen)
+    dataset = registry.load("dataset", chosen.get("dataset", RunConfig.model_fields["dataset"].default))
+    name = chosen.get("preset") or registry.declared(dataset, "default_preset", DEFAULT_PRESET)
+    if name not in PRESETS:
+        raise OptionError(unknown("preset", name, PRESETS))
+    common = {**PRESETS[name], **registry.declared(dataset, "presets", {}).get(name, {})}
+    settings = {**common, **chosen, "preset": name}
+    for kind in KINDS:
+        part = settings.get(kind, RunConfig.model_fields[kind].default)
+        if part is not None and kind != "dataset":
+            of_preset = registry.preset(kind, part, name, common, settings)
+            settings[f"{kind}_options"] = {**of_preset, **settings.get(f"{kind}_options", {})}
+    return complete(make_config(settings))
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """The same settings with every option of every part, converted and in its normal form.
+
+    Args:
+        config: of any origin; a complete one stays as it is.
+
+    Raises:
+        OptionError: unknown name or option, or a value of the wrong kind or out of range.
+    """
+    changed: dict[str, Any] = {}
+    options = dict(config.space_options)
+    if isinstance(config.architecture, str):
+        # Named architectures that differ in more than their choices bring options of the space along.
+        named = registry.declared(registry.load("space", config.space), "named_options", lambda name: {})
+        options = {**named(config.architecture), **options}
+    for kind in KINDS:
+        part = getattr(config, kind)
+        if part is not None:
+            given = options if kind == "space" else getattr(config, f"{kind}_options")
+            changed[f"{kind}_options"] = registry.complete(kind, part, given)
+    if config.strategy is None or not registry.searches(config.strategy, changed["strategy_options"]):
+        changed |= {"epochs": None, "max_trials": None}
+    config = config.model_copy(update=changed)
+    if config.architecture == FIRST:
+        from nasbench.networks import default_architecture
+
+        config = config.model_copy(update={"architecture": default_architecture(config)})
+    return config
+
+
+def _spelt_out(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Without the spellings of an architecture that is given; its files are read, since they may not stay."""
+    chosen = dict(chosen)
+    if chosen.get("strategy") == GIVEN:
+        del chosen["strategy"]
+        options = dict(chosen.pop("strategy_options", {}))
+        choice = options.pop("choice", None)
+        if options:
+            raise OptionError(unknown("option of strategy 'fixed'", next(iter(options)), ["choice"]))
+        chosen.setdefault("architecture", FIRST if choice is None else choice)
+    if "architecture" in chosen:
+        if chosen.get("strategy") is not None:
+            raise OptionError(
+                f"an architecture is given, so nothing is left to strategy {chosen['strategy']!r}: leave one of them out"
+            )
+        chosen |= {"strategy": None, "strategy_options": {}}
+        chosen["architecture"] = read_architecture(chosen["architecture"])
+    return chosen
+
+
+def read_architecture(choice: Any) -> Any:
+    """The content of the JSON file or record that an architecture was given by; anything else as it is.
+
+    Raises:
+        OptionError: the file is not JSON, or the wrong kind of it.
+    """
+    if isinstance(choice, Mapping):
+        return dict(choice)
+    if not isinstance(choice, str):
+        raise OptionError(f"an architecture is a name or a mapping of labels to candidates, not {choice!r}")
+    path = Path(choice)
+    if (path / ARCHITECTURE).is_file():
+        path = path / ARCHITECTURE
+    elif path.suffix != ".json" or not path.is_file():
+        return choice  # a name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise OptionError(f"{path} is not JSON: {e}") from e
+    if not isinstance(content, dict):
+        raise OptionError(f"{path} is not a mapping of labels to candidates")
+    return content
