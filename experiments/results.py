@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasbench.config import resolve_config
+from nasbench.presets import resolve_config
 from nasbench.record import write_atomic
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import collect
 from nasbench.results.formats import markdown
-from nasbench.results.rows import spec
 from nasbench.results.statistics import Estimate, difference, mean
 from nasbench.results.tables import build, records
-from nasbench.results.training import overrides
+from nasbench.studies.metapooling import spec
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"
@@ -47,18 +46,18 @@ def main() -> None:
 
 def costs() -> str:
     """Parameters and multiply-adds of every row of Tables 2 and 4, counted, beside the printed ones."""
-    from nasbench.pipeline import profile_architecture
+    from nasbench.networks import profile_architecture
 
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     rows, rounded, off = [], [], []
     for name in ("table2", "table4"):
         for row in spec(name).rows:
-            config = resolve_config({**overrides(row, {}, 0), "dataset": "imagenet", "preset": "paper"})
-            counted = profile_architecture(config, config.strategy_options["choice"], use_dataset=False)[1]
+            config = resolve_config({**row.settings, "dataset": "imagenet", "preset": "paper"})
+            counted = profile_architecture(config, config.architecture)[1]
             printed = spec(name).printed[row.key]
             if printed.params is None or printed.madds is None:
                 raise ValueError(f"{name} prints no cost of {row.key}")
-            label = f"Table {name[-1]}: {row.label}"
+            label = f"Table {spec(name).number}: {row.title}"
             if abs(counted.params - printed.params) > TOLERANCE:
                 agree = round(counted.params / 1e6, printed.digits) == printed.params / 1e6
                 (rounded if agree else off).append(label)
@@ -69,7 +68,7 @@ def costs() -> str:
                     "paper_params": Cell(printed.params, digits=printed.digits),
                     "madds": Cell(counted.madds),
                     "paper_madds": Cell(printed.madds),
-                    "command": Cell(f"`{_profile_command(config)}`"),
+                    "command": Cell(f"`{_profile_command(row.settings)}`"),
                 }
             )
     columns = (
@@ -206,7 +205,7 @@ def _choices(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bo
                 "seed": Cell(str(run["seed"])),
                 "early": Cell("".join(names[: len(EARLY)])),
                 "late": Cell("".join(names[len(EARLY) :])),
-                "fixed": Cell(run["fixed_by_threshold"]),
+                "fixed": Cell(run["search.fixed_by_threshold"]),
             }
         )
     columns = (
@@ -218,15 +217,15 @@ def _choices(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bo
     return Table("choices", "What PMPL chose: · none, a avg3, G global.", columns, tuple(rows))
 
 
-def _profile_command(config: Any) -> str:
-    options = {k: v for k, v in config.space_options.items() if k not in ("candidates", "width")}
+def _profile_command(settings: Mapping[str, Any]) -> str:
+    options = {k: v for k, v in settings["space_options"].items() if k not in ("candidates", "width")}
     words = ["nasbench profile"]
-    if config.space_options.get("width", 1.0) != 1.0:
-        words.append(f"--width {config.space_options['width']:g}")
-    if config.space_options["candidates"] != "ablation":
-        words.append(f"--candidates {config.space_options['candidates']}")
+    if settings["space_options"].get("width", 1.0) != 1.0:
+        words.append(f"--width {settings['space_options']['width']:g}")
+    if settings["space_options"]["candidates"] != "ablation":
+        words.append(f"--candidates {settings['space_options']['candidates']}")
     words += [f"-p {name}={value}" for name, value in options.items()]
-    return " ".join([*words, f"--architecture {config.strategy_options['choice']}"])
+    return " ".join([*words, f"--architecture {settings['architecture']}"])
 
 
 if __name__ == "__main__":

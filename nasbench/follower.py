@@ -10,9 +10,9 @@ import traceback
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, seed_everything
+from pytorch_lightning import Callback
 
-from nasbench.config import RunConfig, Role
+from nasbench.config import Role, RunConfig
 from nasbench.distributed import Processes, broadcast, connect, disconnect
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.pipeline import StageIO, prepare, run_stages

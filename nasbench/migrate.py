@@ -158,14 +158,13 @@ def _candidates_1(given: Any, gated: bool) -> list[str]:
 
 def _called(config: RunConfig, architecture: dict[str, Any]) -> tuple[list[str], str]:
     """Names and label of a record, see `Result`; of a space that is not registered, only what can be seen."""
-    from nasbench.networks import build_space, label_of, native, names_of
+    from nasbench.networks import build_space, label_of, names_of, native
     from nasbench.quiet import quiet_libraries
 
     try:
         with quiet_libraries():
-            return names_of(build_space(config, *native(config), trust=False), architecture), label_of(
-                config, architecture
-            )
+            names = names_of(build_space(config, *native(config), trust=False), architecture)
+            return names, label_of(config, architecture, names)
     except NasbenchError:
         different = {str(value) for value in architecture.values()}
         names = list(different) if len(different) == 1 else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,40 +181,41 @@ def names_of(space: Any, architecture: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*found, *everywhere]))
 
 
-def label_of(config: RunConfig, architecture: Mapping[str, Any]) -> str:
+def label_of(config: RunConfig, architecture: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     """A short name for what a run trains, e.g. `global`, `se at output`, `pmpl (full)`, `darts order 2 (ablation)`.
 
-    A strategy names in `told` the options that always belong to it. A space puts words in the place of its options'
-    values by its static method `words`; what is not in there is told where it is not the default.
+    Parts put words in the place of their options by a static method `words`: option → text. Other options of the space
+    are told where they are not the default, except for the width, which readers are told apart.
 
     Args:
         config: complete.
         architecture: that it trains.
+        names: of the architecture, see `names_of`.
     """
-    space = registry.load("space", config.space)
-    defaults = registry.complete("space", config.space, {})
-    words: dict[str, str] = registry.declared(space, "words", lambda options: {})(config.space_options)
+    of_space = _words("space", config.space, config.space_options)
+    candidates = of_space.pop("candidates", "")
     if config.strategy is None:
         different = {str(value) for value in architecture.values()}
-        given = (
-            config.architecture if isinstance(config.architecture, str) else f"given {digest(dict(architecture))[:4]}"
-        )
-        parts = [different.pop() if len(different) == 1 else str(given)]
+        known = config.architecture if isinstance(config.architecture, str) else next(iter(names), None)
+        parts = [different.pop() if len(different) == 1 else known or f"given {digest(dict(architecture))[:4]}"]
     else:
-        told = registry.declared(registry.load("strategy", config.strategy), "told", ())
-        parts = [config.strategy, *(f"{name} {config.strategy_options[name]}" for name in told)]
-        parts += [f"({words['candidates']})"] if "candidates" in words else []
-    parts += [words[name] for name in words if name != "candidates" and words[name]]
+        parts = [config.strategy, *_words("strategy", config.strategy, config.strategy_options).values()]
+        parts += [f"({candidates})"] if candidates else []
+    defaults = registry.complete("space", config.space, {})
     others = [
         f"{name} {value}"
         for name, value in config.space_options.items()
-        if name not in ("width", *words) and value != defaults.get(name)
+        if name not in ("width", "candidates", *of_space) and value != defaults.get(name)
     ]
     text = " ".join(others)
-    parts += [text if len(text) <= LONGEST_LABEL else f"options {digest(others)[:4]}"] if text else []
+    parts += [*of_space.values(), text if len(text) <= LONGEST_LABEL else f"options {digest(others)[:4]}"]
     main = RunConfig.model_fields["space"].default
-    where = "" if config.space == main else f" in {config.space.rpartition(':')[2]}"
-    return " ".join(parts) + where
+    parts += [] if config.space == main else [f"in {config.space.rpartition(':')[2]}"]
+    return " ".join(filter(None, parts))
+
+
+def _words(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, str]:
+    return dict(registry.declared(registry.load(kind, name), "words", lambda options: {})(options))
 
 
 def profile_architecture(

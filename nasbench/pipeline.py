@@ -123,7 +123,7 @@ class RecordIO(StageIO):
             search=found.get("search", {}),
             architecture=architecture,
             names=found.get("names", []),
-            label=label_of(config, architecture),
+            label=label_of(config, architecture, found.get("names", [])),
             record=str(record.path),
         )
         record.write_json(records.RESULT, result)

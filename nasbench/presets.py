@@ -113,7 +113,7 @@ def _spelt_out(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_architecture(choice: Any) -> Any:
-    """The content of the JSON file or record that an architecture was given by; anything else as it is.
+    """The content of the JSON text, file or record that an architecture was given by; anything else as it is.
 
     Raises:
         OptionError: the file is not JSON, or the wrong kind of it.
@@ -122,15 +122,25 @@ def read_architecture(choice: Any) -> Any:
         return dict(choice)
     if not isinstance(choice, str):
         raise OptionError(f"an architecture is a name or a mapping of labels to candidates, not {choice!r}")
+    if choice.startswith("{"):
+        return _mapping(choice, "the architecture")
     path = Path(choice)
     if (path / ARCHITECTURE).is_file():
         path = path / ARCHITECTURE
     elif path.suffix != ".json" or not path.is_file():
         return choice  # a name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise OptionError(f"{path} is not JSON: {e}") from e
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise OptionError(f"{path} cannot be read: {e}") from e
+    return _mapping(text, str(path))
+
+
+def _mapping(text: str, what: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as e:
+        raise OptionError(f"{what} is not JSON: {e}") from e
     if not isinstance(content, dict):
-        raise OptionError(f"{path} is not a mapping of labels to candidates")
+        raise OptionError(f"{what} is not a mapping of labels to candidates")
     return content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -50,12 +50,16 @@ class DARTS(Differentiable):
     """
 
     module_class = DartsModule
-    told = ("order",)
     presets: ClassVar = {
         "quick": {"eta": 0.1, "warmup_epochs": 3},
         "cifar": {"eta": 3e-3, "warmup_epochs": 5},
         "paper": {"eta": 3e-4, "meta_fraction": 0.5},
     }
+
+    @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says of the options."""
+        return {"order": f"order {options['order']}"}
 
     def __init__(
         self,

@@ -36,6 +36,11 @@ class Random(Strategy):
         self._single: Any = None
 
     @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says of the options."""
+        return {"trials": f"best of {options['trials']}" if options["trials"] > 1 else ""}
+
+    @staticmethod
     def searches(options: Mapping[str, Any]) -> bool:
         """Whether networks are trained to be compared."""
         return bool(options["trials"] > 1)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasbench.config import KINDS
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.record import Record
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import OPTIONS, architecture_of, read_run
+from nasbench.results.collect import architecture_of, read_run
 
 RESULTS = {
     "top1": ("top-1", "percent"),
@@ -19,7 +20,6 @@ RESULTS = {
     "search_seconds": ("search", "seconds"),
     "retrain_seconds": ("retraining", "seconds"),
     "peak_memory_bytes": ("peak memory", "bytes"),
-    "fixed_by_threshold": ("choices fixed by ρ", "count"),
 }
 UNITS = {
     "percent": (100.0, 2, " %"),
@@ -76,12 +76,13 @@ def compare(a: str | Path, b: str | Path) -> Table:
 
 def _settings(record: Record) -> dict[str, Any]:
     settings = record.config().model_dump(mode="json")
-    flat = {f"{group}.{name}": value for group in OPTIONS for name, value in settings.pop(group).items()}
+    groups = [f"{kind}_options" for kind in KINDS]
+    flat = {f"{group}.{name}": value for group in groups for name, value in settings.pop(group).items()}
     return settings | flat
 
 
 def _environment(record: Record) -> dict[str, Any]:
-    environment = record.read_json("environment.json")
+    environment = record.environment()
     kept = {name: environment.get(name) for name in ("python", "platform", "processor", "cores", "threads", "gpus")}
     return kept | {str(name): value for name, value in (environment.get("packages") or {}).items()}
 

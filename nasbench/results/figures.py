@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import OptionError, RecordError, unknown
-from nasbench.record import Record
-from nasbench.results.collect import option
+from nasbench.record import METRICS, MODEL, SEARCH, Record
+from nasbench.results.collect import RunRow, option
 from nasbench.results.search_figures import alphas, architecture
 from nasbench.results.statistics import mean
 from nasbench.results.style import COLUMN, PAGE, new_figure, series, styled
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Run = Mapping[str, Any]
 WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "curves")
 NETWORKS = 4  # receptive fields side by side
 CURVES = (
@@ -29,13 +27,14 @@ CURVES = (
 )
 
 
-def plot(frame: pd.DataFrame, what: str, each: bool = True) -> dict[str, Figure]:
+def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False) -> dict[str, Figure]:
     """Draw one kind of figure.
 
     Args:
         frame: see `nasbench.results.collect.collect`.
         what: one of `WHAT`.
         each: `alphas` of every run; else of the first run of each set-up.
+        trust: build networks of spaces that are not registered, see `nasbench.networks.load_model`.
 
     Returns:
         Name → figure; `alphas` gives one a run, the others one.
@@ -50,7 +49,7 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True) -> dict[str, Figure]
     if not runs:
         raise RecordError("there is no finished run to draw")
     if what == "alphas":
-        searched = [run for run in runs if (Path(run["path"]) / "search.csv").is_file()]
+        searched = [run for run in runs if Record(run["path"]).file(SEARCH)]
         if not searched:
             raise RecordError("none of the runs has a search.csv: their strategies have no π")
         chosen = searched if each else _first_of_each(searched)
@@ -58,22 +57,22 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True) -> dict[str, Figure]
     if what == "architecture":
         return {what: architecture(runs)}
     if what == "receptive-field":
-        trained = [run for run in runs if (Path(run["path"]) / "model.safetensors").is_file()]
+        trained = [run for run in runs if Record(run["path"]).file(MODEL)]
         if not trained:
             raise RecordError("none of the runs has a trained network (model.safetensors)")
-        return {what: receptive_fields(_first_of_each(trained)[:NETWORKS])}
+        return {what: receptive_fields(_first_of_each(trained)[:NETWORKS], trust)}
     return {what: tradeoff(runs) if what == "tradeoff" else learning_curves(runs)}
 
 
-def tradeoff(runs: Sequence[Run]) -> Figure:
+def tradeoff(runs: Sequence[RunRow]) -> Figure:
     """Test accuracy against multiply-adds, mean and 95 % confidence interval over seeds of every set-up.
 
     Set-ups of one name at several widths are joined by a line; data sets have a panel each.
     """
-    recipes: dict[tuple[Any, ...], list[Run]] = {}
+    recipes: dict[tuple[Any, ...], list[RunRow]] = {}
     for run in runs:
         recipes.setdefault(run["protocol"], []).append(run)
-    variants = sorted({str(run["variant"]) for run in runs})
+    variants = sorted({str(run["label"]) for run in runs})
     with styled():
         lines = -(-len(variants) // 2)
         figure = new_figure(COLUMN * min(2, len(recipes)), 2.5 * -(-len(recipes) // 2) + 0.3 + 0.13 * lines)
@@ -82,7 +81,7 @@ def tradeoff(runs: Sequence[Run]) -> Figure:
             axes.set_axis_off()
         for axes, members in zip(panels.flat, recipes.values(), strict=False):
             for variant in variants:
-                _points(axes, [run for run in members if run["variant"] == variant], series(variants.index(variant)))
+                _points(axes, [run for run in members if run["label"] == variant], series(variants.index(variant)))
             axes.set_title(", ".join(filter(None, setting_parts(members[0], widths=True))), loc="left")
             axes.set_xlabel("multiply-adds of one image (millions)")
             axes.set_ylabel("test top-1 (%)")
@@ -101,14 +100,14 @@ def tradeoff(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def learning_curves(runs: Sequence[Run]) -> Figure:
+def learning_curves(runs: Sequence[RunRow]) -> Figure:
     """Accuracy and loss over the epochs, mean over seeds of every set-up, the band from lowest to highest.
 
     Raises:
         RecordError: no run has curves, or one's are damaged.
     """
-    variants = sorted({str(run["variant"]) for run in runs})
-    curves = {variant: [_metrics(run) for run in runs if run["variant"] == variant] for variant in variants}
+    variants = sorted({str(run["label"]) for run in runs})
+    curves = {variant: [_metrics(run) for run in runs if run["label"] == variant] for variant in variants}
     shown = [c for c in CURVES if any(c[:2] in run for found in curves.values() for run in found)]
     if not shown:
         raise RecordError("none of the runs has learning curves (metrics.csv)")
@@ -130,18 +129,19 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def receptive_fields(runs: Sequence[Run]) -> Figure:
+def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
     """Theoretical and effective receptive fields of trained networks side by side.
 
     Args:
         runs: rows of the collected frame, two or more to compare.
+        trust: see `plot`.
 
     Raises:
         RecordError: a record has no trained network.
     """
     from matplotlib.patches import Rectangle
 
-    from nasbench.pipeline import load_model
+    from nasbench.networks import load_model
     from nasbench.results import receptive_field as fields
 
     with styled():
@@ -150,7 +150,7 @@ def receptive_fields(runs: Sequence[Run]) -> Figure:
         panels = figure.subplots(1, len(runs), squeeze=False)[0]
         image: Any = None
         for axes, run in zip(panels, runs, strict=True):
-            model, size = load_model(run["path"]), int(run["image_size"])
+            model, size = load_model(run["path"], trust), int(run["image_size"])
             theory, effect = fields.theoretical(model, size), fields.effective(model, size)
             image = axes.imshow(effect**0.5, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
             (top, bottom), (left, right) = ((max(a, 0), min(b, size - 1)) for a, b in (theory.rows, theory.columns))
@@ -182,8 +182,8 @@ def _theory(field: Any, size: int) -> str:
     return f"theoretical: {field.side} px{larger}"
 
 
-def _points(axes: Axes, runs: Sequence[Run], style: Mapping[str, Any]) -> None:
-    by_width: dict[Any, list[Run]] = {}
+def _points(axes: Axes, runs: Sequence[RunRow], style: Mapping[str, Any]) -> None:
+    by_width: dict[Any, list[RunRow]] = {}
     for run in runs:
         by_width.setdefault(option(run, "width"), []).append(run)
     estimates = sorted(
@@ -208,15 +208,15 @@ def _points(axes: Axes, runs: Sequence[Run], style: Mapping[str, Any]) -> None:
     )
 
 
-def _metrics(run: Run) -> dict[tuple[str, str], dict[int, float]]:
+def _metrics(run: RunRow) -> dict[tuple[str, str], dict[int, float]]:
     """Stage and name → epoch → value."""
     found: dict[tuple[str, str], dict[int, float]] = {}
-    record = Record(Path(run["path"]))
+    record = Record(run["path"])
     try:
-        for row in record.read_csv("metrics.csv"):
+        for row in record.curves(METRICS):
             found.setdefault((row["stage"], row["name"]), {})[int(row["epoch"])] = float(row["value"])
     except (KeyError, ValueError, TypeError) as e:
-        raise RecordError(f"{record.path / 'metrics.csv'} is damaged: {e!r}") from e
+        raise RecordError(f"{record.path / METRICS} is damaged: {e!r}") from e
     return found
 
 
@@ -236,8 +236,8 @@ def _curve(axes: Axes, runs: Sequence[Mapping[int, float]], scale: float, style:
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _first_of_each(runs: Sequence[Run]) -> list[Run]:
-    first: dict[tuple[Any, ...], Run] = {}
+def _first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:
+    first: dict[tuple[Any, ...], RunRow] = {}
     for run in runs:
-        first.setdefault((run["protocol"], run["width"], run["variant"]), run)
+        first.setdefault((run["protocol"], run["width"], run["label"]), run)
     return list(first.values())

@@ -13,19 +13,18 @@ import yaml
 from nasbench.errors import OptionError, RecordError
 from nasbench.record import Record, write_atomic
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import Problem
+from nasbench.results.collect import Problem, RunRow, is_searched
 from nasbench.results.figures import WHAT, plot
 from nasbench.results.formats import html
 from nasbench.results.reproduce import command
-from nasbench.results.rows import TABLES
 from nasbench.results.style import COLUMN, encode
 from nasbench.results.tables import KINDS, build, describe, header, records, setting_key
+from nasbench.studies.metapooling import TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-Run = Mapping[str, Any]
 TITLES = {
     "alphas": "How each layer came to its choice",
     "architecture": "What was chosen at which depth",
@@ -44,13 +43,14 @@ MOST_ALPHAS = 6  # figures of searches on the page, one a set-up
 VALUES = ("top1", "top5", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes")
 
 
-def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = ()) -> Path:
+def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), trust: bool = False) -> Path:
     """Write the page.
 
     Args:
         runs: see `nasbench.results.collect.collect`.
         output: folder that receives `index.html`.
         problems: records that were skipped, to be named on the page.
+        trust: see `nasbench.results.figures.plot`.
 
     Returns:
         The page: tables, figures, the command of every row, configuration and environment. It loads nothing from
@@ -67,7 +67,7 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = ()) -
         raise RecordError("there is no finished run to report")
     tables = [table for table in (build(name, runs) for name in TABLES) if _measured(table)]
     tables.append(build("enhancers", runs))
-    if any(run["strategy"] != "fixed" for run in found):
+    if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
     groups = _groups(found)
     template = files("nasbench.results").joinpath("report.html").read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = ()) -
     content = page.from_string(template).render(
         summary=_summary(found, groups),
         tables=[Markup(html(table)) for table in tables],
-        figures=_figures(runs),
+        figures=_figures(runs, trust),
         groups=groups,
         runs=Markup(html(_all_runs(found))),
         shared=_yaml(_shared(groups)),
@@ -96,7 +96,7 @@ def _measured(table: Table) -> bool:
     )
 
 
-def _summary(runs: Sequence[Run], groups: Sequence[Mapping[str, Any]]) -> str:
+def _summary(runs: Sequence[RunRow], groups: Sequence[Mapping[str, Any]]) -> str:
     data = ", ".join(sorted({str(run["dataset"]) for run in runs}))
     days = sorted(str(run["started"])[:10] for run in runs)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
@@ -105,24 +105,24 @@ def _summary(runs: Sequence[Run], groups: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(runs)} finished {many} of {len(groups)} {ups} on {data}, started {when}."
 
 
-def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _groups(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
     """Every configuration with its seeds, its command, and the rows of the papers' tables that it fills."""
-    by_hash: dict[tuple[str, str], list[Run]] = {}
-    for run in sorted(runs, key=lambda r: (describe([r]), str(r["variant"]), int(r["seed"]))):
-        by_hash.setdefault((run["config_hash"], run["variant"]), []).append(run)
+    by_hash: dict[tuple[str, str], list[RunRow]] = {}
+    for run in sorted(runs, key=lambda r: (describe([r]), str(r["label"]), int(r["seed"]))):
+        by_hash.setdefault((run["setting"], run["label"]), []).append(run)
     groups = []
     for members in by_hash.values():
-        config = Record(Path(members[0]["path"])).config()
+        config = Record(members[0]["path"]).config()
         seeds = sorted({int(run["seed"]) for run in members})
         rows = [
-            f"Table {name.removeprefix('table')}: {row.label}"
-            for name, table in TABLES.items()
+            f"Table {table.number}: {row.title}"
+            for table in TABLES.values()
             for row in table.rows
             if row.match(members[0])
         ]
         groups.append(
             {
-                "variant": members[0]["variant"],
+                "label": members[0]["label"],
                 "setting": describe(members),
                 "rows": rows,
                 "seeds": seeds,
@@ -143,11 +143,11 @@ def _shared(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in first.items() if k != "seed" and all(config[k] == v for config in configs)}
 
 
-def _figures(runs: pd.DataFrame) -> list[dict[str, str]]:
+def _figures(runs: pd.DataFrame, trust: bool) -> list[dict[str, str]]:
     drawn = []
     for what in WHAT:
         try:
-            found = plot(runs, what, each=False)
+            found = plot(runs, what, each=False, trust=trust)
         except (OptionError, RecordError):
             continue  # none of these runs has what it shows, or a network that can be shown so
         for name, figure in list(found.items())[:MOST_ALPHAS]:
@@ -168,19 +168,19 @@ def _embedded(figure: Figure) -> dict[str, str]:
     }
 
 
-def _all_runs(runs: Sequence[Run]) -> Table:
+def _all_runs(runs: Sequence[RunRow]) -> Table:
     rows = tuple(
         {
-            "variant": Cell(str(run["variant"])),
+            "label": Cell(str(run["label"])),
             "setting": Cell(describe([run])),
             "seed": Cell(int(run["seed"])),
             "record": Cell(str(run["name"])),
             **{name: Cell(None if run[name] != run[name] else run[name]) for name in VALUES},
         }
-        for run in sorted(runs, key=lambda r: (setting_key(r)[0], str(r["variant"]), int(r["seed"])))
+        for run in sorted(runs, key=lambda r: (setting_key(r)[0], str(r["label"]), int(r["seed"])))
     )
     columns = (
-        Column("variant", "set-up"),
+        Column("label", "set-up"),
         Column("setting", "setting"),
         Column("seed", "seed", "count"),
         *(Column(name, header(name), KINDS[name]) for name in VALUES),
@@ -189,11 +189,11 @@ def _all_runs(runs: Sequence[Run]) -> Table:
     return Table("runs", "Every run.", columns, rows)
 
 
-def _environments(runs: Iterable[Run]) -> list[dict[str, Any]]:
+def _environments(runs: Iterable[RunRow]) -> list[dict[str, Any]]:
     """The different environments, and how many runs each had."""
     counted: dict[str, dict[str, Any]] = {}
     for run in runs:
-        read = Record(Path(run["path"])).read_json("environment.json")
+        read = Record(run["path"]).environment()
         facts = {k: v for k, v in read.items() if k not in ("command", "started", "packages")}
         packages = {k: v for k, v in (read.get("packages") or {}).items() if v is not None}
         key = repr((sorted(facts.items(), key=str), sorted(packages.items())))

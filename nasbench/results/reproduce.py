@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -9,36 +10,45 @@ from typing import Any
 
 import yaml
 
-from nasbench.config import PRESET_OF, RunConfig, default_data_root, resolve_config
+from nasbench.config import GIVEN, Role, RunConfig, default_data_root
+from nasbench.presets import resolve_config
 
-FLAGS = {"space_options": "-p", "strategy_options": "-s", "evaluator_options": "-e"}
-IDENTITY = ("space", "strategy", "dataset")
-LEFT_OUT = ("preset", "seed", "space", "strategy", "dataset", "data_root", "device", "workers", "download")
+FLAGS = {"space_options": "-p", "strategy_options": "-s", "evaluator_options": "-e", "dataset_options": "-d"}
+NAMES = ("space", "strategy", "dataset")  # always said
 
 
 def command(config: RunConfig, seeds: Iterable[int] | None = None) -> str:
-    """A shell command that repeats a run; settings of its preset and of the machine are left out.
+    """A shell command that repeats a run; what its preset and its parts' defaults say by themselves is left out.
 
     Args:
         config: of the run.
         seeds: repeat it for each of these, in a loop; only the run's own where `None`.
     """
     words = ["nasbench", "run"]
-    for name in IDENTITY:
-        words += [f"--{name}", str(getattr(config, name))]
-    if config.preset != PRESET_OF.get(config.dataset):
+    said: dict[str, Any] = {name: getattr(config, name) for name in NAMES}
+    if config.strategy is None:
+        said |= {"strategy": GIVEN, "strategy_options": {"choice": config.architecture}}
+    for name in NAMES:
+        words += [f"--{name}", str(said[name])]
+    if config.architecture is not None:
+        words += [
+            "--choice",
+            config.architecture if isinstance(config.architecture, str) else _json(config.architecture),
+        ]
+    usual = resolve_config(said)
+    if config.preset is not None and config.preset != usual.preset:
         words += ["--preset", config.preset]
-    given = config.model_dump(mode="json")
-    default = _defaults(config)
-    for name, value in given.items():
+        usual = resolve_config({**said, "preset": config.preset})
+    for name in config.differing(usual, Role.SEARCH, Role.RECIPE, Role.DEVICE):
+        value, default = config.model_dump(mode="json")[name], usual.model_dump(mode="json")[name]
         if name in FLAGS:
             for option, chosen in value.items():
-                if option not in default[name] or default[name][option] != chosen:
+                if option not in default or default[option] != chosen:
                     words += [FLAGS[name], f"{option}={_yaml(chosen)}"]
-        elif name not in LEFT_OUT and value != default[name] and value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    if given["data_root"] != str(default_data_root()):
-        words += ["--data-root", PurePath(given["data_root"]).as_posix()]
+        elif name not in (*NAMES, "architecture"):
+            words += [f"--{name.replace('_', '-')}", "none" if value is None else str(value)]
+    if config.data_root != default_data_root():
+        words += ["--data-root", PurePath(config.data_root).as_posix()]
     chosen_seeds = [config.seed] if seeds is None else list(dict.fromkeys(seeds))
     line = shlex.join(words)
     if len(chosen_seeds) == 1:
@@ -46,10 +56,8 @@ def command(config: RunConfig, seeds: Iterable[int] | None = None) -> str:
     return f"for seed in {' '.join(map(str, chosen_seeds))}; do {line} --seed $seed; done"
 
 
-def _defaults(config: RunConfig) -> dict[str, Any]:
-    """What the preset alone gives to these three names."""
-    names = {name: getattr(config, name) for name in IDENTITY}
-    return resolve_config({**names, "preset": config.preset}).model_dump(mode="json")
+def _json(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _yaml(value: Any) -> str:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import RecordError
-from nasbench.record import Record
-from nasbench.results.collect import architecture_of, option
+from nasbench.record import SEARCH, Decision, Record
+from nasbench.results.collect import RunRow, architecture_of, is_searched, option
 from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Run = Mapping[str, Any]
 PANELS = 6  # side by side
 
 
-def alphas(run: Run) -> Figure:
+def alphas(run: RunRow) -> Figure:
     """π of every candidate over the steps of the search, a panel a layer, with the moment each layer was fixed.
 
     Args:
@@ -28,9 +26,9 @@ def alphas(run: Run) -> Figure:
     Raises:
         RecordError: the run has no `search.csv`, or it is damaged.
     """
-    record = Record(Path(run["path"]))
+    record = Record(run["path"])
     layers = curves_of(record)
-    decisions = record.read_json("decisions.json")
+    decisions, chosen = record.decisions(), record.architecture()
     names = list(dict.fromkeys(name for layer in layers.values() for name in layer))
     lines = -(-len(layers) // PANELS)
     last = max(steps[-1] for layer in layers.values() for steps, _ in layer.values()) or 1
@@ -39,7 +37,7 @@ def alphas(run: Run) -> Figure:
         figure = new_figure(PAGE, 1.05 + 1.1 * lines)
         panels = list(figure.subplots(lines, PANELS, sharex=True, sharey=True, squeeze=False).flat)
         for axes, (label, layer) in zip(panels, layers.items(), strict=False):
-            _layer(axes, label, layer, decisions.get(label, {}), names, last)
+            _layer(axes, label, layer, str(chosen[label]), decisions[label], names, last)
         for number, axes in enumerate(panels):
             if number >= len(layers):
                 axes.set_axis_off()
@@ -71,14 +69,14 @@ def curves_of(record: Record) -> dict[str, dict[str, tuple[list[int], list[float
     """
     layers: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     try:
-        for row in record.read_csv("search.csv"):
+        for row in record.curves(SEARCH):
             steps, values = layers.setdefault(row["label"], {}).setdefault(row["candidate"], ([], []))
             steps.append(int(row["step"]))
             values.append(float(row["pi"]))
     except (KeyError, ValueError, TypeError) as e:
-        raise RecordError(f"{record.path / 'search.csv'} is damaged: {e!r}") from e
+        raise RecordError(f"{record.path / SEARCH} is damaged: {e!r}") from e
     if not layers:
-        raise RecordError(f"{record.path} has no search.csv: its strategy has no π")
+        raise RecordError(f"{record.path} has no {SEARCH}: its strategy has no π")
     return layers
 
 
@@ -86,12 +84,11 @@ def _layer(
     axes: Axes,
     label: str,
     layer: Mapping[str, tuple[list[int], list[float]]],
-    decision: Mapping[str, Any],
+    chosen: str,
+    decision: Decision,
     names: Sequence[str],
     last: int,
 ) -> None:
-    pi = {name: values[-1] for name, (_, values) in layer.items()}
-    best = max(pi, key=lambda name: pi[name])
     for name, (steps, values) in layer.items():
         style = candidate(name, names.index(name))
         every = max(1, len(steps) // 3)
@@ -99,24 +96,24 @@ def _layer(
             steps,
             values,
             **style,
-            linewidth=1.5 if name == best else 0.8,
+            linewidth=1.5 if name == chosen else 0.8,
             markersize=2.6,
             markevery=(names.index(name) * every // max(1, len(names)), every),
-            zorder=3 if name == best else 2,
+            zorder=3 if name == chosen else 2,
         )
-    fixed = decision.get("by") == "threshold"
-    step = option(decision, "step")
+    fixed = decision.by == "threshold"
+    step = decision.step
     if fixed and step is not None:
         axes.axvline(step, color="#606060", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         axes.axvspan(step, last, color="#ececec", linewidth=0, zorder=0)
     name = label.removesuffix(".enhancer")
-    axes.set_title(f"{name}: {best}" + ("" if fixed else "*"), pad=2.5, fontsize=6.8)
+    axes.set_title(f"{name}: {chosen}" + ("" if fixed else "*"), pad=2.5, fontsize=6.8)
     axes.set_xlim(0, last)
     axes.locator_params(axis="y", nbins=3)
     axes.locator_params(axis="x", nbins=3)
 
 
-def architecture(runs: Sequence[Run]) -> Figure:
+def architecture(runs: Sequence[RunRow]) -> Figure:
     """Which candidate was chosen at which depth: a heat map a set-up, the share of its runs as lightness.
 
     Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each.
@@ -127,14 +124,14 @@ def architecture(runs: Sequence[Run]) -> Figure:
     Raises:
         RecordError: there are no runs, or they have different layers.
     """
-    found = [run for run in runs if run["strategy"] != "fixed"] or list(runs)
+    found = [run for run in runs if is_searched(run)] or list(runs)
     if not found:
         raise RecordError("there is no run whose architecture could be drawn")
     labels = list(architecture_of(found[0]))
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunRow]] = {}
     for run in found:
         if list(architecture_of(run)) == labels:
-            groups.setdefault(str(run["variant"]), []).append(run)
+            groups.setdefault(str(run["label"]), []).append(run)
     kinds: dict[str, list[str]] = {}
     for label in labels:
         kinds.setdefault(label.rpartition(".")[2] if "." in label else "", []).append(label)
@@ -158,7 +155,7 @@ def architecture(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _heat_map(axes: Axes, title: str, runs: Sequence[Run], labels: Sequence[str], names: Sequence[str]) -> Any:
+def _heat_map(axes: Axes, title: str, runs: Sequence[RunRow], labels: Sequence[str], names: Sequence[str]) -> Any:
     import numpy as np
 
     counts = np.zeros((len(names), len(labels)))
@@ -184,18 +181,19 @@ def _heat_map(axes: Axes, title: str, runs: Sequence[Run], labels: Sequence[str]
     return image
 
 
-def _candidates(runs: Sequence[Run], labels: Sequence[str], listed: bool) -> list[str]:
+def _candidates(runs: Sequence[RunRow], labels: Sequence[str], listed: bool) -> list[str]:
     """All candidates of some labels, as far as the records say, or were chosen; `listed`: the space's option, too."""
     names: dict[str, None] = {}
     for run in runs:
-        decisions, chosen = Record(Path(run["path"])).read_json("decisions.json"), architecture_of(run)
+        decisions, chosen = Record(run["path"]).decisions(), architecture_of(run)
         for label in labels:
-            names |= dict.fromkeys(decisions.get(label, {}).get("pi") or ())
-        option_text = str(option(run, "candidates")) if listed else ""
-        names |= dict.fromkeys(option_text.split("+") if "+" in option_text else ())
+            names |= dict.fromkeys(decisions[label].pi or ())
+        names |= dict.fromkeys(
+            str(option(run, "candidates") or "").split("+") if listed and "(" in run["label"] else ()
+        )
         names |= dict.fromkeys(str(chosen[label]) for label in labels)
     return [name for name in CANDIDATES if name in names] + sorted(set(names) - set(CANDIDATES))
 
 
-def _title(run: Run) -> str:
+def _title(run: RunRow) -> str:
     return f"{run['variant']} on {run['dataset']}, seed {run['seed']}"

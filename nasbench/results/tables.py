@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import OptionError, unknown
-from nasbench.results import papers
 from nasbench.results.cells import Cell, Column, Kind, Table
-from nasbench.results.collect import option
-from nasbench.results.rows import TABLES, TICKS, RowSpec, TableSpec, spec
+from nasbench.results.collect import RunRow, is_searched, option
 from nasbench.results.statistics import Estimate, difference, mean
+from nasbench.studies import papers
+from nasbench.studies.metapooling import TABLES, TICKS, RowSpec, TableSpec, spec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Run = Mapping[str, Any]
+FIXED = "search.fixed_by_threshold"
 INTERVAL = "mean ± half the 95 % confidence interval (Student t) over n seeds"
 DELTA = "Δ in percentage points: paired by seed where both rows have the same seeds, else Welch's interval (marked w)."
 BEST = "Bold: the highest mean of our runs."
@@ -29,7 +29,7 @@ KINDS: dict[str, Kind] = {
     "retrain_seconds": "seconds",
     "peak_memory_bytes": "bytes",
 }
-COLUMN_DIGITS = {"params": 3, "fixed_by_threshold": 1}
+COLUMN_DIGITS = {"params": 3, FIXED: 1}
 UNITS = {"percent": " (%)", "millions": " (M)", "seconds": " (s)", "bytes": " (MiB)"}
 
 
@@ -59,7 +59,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
-def paper_table(table: TableSpec, runs: Sequence[Run]) -> Table:
+def paper_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     """One of the papers' tables: our measurement of each row beside the printed one.
 
     Only runs of one data set and recipe (and width, unless the table varies it) are put together: those of most of
@@ -67,9 +67,9 @@ def paper_table(table: TableSpec, runs: Sequence[Run]) -> Table:
     """
     fitting = [run for run in runs if any(row.match(run) for row in table.rows)]
     used, notes = _one_setting(fitting, table.widths)
-    chosen: dict[str, dict[int, Run]] = {}
+    chosen: dict[str, dict[int, RunRow]] = {}
     for row in table.rows:
-        chosen[row.key], note = _by_seed(row.label, [run for run in used if row.match(run)])
+        chosen[row.key], note = _by_seed(row.title, [run for run in used if row.match(run)])
         notes += note
     columns = _columns(table)
     rows = [_row(table, row, chosen) for row in table.rows]
@@ -82,7 +82,7 @@ def paper_table(table: TableSpec, runs: Sequence[Run]) -> Table:
     varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
     sizes = ["Params and M-adds of searched rows are means over their seeds' networks."] if varying else []
     ours_on = describe(used, table.widths)
-    caption = f"Table {table.name[-1]} of the Meta-Pooling paper. {table.caption} Ours: {ours_on}; "
+    caption = f"Table {table.number} of the Meta-Pooling paper. {table.caption} Ours: {ours_on}; "
     caption += f"printed: {papers.SETTING}."
     return Table(
         table.name,
@@ -102,28 +102,28 @@ def paper_table(table: TableSpec, runs: Sequence[Run]) -> Table:
     )
 
 
-def enhancers(runs: Sequence[Run]) -> Table:
+def enhancers(runs: Sequence[RunRow]) -> Table:
     """Mean over the runs of each enhancer set-up, whatever gave it."""
     return _grouped(
         "enhancers",
         "Enhancer set-ups, mean over all runs of each.",
         runs,
-        ("variant", "set-up"),
+        ("label", "set-up"),
         ("top1", "top5", "params", "madds"),
         "none",
     )
 
 
-def strategies(runs: Sequence[Run]) -> Table:
+def strategies(runs: Sequence[RunRow]) -> Table:
     """Search strategies with what the search cost."""
-    searched = [run for run in runs if run["strategy"] != "fixed"]
+    searched = [run for run in runs if is_searched(run)]
     return _grouped(
         "strategies",
         "Search strategies: what they found, and what the search cost.",
         searched,
-        ("variant", "strategy"),
-        ("top1", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", "fixed_by_threshold"),
-        next((run["variant"] for run in searched if run["strategy"] == "random"), None),
+        ("label", "strategy"),
+        ("top1", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", FIXED),
+        next((run["label"] for run in searched if option(run, "epochs") is None), None),
     )
 
 
@@ -132,7 +132,7 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
 
     Args:
         frame: the collected runs.
-        rows: a column of the frame, e.g. `variant`.
+        rows: a column of the frame, e.g. `label`.
         columns: likewise, e.g. `dataset` or `strategy_options.eta`.
         value: a numeric column.
 
@@ -164,11 +164,11 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
     return Table("pivot", caption, (Column(rows, rows), *heads), tuple(body), tuple(notes))
 
 
-BUILDERS: dict[str, Callable[[Sequence[Run]], Table]] = {"enhancers": enhancers, "strategies": strategies}
+BUILDERS: dict[str, Callable[[Sequence[RunRow]], Table]] = {"enhancers": enhancers, "strategies": strategies}
 
 
-def _one_setting(runs: Sequence[Run], widths: bool) -> tuple[list[Run], list[str]]:
-    settings: dict[tuple[Any, ...], list[Run]] = {}
+def _one_setting(runs: Sequence[RunRow], widths: bool) -> tuple[list[RunRow], list[str]]:
+    settings: dict[tuple[Any, ...], list[RunRow]] = {}
     for run in runs:
         settings.setdefault(setting_key(run, widths), []).append(run)
     if not settings:
@@ -178,17 +178,17 @@ def _one_setting(runs: Sequence[Run], widths: bool) -> tuple[list[Run], list[str
     return used, [f"Left out, as not comparable: runs on {'; '.join(left)}."] if left else []
 
 
-def setting_key(run: Run, widths: bool = False) -> tuple[Any, ...]:
+def setting_key(run: RunRow, widths: bool = False) -> tuple[Any, ...]:
     """What runs that are put side by side share: protocol and, unless it is varied (`widths`), the width."""
     return (run["protocol"], None if widths else option(run, "width"))
 
 
-def describe(runs: Sequence[Run], widths: bool = False) -> str:
+def describe(runs: Sequence[RunRow], widths: bool = False) -> str:
     """What the runs of one setting share, in words."""
     return ", ".join(filter(None, setting_parts(runs[0], widths))) if runs else "no runs yet"
 
 
-def setting_parts(run: Run, widths: bool = False) -> list[str]:
+def setting_parts(run: RunRow, widths: bool = False) -> list[str]:
     """Data set and recipe of a run for readers; empty where there is nothing to say; without width if `widths`."""
     width, images, epochs = option(run, "width"), option(run, "train_images"), int(run["retrain_epochs"])
     return [
@@ -201,7 +201,7 @@ def setting_parts(run: Run, widths: bool = False) -> list[str]:
     ]
 
 
-def _short_settings(runs: Sequence[Run]) -> dict[tuple[Any, ...], str]:
+def _short_settings(runs: Sequence[RunRow]) -> dict[tuple[Any, ...], str]:
     """For every setting what tells it from the others."""
     first = {setting_key(run): run for run in runs}
     parts = {key: setting_parts(run) for key, run in first.items()}
@@ -211,11 +211,11 @@ def _short_settings(runs: Sequence[Run]) -> dict[tuple[Any, ...], str]:
     return {key: name if shared.count(name) == 1 else f"{name} ({key[0][:4]})" for key, name in names.items()}
 
 
-def _by_seed(label: str, runs: Sequence[Run]) -> tuple[dict[int, Run], list[str]]:
+def _by_seed(label: str, runs: Sequence[RunRow]) -> tuple[dict[int, RunRow], list[str]]:
     """The runs of one configuration, the newest of each seed; the configuration with most seeds."""
-    by_hash: dict[str, dict[int, Run]] = {}
+    by_hash: dict[str, dict[int, RunRow]] = {}
     for run in sorted(runs, key=lambda r: str(r["started"])):
-        by_hash.setdefault(run["config_hash"], {})[int(run["seed"])] = run
+        by_hash.setdefault(run["setting"], {})[int(run["seed"])] = run
     if not by_hash:
         return {}, []
     best = max(by_hash.values(), key=lambda found: (len(found), max(str(r["started"]) for r in found.values())))
@@ -230,7 +230,7 @@ def _by_seed(label: str, runs: Sequence[Run]) -> tuple[dict[int, Run], list[str]
 
 
 def _columns(table: TableSpec) -> tuple[Column, ...]:
-    ablation = table.name == "table3"
+    ablation = any(row.marks for row in table.rows)
     accuracy = "Acc (%)" if ablation else "top-1 (%)"
     ticks = [Column(f"tick_{name.lower()}", name, "tick") for name in TICKS] if ablation else []
     printed = [Column("paper_top1", f"paper {accuracy}", "percent", table.digits)]
@@ -254,9 +254,9 @@ def _columns(table: TableSpec) -> tuple[Column, ...]:
     )
 
 
-def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, Run]]) -> dict[str, Cell]:
+def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, RunRow]]) -> dict[str, Cell]:
     runs, baseline = chosen[row.key], chosen[row.baseline]
-    cells = {"row": Cell(row.label)}
+    cells = {"row": Cell(row.title)}
     if row.marks:
         cells |= {f"tick_{name.lower()}": Cell(name in row.marks) for name in TICKS}
     cells |= {name: _mean_cell(list(runs.values()), name) for name in ("top1", "top5", "params", "madds")}
@@ -271,7 +271,7 @@ def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, Run]]
     return cells
 
 
-def _mean_cell(runs: Sequence[Run], name: str) -> Cell:
+def _mean_cell(runs: Sequence[RunRow], name: str) -> Cell:
     values = [float(run[name]) for run in runs if option(run, name) is not None]
     if not values:
         return Cell()
@@ -284,7 +284,7 @@ def _cell(estimate: Estimate) -> Cell:
     return Cell(estimate.value, estimate.half, estimate.n)
 
 
-def _delta(runs: Mapping[int, Run], baseline: Mapping[int, Run], is_baseline: bool) -> Cell:
+def _delta(runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseline: bool) -> Cell:
     if not runs or not baseline:
         return Cell()
     if is_baseline:
@@ -308,13 +308,13 @@ def _mark_best(rows: list[dict[str, Cell]]) -> None:
 def _grouped(
     name: str,
     caption: str,
-    runs: Sequence[Run],
+    runs: Sequence[RunRow],
     group: tuple[str, str],
     values: Sequence[str],
     baseline: str | None,
 ) -> Table:
     """One row a setting and group, the difference taken to the baseline group of the same setting."""
-    settings: dict[tuple[Any, ...], list[Run]] = {}
+    settings: dict[tuple[Any, ...], list[RunRow]] = {}
     for run in runs:
         settings.setdefault(setting_key(run), []).append(run)
     key, title = group
@@ -324,7 +324,7 @@ def _grouped(
     notes: list[str] = []
     for found in sorted(settings.values(), key=describe):
         labels = sorted({str(run[key]) for run in found}, key=lambda label: (label != baseline, label))
-        chosen: dict[str, dict[int, Run]] = {}
+        chosen: dict[str, dict[int, RunRow]] = {}
         for label in labels:
             chosen[label], note = _by_seed(label, [run for run in found if run[key] == label])
             notes += note
@@ -361,12 +361,12 @@ def header(value: str) -> str:
         "search_seconds": "search",
         "retrain_seconds": "retraining",
         "peak_memory_bytes": "peak memory",
-        "fixed_by_threshold": "fixed by ρ",
+        FIXED: "fixed by ρ",
     }
     return names.get(value, value) + UNITS.get(KINDS.get(value, ""), "")
 
 
-def _name(run: Run, column: str) -> str:
+def _name(run: RunRow, column: str) -> str:
     value = option(run, column)
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 

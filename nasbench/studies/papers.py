@@ -84,15 +84,15 @@ TABLE4 = {
     "coord": _counted("3.95", 330, 74.3, 91.9),
     "meta": _counted("3.91", 320, 74.6, 91.8),
 }
-PRINTED = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4}
+PRINTED = {1: TABLE1, 2: TABLE2, 3: TABLE3, 4: TABLE4}  # by number of the table
 NOTES = {
-    "table1": ("The paper's Skip (71.34 %) is the plain network that its Table 3 gives 72.3 %.",),
-    "table2": (
+    1: ("The paper's Skip (71.34 %) is the plain network that its Table 3 gives 72.3 %.",),
+    2: (
         "At width 0.75 the paper prints +1.8 for Meta-Pooling; 71.8 − 69.9 is +1.9.",
         "The paper's 320 M multiply-adds of Meta-Pooling are not reproduced: blocks 9–17 global, which have its "
         "parameter counts at all three widths, count 305 M.",
         "The paper rounds the parameters of widths 0.75 and 0.5 to 0.1 M in some rows.",
     ),
-    "table3": ("The paper's No (72.3 %) is the plain network that its Table 1 calls Skip, 71.34 %.",),
-    "table4": ("The paper's 0.32 GFLOPs of plain MobileNetV2 are the 300 M multiply-adds of its Table 2.",),
+    3: ("The paper's No (72.3 %) is the plain network that its Table 1 calls Skip, 71.34 %.",),
+    4: ("The paper's 0.32 GFLOPs of plain MobileNetV2 are the 300 M multiply-adds of its Table 2.",),
 }
