@@ -14,7 +14,7 @@ if (_root / "pyproject.toml").is_file() and (_root / "spaces" / "operations").is
 def __getattr__(name: str) -> object:
     # PyTorch and NNI take seconds to import; `nasbench --help` needs neither.
     if name in ("load_model", "run"):
-        from nasbench import pipeline
+        from nasbench import networks, pipeline
 
-        return getattr(pipeline, name)
+        return getattr(networks if name == "load_model" else pipeline, name)
     raise AttributeError(f"module 'nasbench' has no attribute {name!r}")

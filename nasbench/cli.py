@@ -101,7 +101,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Search a space, train the network that was found from scratch, and test it."""
-    from nasbench.config import dump_config, read_config, resolve_config
+    from nasbench.config import dump_config, read_config
+    from nasbench.presets import resolve_config
 
     given = read_config(config) if config is not None else {}
     flags = {
@@ -151,7 +152,7 @@ def run(
         record = run_pipeline(resolved, out)
     plain_console(stderr=as_json).print(summary(record))
     if as_json:
-        _print_json(record.read_json("result.json"))
+        _print_json(record.result().model_dump(mode="json"))
 
 
 @app.command("list")
@@ -191,7 +192,7 @@ def show(
 
     opened = Record(record)
     if as_json:
-        _print_json({**opened.read_json("result.json"), "record": str(record)})
+        _print_json({**opened.result().model_dump(mode="json"), "record": str(record)})
     else:
         plain_console().print(summary(opened))
 

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nasbench.record import STAGES, Record
+from nasbench.record import STAGES, Decision, Record
 
 if TYPE_CHECKING:
     from nasbench.profile import Profile
@@ -29,13 +29,15 @@ def summary(record: Record) -> RenderableType:
         parts.append(_result(record))
     stages = Table("stage", "time", "peak memory", "images", box=None, header_style="dim", pad_edge=False)
     for name in STAGES:
-        facts = status["stages"].get(name)
+        facts = status.stages.get(name)
         if facts:
-            stages.add_row(name, _seconds(facts["seconds"]), _bytes(facts["peak_memory_bytes"]), _images(facts))
-    if status["stages"]:
+            stages.add_row(
+                name, _seconds(facts.seconds), _bytes(facts.peak_memory_bytes), _images(facts.model_extra or {})
+            )
+    if status.stages:
         parts += ["", stages]
-    if status.get("error"):
-        parts.append(Text(f"failed: {status['error']}", style="red"))
+    if status.error:
+        parts.append(Text(f"failed: {status.error}", style="red"))
     parts += ["", Text(f"record: {record.path}")]
     return Group(*parts)
 
@@ -51,29 +53,26 @@ def plain_console(stderr: bool = False) -> Console:
 def _heading(record: Record) -> Text:
     config = record.config()
     return Text(
-        f"{config.space} · {config.strategy} on {config.dataset} (preset {config.preset}, seed {config.seed}): "
-        f"{record.status()['state']}",
+        f"{config.space} · {config.method} on {config.dataset} (preset {config.preset}, seed {config.seed}): "
+        f"{record.status().state}",
         style="bold",
     )
 
 
 def _choices(record: Record) -> Table:
-    architecture = record.read_json("architecture.json")
-    decisions = record.read_json("decisions.json")
-    reasons: dict[str, Callable[[dict[str, Any]], str]] = {
-        "threshold": lambda d: f"led by ρ at step {d['step']} (training loss {d['train_loss']:.2f})",
+    architecture, decisions = record.architecture(), record.decisions()
+    reasons: dict[str, Callable[[Decision], str]] = {
+        "threshold": lambda d: f"led by ρ at step {d.step} (training loss {d.train_loss or 0:.2f})",
         "limit": lambda d: "largest π when the search ended",
-        "random": lambda d: "drawn at random",
-        "fixed": lambda d: "given",
     }
     table = Table("choice", "candidate", "π", "runner-up", "why", box=None, header_style="dim", pad_edge=False)
     for label, candidate in architecture.items():
         decision = decisions[label]
-        pi = decision["pi"] or {}
+        pi = decision.pi or {}
         chosen = pi.get(str(candidate))
         others = sorted(((p, c) for c, p in pi.items() if c != str(candidate)), reverse=True)
-        reason = reasons.get(decision["by"])
-        why = reason(decision) if reason else f"found by {decision['by']}"
+        reason = reasons.get(decision.by)
+        why = reason(decision) if reason else decision.by
         table.add_row(
             label,
             str(candidate),
@@ -85,19 +84,13 @@ def _choices(record: Record) -> Table:
 
 
 def _result(record: Record) -> Text:
-    result = record.read_json("result.json")
-    top5 = "" if result["top5"] is None else f", top-5 {100 * result['top5']:.2f} %"
-    total = len(result["architecture"])
-    fixed = (
-        f", {result['fixed_by_threshold']} of {total} choices fixed by the threshold"
-        if result["fixed_by_threshold"]
-        else ""
-    )
+    result = record.result()
+    top5 = "" if result.top5 is None else f", top-5 {100 * result.top5:.2f} %"
+    count = result.search.get("fixed_by_threshold")
+    fixed = f", {count} of {len(result.architecture)} choices fixed by the threshold" if count is not None else ""
     text = Text("\ntest accuracy: ")
-    text.append(f"top-1 {100 * result['top1']:.2f} %", style="bold")
-    text.append(
-        f"{top5}\nnetwork: {result['params']:,} parameters, {result['madds'] / 1e6:,.2f} M multiply-adds{fixed}"
-    )
+    text.append(f"top-1 {100 * result.top1:.2f} %", style="bold")
+    text.append(f"{top5}\nnetwork: {result.params:,} parameters, {result.madds / 1e6:,.2f} M multiply-adds{fixed}")
     return text
 
 
