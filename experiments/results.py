@@ -53,7 +53,7 @@ def costs() -> str:
     for name in ("table2", "table4"):
         for row in spec(name).rows:
             config = resolve_config({**row.settings, "dataset": "imagenet", "preset": "paper"})
-            counted = profile_architecture(config, config.architecture)[1]
+            counted = profile_architecture(config)[1]
             printed = spec(name).printed[row.key]
             if printed.params is None or printed.madds is None:
                 raise ValueError(f"{name} prints no cost of {row.key}")

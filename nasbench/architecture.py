@@ -82,7 +82,7 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Archit
         return {label: next(v for v in values if str(v) == choice) for label, values in options.items()}
     everywhere = set.intersection(*({str(v) for v in values} for values in options.values())) if options else set()
     valid = [*names, *(v for v in sorted(everywhere) if v not in names)]
-    raise ArchitectureError(unknown("architecture", choice, valid) + "; a JSON file of that name does not exist either")
+    raise ArchitectureError(unknown("architecture", choice, valid))
 
 
 def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, Any]) -> nn.Module:

@@ -218,19 +218,21 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Count parameters and multiply-adds of one architecture, in all and by block, and time it on the CPU."""
-    from nasbench.config import resolve_config
+    from nasbench.presets import resolve_config
 
     given: dict[str, Any] = {"space": space, "image_size": image_size, "dataset": dataset}
     given["data_root"] = None if data_root is None else str(data_root)
     # The preset's options are those of a run; a profile without any is of the full network.
     given["preset"] = "paper"
     _merge(given, "space_options", space_options, width=width, candidates=candidates)
+    if architecture is not None:
+        given["architecture"] = architecture
     config = resolve_config(given)
 
-    from nasbench.pipeline import profile_architecture
+    from nasbench.networks import profile_architecture
     from nasbench.show import plain_console, profile_table
 
-    chosen, counts = profile_architecture(config, architecture, use_dataset=dataset is not None, timed=True)
+    chosen, counts = profile_architecture(config, use_dataset=dataset is not None, timed=True)
     if as_json:
         _print_json(
             {

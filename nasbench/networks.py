@@ -15,7 +15,6 @@ from nasbench import registry
 from nasbench.architecture import Architecture, choices, instantiate, named, resolve, validate
 from nasbench.config import RunConfig, digest
 from nasbench.errors import OptionError, RecordError
-from nasbench.presets import complete, read_architecture
 from nasbench.profile import Profile, latency, profile
 from nasbench.quiet import quiet_libraries
 from nasbench.record import MODEL, DataFacts, Record
@@ -219,13 +218,13 @@ def _words(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def profile_architecture(
-    config: RunConfig, choice: Any = None, use_dataset: bool = False, timed: bool = False
+    config: RunConfig, use_dataset: bool = False, timed: bool = False
 ) -> tuple[Architecture, Profile]:
     """Count parameters and multiply-adds of one architecture.
 
     Args:
-        config: names the space, its options, the data set and the image size.
-        choice: see `nasbench.architecture.resolve`; also a JSON file or a record, of which only the choices are taken.
+        config: names the space, its options, the architecture (where it gives none, the first that the space names),
+            the data set and the image size.
         use_dataset: take the number of classes and the image size from the data set; else the space's
             `profile_defaults`, or 1000 and 224 where it has none.
         timed: measure its latency on the CPU too.
@@ -234,15 +233,12 @@ def profile_architecture(
         NasbenchError: the space, its options or the architecture are wrong, or the data set is missing.
     """
     with quiet_libraries():
-        if choice is not None:
-            choice = read_architecture(choice)
-            config = complete(config.model_copy(update={"strategy": None, "architecture": choice}))
         classes, size = native(config)
         if use_dataset:
             data = registry.build_dataset(config.dataset, config.data_options())
             data.setup()
             classes, size = data.num_classes, data.image_size
-        architecture = resolve(build_space(config, classes, size), choice)
+        architecture = resolve(build_space(config, classes, size), config.architecture)
         return _counted(config, architecture, classes, size, timed)
 
 

@@ -146,7 +146,10 @@ def preset(kind: str, name: str, which: str, common: Mapping[str, Any], settings
     """
     factory = load(kind, name)
     scaled = declared(factory, "preset_options", None)
-    return dict(scaled(which, common, settings) if scaled else declared(factory, "presets", {}).get(which, {}))
+    options = scaled(which, common, settings) if scaled else declared(factory, "presets", {}).get(which, {})
+    taken = parameters(factory)  # a class derived from another may take fewer options, and has its presets
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return {name: value for name, value in options.items() if open_ended or name in taken}
 
 
 def searches(name: str, options: Mapping[str, Any]) -> bool:

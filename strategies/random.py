@@ -17,8 +17,6 @@ class Random(Strategy):
     A single trial is not trained in the search at all: the architecture is taken as it is drawn.
     """
 
-    decided_by = "drawn at random"
-
     def __init__(self, *, trials: int = 1, seed: int = 0) -> None:
         """Set the options.
 
@@ -44,6 +42,11 @@ class Random(Strategy):
     def searches(options: Mapping[str, Any]) -> bool:
         """Whether networks are trained to be compared."""
         return bool(options["trials"] > 1)
+
+    @property
+    def decided_by(self) -> str:
+        """Why a layer has its candidate."""
+        return "drawn at random" if self.trials == 1 else f"the best of {self.trials} drawn at random"
 
     def _run(self) -> None:
         state = RandomState(self.seed)

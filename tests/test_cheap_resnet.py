@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from nasbench.architecture import another, choices, instantiate, resolve
-from nasbench.config import resolve_config
+from nasbench.presets import read_architecture, resolve_config
 from nasbench.errors import ArchitectureError, OptionError
-from nasbench.pipeline import profile_architecture
+from nasbench.networks import profile_architecture
 from nasbench.profile import latency, profile
 from nasbench.spaces.cheap_resnet import CANDIDATES, CheapBlock, CheapResNet, StandardBlock
 from nasbench.spaces.operations.cheap import depthwise
@@ -144,16 +144,16 @@ def test_another_network_of_the_same_space() -> None:
 
 def test_a_profile_without_a_data_set_is_of_the_space_s_own_images() -> None:
     given = {"space": "cheap_resnet", "preset": "paper"}
-    chosen, counts = profile_architecture(resolve_config(given), "shift", use_dataset=False, timed=True)
+    chosen, counts = profile_architecture(resolve_config({**given, "architecture": "shift"}), timed=True)
     time = counts.latency
     assert time is not None
     assert (counts.params, set(chosen.values())) == (102_106, {"shift"})
     assert counts.parts[-1].output == (10,)
     assert (time.batch, time.threads) == (1, torch.get_num_threads())
-    _, counts = profile_architecture(resolve_config(given | {"image_size": 16}), None, use_dataset=False)
+    _, counts = profile_architecture(resolve_config(given | {"image_size": 16}))
     assert counts.latency is None
     assert (counts.params, counts.parts[0].output) == (855_770, (16, 16, 16))
-    _, counts = profile_architecture(resolve_config({"preset": "paper"}), None, use_dataset=False)
+    _, counts = profile_architecture(resolve_config({"preset": "paper"}))
     assert counts.parts[-1].output == (1000,)
 
 
@@ -192,4 +192,4 @@ def test_a_named_architecture_is_found_in_a_file(tmp_path: Path) -> None:
     space = CheapResNet(**SMALL)  # type: ignore[arg-type]
     path = tmp_path / "architecture.json"
     path.write_text(json.dumps(space.architectures()["group4"]))
-    assert set(resolve(space, str(path)).values()) == {"group4"}
+    assert set(resolve(space, read_architecture(str(path))).values()) == {"group4"}

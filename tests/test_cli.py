@@ -140,7 +140,7 @@ def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
         (["run", "--strategy", "darts", "-s", "order=3"], "order=3"),
         (["run", "--space", "tests.toys:CentrePixel", "--strategy", "fixed"], "names no architecture"),
         (["run", "--strategy", "fixed", "--choice", "globall"], "did you mean 'global'"),
-        (["run", "--strategy", "fixed", "--choice", "no_such.json"], "a JSON file of that name does not exist"),
+        (["run", "--strategy", "fixed", "--choice", "no_such.json"], "unknown architecture 'no_such.json'"),
         (["run", "--choice", "global"], "unknown option of strategy 'pmpl' 'choice'"),
         (["run", "--epochs", "0"], "epochs: input should be greater than or equal to 1"),
         (["run", "--epochs", "many"], "Invalid value for '--epochs'"),

@@ -22,12 +22,14 @@ from torch import nn
 
 from nasbench import registry
 from nasbench.architecture import choices, instantiate, named, resolve, validate
-from nasbench.config import PRESETS, resolve_config
+from nasbench.config import make_config
+from nasbench.presets import PRESETS, complete, resolve_config
 from nasbench.errors import DataError, NasbenchError, OptionError
-from nasbench.pipeline import SIZE_NAMES, build_space, load_model, run
+from nasbench.networks import build_space, load_model
+from nasbench.pipeline import run
+from nasbench.registry import SIZE_NAMES
 from nasbench.profile import profile
 from nasbench.record import Record
-from nasbench.results.collect import SPACE_DEFAULTS
 
 NAMES = {kind: list(registry.entries(kind)) for kind in registry.GROUPS}
 SPACES, STRATEGIES = NAMES["space"], NAMES["strategy"]
@@ -38,7 +40,7 @@ CLASSES = 10
 
 def build(name: str, size: int = 8, **options: Any) -> Any:
     """A space for images of a size."""
-    return build_space(resolve_config({"space": name, "preset": "paper", "space_options": options}), CLASSES, size)
+    return build_space(complete(make_config({"space": name, "space_options": options})), CLASSES, size)
 
 
 def one_line(error: Exception, *said: str) -> None:
@@ -57,7 +59,7 @@ def takes(kind: str, name: str, option: str) -> bool:
 @cache
 def builds(name: str) -> dict[tuple[float | None, int], dict[str, Any]]:
     """The widths and image sizes (of those above) at which a space builds, with its options, the smallest first."""
-    base = dict(PRESETS["quick"]["spaces"].get(name, {}))
+    base = registry.preset("space", name, "quick", PRESETS["quick"], PRESETS["quick"])
     found = {}
     for width, size in product(WIDTHS if takes("space", name, "width") else (None,), SIZES):
         options = base if width is None else {**base, "width": width}
@@ -191,10 +193,12 @@ def test_profile(name: str) -> None:
     assert all(p.output for p in counted.parts if p.madds)
 
 
-def test_the_results_know_the_defaults_of_spaces() -> None:
-    for name, defaults in SPACE_DEFAULTS.items():
-        taken = registry.parameters(registry.load("space", name))
-        assert defaults == {option: taken[option].default for option in defaults}
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in NAMES.items() for name in names])
+def test_every_option_can_be_written_down_and_read_back(kind: str, name: str) -> None:
+    options = registry.complete(kind, name, {})
+    assert json.loads(json.dumps(options, allow_nan=False)) == options
+    assert registry.complete(kind, name, options) == options
+    assert not set(options) & set(registry.OWNED[kind])
 
 
 # Strategies and evaluators
@@ -226,13 +230,13 @@ def attempt(out: Path, space: str, strategy: str, evaluator: str = "classificati
     if record is None:
         assert not out.exists() or not list(out.iterdir())
         return None
-    result = record.read_json("result.json")
-    assert record.status()["state"] == "finished"
+    result = record.result().model_dump()
+    assert record.status().state == "finished"
     assert 0 <= result["top1"] <= 1
     assert result["params"] > 0
-    architecture = record.read_json("architecture.json")
+    architecture = record.architecture()
     assert resolve(build(space, size, **options), architecture) == architecture
-    assert record.read_json("decisions.json").keys() == architecture.keys()
+    assert record.decisions().keys() == architecture.keys()
     with torch.no_grad():
         assert logits(load_model(record.path), torch.zeros(1, 3, size, size)).shape == (1, CLASSES)
     return record
@@ -289,7 +293,7 @@ def test_a_data_set_is_split_and_normalised_or_says_where_it_was_looked_for(name
     root = os.environ.get("NASBENCH_DATA") or str(tmp_path / "absent")
     for size, stage in ((12, "search"), (20, "retrain")):
         options = {"data_root": root, "image_size": size, "batch_size": 8, "stage": stage}
-        data = registry.build("dataset", name, options)
+        data = registry.build_dataset(name, options)
         try:
             data.setup()
         except DataError as e:

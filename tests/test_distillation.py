@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasbench.architecture import another, instantiate, resolve
-from nasbench.config import resolve_config
+from nasbench.presets import resolve_config
 from nasbench.data.arrays import Digits
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.evaluators.distillation import DistillationModule, OnlineDistillation, distillation_loss
 from nasbench.evaluators.teachers import FusionTeacher, last_map, standard_architecture
-from nasbench.pipeline import load_model, run
+from nasbench.networks import load_model
+from nasbench.pipeline import run
 from nasbench.spaces.cheap_resnet import CheapResNet, StandardBlock
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from tests.toys import CentrePixel
@@ -427,11 +428,11 @@ def test_a_whole_run(space: str, strategy: str, options: dict[str, Any], teacher
     small = {"depth": 8, "width": 0.25} if space == "cheap_resnet" else {"width": 0.05}
     chosen = {"space": space, "space_options": small, "strategy": strategy, "strategy_options": options}
     done = run(resolve_config(TINY | chosen | {"evaluator_options": {"students": 2, "teacher": teacher}}), tmp_path)
-    result = done.read_json("result.json")
+    result = done.result().model_dump()
     told = result["distillation"]
     assert result["top1"] == told["test_top1"][told["reported"]]
     assert set(told["held_out_top1"]) == {"student1", "student2", "teacher"}
-    rows = {(r["stage"], r["epoch"], r["name"]): float(r["value"]) for r in done.read_csv("metrics.csv")}
+    rows = {(r["stage"], r["epoch"], r["name"]): float(r["value"]) for r in done.curves("metrics.csv")}
     for name, value in told["held_out_top1"].items():
         assert rows["retrain", "2", f"val_top1_{name}"] == pytest.approx(value, abs=1e-6)
         assert ("retrain", "1", f"train_top1_{name}") in rows
@@ -443,8 +444,8 @@ def test_a_whole_run(space: str, strategy: str, options: dict[str, Any], teacher
     assert not any("student" in key or "others" in key for key in load_file(done.path / "model.safetensors"))
     data = Digits(image_size=8, batch_size=64)
     data.setup()
-    facts = done.read_json("data.json")
-    data.mean, data.std = tuple(facts["mean"]), tuple(facts["std"])
+    facts = done.data()
+    data.mean, data.std = tuple(facts.mean), tuple(facts.std)
     with torch.no_grad():
         hits = [model(data.normalise(x)).argmax(1) == y for x, y in data.test_dataloader()]
     assert torch.cat(hits).float().mean().item() == pytest.approx(result["top1"], abs=1e-6)
@@ -478,5 +479,5 @@ def test_the_preset_trains_networks_with_wide_last_maps(teacher: str, tmp_path: 
     options = {"students": 2, "teacher": teacher}
     chosen = {"space": "mbv2_metapool", "strategy": "fixed", "evaluator": "online_distillation", "preset": "quick"}
     done = run(resolve_config(chosen | {"evaluator_options": options, "retrain_epochs": 6, "device": "cpu"}), tmp_path)
-    told = done.read_json("result.json")["distillation"]
+    told = done.result().distillation
     assert min(told["test_top1"].values()) > 0.6

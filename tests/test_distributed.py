@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasbench.config import resolve_config
+from nasbench.presets import resolve_config
 from nasbench.data.base import SharedBatches
-from nasbench.distributed import node_rank, share
+from nasbench.distributed import broadcast, node_rank
 from nasbench.errors import DataError, OptionError
-from nasbench.pipeline import build_evaluator, load_model
+from nasbench.networks import load_model
+from nasbench.pipeline import build_evaluator
 from nasbench.record import Record
 from tests.ranks import SCENARIOS, search
 
@@ -190,7 +191,7 @@ def test_one_record_comes_out_of_two_processes(tmp_path: Path) -> None:
     result = json.loads(printed)
     (folder,) = (tmp_path / "runs").iterdir()
     record = Record(folder)
-    assert record.status()["state"] == "finished"
+    assert record.status().state == "finished"
     assert record.config().devices == 2
     assert len(result["architecture"]) == 17
     # The whole test set was measured, each image once: the accuracy is that of the network in the record.
@@ -202,7 +203,7 @@ def test_one_record_comes_out_of_two_processes(tmp_path: Path) -> None:
     total = sum(len(labels) for _, labels in data.test_dataloader())
     assert result["top1"] == pytest.approx(right / total, abs=1e-6)
     # Curves once, not once a process.
-    rows = [(r["stage"], r["epoch"], r["name"]) for r in record.read_csv("metrics.csv")]
+    rows = [(r["stage"], r["epoch"], r["name"]) for r in record.curves("metrics.csv")]
     assert len(rows) == len(set(rows))
     assert not list(folder.glob("*.tmp"))
 
@@ -245,7 +246,7 @@ def test_machines_with_different_settings(tmp_path: Path) -> None:
     finish(first)
     assert first.returncode == 1
     (folder,) = (tmp_path / "runs").iterdir()
-    assert Record(folder).status()["state"] == "failed"
+    assert Record(folder).status().state == "failed"
 
 
 @pytest.mark.slow
@@ -288,7 +289,7 @@ def test_mistakes_show_before_a_record_is_made(
 def test_alone_nothing_is_asked_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_RANK", "3")
     assert node_rank(resolve_config(TINY)) == 0
-    assert share({"a": 1}) == {"a": 1}
+    assert broadcast({"a": 1}) == {"a": 1}
 
 
 # What becomes of all when one ends
@@ -354,7 +355,7 @@ def test_a_first_process_that_hangs_is_ended_too(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "error: process 1: ValueError: lost power" in errors
     (folder,) = (tmp_path / "runs").iterdir()
-    assert Record(folder).status()["state"] == "failed"
+    assert Record(folder).status().state == "failed"
 
 
 @pytest.mark.slow
@@ -368,7 +369,7 @@ def test_the_others_end_with_the_first(how: signal.Signals, tmp_path: Path) -> N
     assert gone(others, 20)
     (folder,) = (tmp_path / "runs").iterdir()
     if how == signal.SIGINT:
-        assert Record(folder).status()["state"] == "interrupted"
+        assert Record(folder).status().state == "interrupted"
     # The same command on the same folder goes on.
     again = failing(tmp_path, {})
     again.kill()
@@ -376,4 +377,4 @@ def test_the_others_end_with_the_first(how: signal.Signals, tmp_path: Path) -> N
     resumed = start(arguments, FAILING="{}")
     _, errors = finish(resumed)
     assert resumed.returncode == 0, errors
-    assert Record(folder).status()["state"] == "finished"
+    assert Record(folder).status().state == "finished"

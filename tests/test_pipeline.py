@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nasbench
-from nasbench.config import RunConfig, resolve_config
+from nasbench.config import RunConfig
+from nasbench.presets import resolve_config
 from nasbench.data.arrays import Digits
 from nasbench.errors import OptionError, RecordError
-from nasbench.pipeline import load_model, load_weights, run
+from nasbench.networks import load_model, load_weights
+from nasbench.pipeline import run
 from nasbench.record import Record
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 
@@ -58,16 +60,16 @@ def test_the_record_is_complete_and_readable(record: Record) -> None:
     assert {p.name for p in (record.path / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert record.config() == config()
     status = record.status()
-    assert status["state"] == "finished"
-    assert list(status["stages"]) == ["search", "retrain", "test"]
-    search = status["stages"]["search"]
+    assert status.state == "finished"
+    assert list(status.stages) == ["search", "retrain", "test"]
+    search = status.stages["search"].model_extra or {}
     assert (search["train_images"], search["meta_images"]) == (77, 19)
-    assert status["stages"]["retrain"]["train_images"] == 87
-    assert record.read_json("environment.json")["packages"]["torch"]
+    assert status.stages["retrain"].train_images == 87  # type: ignore[attr-defined]
+    assert record.environment()["packages"]["torch"]
 
 
 def test_search_csv_tells_every_candidate_s_share(record: Record) -> None:
-    rows = record.read_csv("search.csv")
+    rows = record.curves("search.csv")
     assert list(rows[0]) == ["step", "label", "candidate", "pi", "fixed"]
     by_label: dict[tuple[str, str], list[float]] = {}
     for row in rows:
@@ -80,18 +82,19 @@ def test_search_csv_tells_every_candidate_s_share(record: Record) -> None:
 
 
 def test_decisions_say_why(record: Record) -> None:
-    architecture, decisions = record.read_json("architecture.json"), record.read_json("decisions.json")
+    architecture, decisions = record.architecture(), record.decisions()
     assert list(architecture) == list(decisions) == [f"block{i:02d}.enhancer" for i in range(1, 18)]
     for label, d in decisions.items():
-        pi = sorted(d["pi"].values())
-        assert d["pi"][architecture[label]] == pi[-1]
-        assert (d["by"] == "threshold") == (pi[-1] - pi[-2] >= 0.2)
-        assert d["step"] > 4
-        assert d["train_loss"] > 0
+        assert d.pi is not None
+        pi = sorted(d.pi.values())
+        assert d.pi[architecture[label]] == pi[-1]
+        assert (d.by == "threshold") == (pi[-1] - pi[-2] >= 0.2)
+        assert (d.step or 0) > 4
+        assert (d.train_loss or 0) > 0
 
 
 def test_metrics_csv(record: Record) -> None:
-    rows = record.read_csv("metrics.csv")
+    rows = record.curves("metrics.csv")
     assert list(rows[0]) == ["stage", "epoch", "step", "name", "value"]
     names = {(r["stage"], r["name"]) for r in rows}
     assert {("search", "train_loss"), ("search", "train_top1"), ("retrain", "val_top1")} <= names
@@ -101,24 +104,24 @@ def test_metrics_csv(record: Record) -> None:
 def test_the_loaded_network_has_the_accuracy_of_the_result(record: Record) -> None:
     model = load_model(record.path)
     assert not model.training
-    told = record.read_json("data.json")
+    told = record.data()
     data = Digits(image_size=8, batch_size=64)
     data.setup()
-    data.mean, data.std = tuple(told["mean"]), tuple(told["std"])
+    data.mean, data.std = tuple(told.mean), tuple(told.std)
     correct = total = 0
     with torch.no_grad():
         for images, labels in data.test_dataloader():
             correct += int((model(data.normalise(images)).argmax(1) == labels).sum())
             total += len(labels)
     assert total == 359
-    assert correct / total == pytest.approx(record.read_json("result.json")["top1"], abs=1e-6)
+    assert correct / total == pytest.approx(record.result().top1, abs=1e-6)
     assert nasbench.load_model is load_model
 
 
 def test_the_network_starts_afresh(record: Record, tmp_path: Path) -> None:
     """Retraining knows the architecture only: from its JSON file the very same network comes out."""
     path = tmp_path / "architecture.json"
-    path.write_text(json.dumps(record.read_json("architecture.json")))
+    path.write_text(json.dumps(record.architecture()))
     other = run(config(strategy="fixed", strategy_options={"choice": str(path)}), tmp_path)
     a, b = (load_file(r.path / "model.safetensors") for r in (record, other))
     assert a.keys() == b.keys()
@@ -126,8 +129,8 @@ def test_the_network_starts_afresh(record: Record, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_runs(record: Record, tmp_path: Path) -> None:
-    again = run(config(), tmp_path).read_json("result.json")
-    before = record.read_json("result.json")
+    again = run(config(), tmp_path).result().model_dump()
+    before = record.result().model_dump()
     assert again["architecture"] == before["architecture"]
     assert again["top1"] == before["top1"]
     other = run(config(seed=1), tmp_path)
@@ -148,11 +151,11 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_runs(record: Recor
 )
 def test_every_strategy_goes_through_the_same_path(strategy: str, options: dict[str, Any], tmp_path: Path) -> None:
     done = run(config(strategy=strategy, strategy_options=options, epochs=1, retrain_epochs=1), tmp_path)
-    result = done.read_json("result.json")
-    assert result["fixed_by_threshold"] == 0
-    assert done.status()["state"] == "finished"
-    by = {d["by"] for d in done.read_json("decisions.json").values()}
-    assert by == {"limit" if strategy == "darts" else strategy}
+    assert done.result().search.get("fixed_by_threshold", 0) == 0
+    assert done.status().state == "finished"
+    by = {d.by for d in done.decisions().values()}
+    words = {"darts": "limit", "fixed": "given"}
+    assert by == {words.get(strategy, "the best of 2 drawn at random" if options else "drawn at random")}
 
 
 @pytest.mark.parametrize("strategy", ["pmpl", "darts", "random", "fixed"])
@@ -160,9 +163,9 @@ def test_every_strategy_runs_on_fashion_mnist(strategy: str, real_data: Path, tm
     options = {"fixed": {"choice": "global"}, "random": {}}.get(strategy, {"warmup_epochs": 1})
     changes = {"dataset": "fashion_mnist", "data_root": str(real_data), "image_size": None, "train_images": 200}
     done = run(config(strategy=strategy, strategy_options=options, **changes), tmp_path)
-    assert done.status()["state"] == "finished"
-    assert done.read_json("data.json")["class_names"][0] == "T-shirt/top"
-    assert done.read_json("data.json")["train_images"] == 180
+    assert done.status().state == "finished"
+    assert done.data().class_names[0] == "T-shirt/top"
+    assert done.data().train_images == 180
 
 
 class Counted(Digits):
@@ -195,18 +198,17 @@ def test_an_interrupted_run_goes_on_after_its_last_stage(record: Record, tmp_pat
     folder = tmp_path / "copy"
     shutil.copytree(record.path, folder)
     copy = Record(folder)
-    status = copy.status()
-    del status["stages"]["retrain"], status["stages"]["test"]
-    copy.write_json("status.json", status | {"state": "interrupted"})
+    stages = {"search": copy.status().stages["search"]}
+    copy.set_status(state="interrupted", stages=stages)
     for name in ("result.json", "model.safetensors"):
         (folder / name).unlink()
     searched = (folder / "search.csv").stat().st_mtime_ns
     done = run(config(), folder)
     assert done.path == folder
     assert (folder / "search.csv").stat().st_mtime_ns == searched
-    assert done.read_json("result.json")["top1"] == record.read_json("result.json")["top1"]
-    stages = [r["stage"] for r in done.read_csv("metrics.csv")]
-    assert stages.count("retrain") == [r["stage"] for r in record.read_csv("metrics.csv")].count("retrain")
+    assert done.result().top1 == record.result().top1
+    stages = [r["stage"] for r in done.curves("metrics.csv")]
+    assert stages.count("retrain") == [r["stage"] for r in record.curves("metrics.csv")].count("retrain")
     # A finished record is left as it is.
     result = (folder / "result.json").stat().st_mtime_ns
     run(config(), folder)
@@ -214,7 +216,7 @@ def test_an_interrupted_run_goes_on_after_its_last_stage(record: Record, tmp_pat
 
 
 def test_a_record_of_another_configuration_is_refused(record: Record) -> None:
-    with pytest.raises(RecordError, match=r"another configuration: epochs, seed differ"):
+    with pytest.raises(RecordError, match=r"another configuration: seed, epochs differ"):
         run(config(seed=7, epochs=3), record.path)
 
 
@@ -249,7 +251,7 @@ def test_killed_and_run_again(how: signal.Signals, record: Record, tmp_path: Pat
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "goes on" in errors
-        assert Record(folder).status()["state"] == "interrupted"
+        assert Record(folder).status().state == "interrupted"
     assert not (folder / "result.json").exists()
     before = (folder / "architecture.json").stat().st_mtime_ns
     done = subprocess.run([*command, "--out", str(folder)], capture_output=True, text=True, timeout=200, check=False)
@@ -267,8 +269,8 @@ def test_a_crash_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run(config(), tmp_path)
     (folder,) = tmp_path.iterdir()
     status = Record(folder).status()
-    assert status["state"] == "failed"
-    assert "RuntimeError: lost power" in status["error"]
+    assert status.state == "failed"
+    assert "RuntimeError: lost power" in str(status.error)
 
 
 # Weights
@@ -279,12 +281,13 @@ def test_pretrained_weights_are_used_where_they_fit(tmp_path: Path) -> None:
     marked = {k: torch.full_like(v, 0.5) for k, v in space.state_dict().items() if v.is_floating_point()}
     torch.save(marked, tmp_path / "weights.pth")
     target = MobileNetV2MetaPooling(width=0.05, num_classes=10, image_size=8)
-    copied = load_weights(target, tmp_path / "weights.pth")
-    assert copied == len(marked) - 2  # the classifier is for another number of classes
+    fit = load_weights(target, tmp_path / "weights.pth")
+    assert (fit.used, fit.tensors) == (len(marked) - 2, len(marked))  # the classifier is for another number of classes
+    assert "classifier.1.weight (10×1280 ≠ 7×1280)" in str(fit)
     assert target.features[0][0].weight.mean().item() == 0.5
     assert target.classifier[1].weight.mean().item() != 0.5
     save_file({"elsewhere": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(OptionError, match="none of its 1 tensors fits"):
+    with pytest.raises(OptionError, match="fit too little: 0 % of the convolutions, 0 of 1 tensors"):
         load_weights(target, tmp_path / "other.safetensors")
 
 
@@ -306,13 +309,13 @@ def test_a_weight_file_runs_no_code(tmp_path: Path) -> None:
 )
 def test_evaluator_options_run(options: dict[str, Any], tmp_path: Path) -> None:
     done = run(config(evaluator_options=options, epochs=2, retrain_epochs=1), tmp_path)
-    assert done.status()["state"] == "finished"
+    assert done.status().state == "finished"
     assert load_model(done.path)
 
 
 def test_mixed_precision_runs(tmp_path: Path) -> None:
     done = run(config(precision="bf16", epochs=2, retrain_epochs=1), tmp_path)
-    assert done.status()["state"] == "finished"
+    assert done.status().state == "finished"
     with pytest.raises(OptionError, match="loss scaling"):
         run(config(precision="16"), tmp_path)
 

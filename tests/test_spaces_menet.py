@@ -19,12 +19,12 @@ from torch import nn
 
 from nasbench.architecture import choices, instantiate, resolve
 from nasbench.cli import main
-from nasbench.config import resolve_config
+from nasbench.presets import resolve_config
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
-from nasbench.pipeline import load_model, profile_architecture, run
+from nasbench.networks import label_of, load_model, profile_architecture
+from nasbench.pipeline import run
 from nasbench.profile import profile
-from nasbench.results.collect import variant
 from nasbench.spaces.menet import MODELS, ChannelShuffle, MEModule, MENetSpace, MergingEvolutionGate
 from nasbench.spaces.operations.choices import OnFirst
 from nasbench.spaces.operations.enhancers import META_POOLING, candidate_names
@@ -59,8 +59,8 @@ def network(choice: Any, **options: Any) -> nn.Module:
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_published_networks(name: str) -> None:
     assert list(COUNTS) == list(MODELS)
-    config = resolve_config({"space": "menet", "preset": "paper"})
-    architecture, counted = profile_architecture(config, name, use_dataset=False)[:2]
+    config = resolve_config({"space": "menet", "preset": "paper", "architecture": name})
+    architecture, counted = profile_architecture(config)
     assert (counted.params, f"{counted.madds / 1e6:.2f}") == COUNTS[name]
     assert set(architecture.values()) == {"me", f"g{MODELS[name].groups}"}
 
@@ -88,9 +88,9 @@ def test_a_run_of_a_network_by_its_name(tmp_path: Path) -> None:
     chosen = {"strategy": "fixed", "strategy_options": {"choice": "128-8x1"}, "epochs": 1, "retrain_epochs": 1}
     config = resolve_config({**settings, **chosen, "batch_size": 16, "device": "cpu"})
     record = run(config, tmp_path)
-    assert record.config().space_options == {"model": "128-8x1", "width": 0.1}
-    assert set(record.read_json("architecture.json").values()) == {"me", "g4"}
-    assert sum(p.numel() for p in load_model(record.path).parameters()) == record.read_json("result.json")["params"]
+    assert (record.config().space_options["model"], record.config().space_options["width"]) == ("128-8x1", 0.1)
+    assert set(record.architecture().values()) == {"me", "g4"}
+    assert sum(p.numel() for p in load_model(record.path).parameters()) == record.result().params
     assert run(config, record.path).path == record.path  # the same run, and finished
 
 
@@ -231,14 +231,19 @@ def test_both_convolutions_follow_one_choice_of_groups() -> None:
     assert (first.compress[0].groups, first.compress[3].groups, first.expand.groups) == (1, 3, 3)
 
 
-@pytest.mark.parametrize("choice", ["108-8x1", "none", None, "a/file.json"])
+@pytest.mark.parametrize("choice", ["108-8x1", "none", None])
 def test_results_call_a_network_by_its_name(choice: str | None) -> None:
     space = MENetSpace(**TINY)
     architecture = resolve(space, choice if choice in space.architectures() else None)
     options = {"choice": choice} if choice else {}
     config = resolve_config({"space": "menet", "strategy": "fixed", "strategy_options": options, "preset": "paper"})
-    name = {None: "default", "a/file.json": "given [0-9a-f]{4}"}.get(choice, choice)
-    assert re.fullmatch(f"{name} in menet", variant(config, architecture))
+    assert label_of(config, architecture) == f"{choice or '108-8x1'} in menet"
+
+
+def test_results_call_a_network_that_has_no_name_by_its_digits() -> None:
+    architecture = {**resolve(MENetSpace(**TINY), "none"), "block03.enhancer": "max3"}
+    config = resolve_config({"space": "menet", "architecture": architecture, "preset": "paper"})
+    assert re.fullmatch("given [0-9a-f]{4} in menet", label_of(config, architecture))
 
 
 def test_named_architectures() -> None:
