@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import os
 import re
 import shlex
 import shutil
@@ -78,16 +77,14 @@ def check_algorithms(sweep: SweepConfig) -> None:
         OptionError: unknown name or option, a package that is missing, or a search space that the tuner cannot search.
     """
     log.silence()
-    from nni.tools.package_utils import create_builtin_class_instance
-
     if sweep.search:
-        tuner = _build("tuner", sweep.tuner, create_builtin_class_instance)
+        tuner = _build("tuner", sweep.tuner)
         try:
             tuner.update_search_space(sweep.search_space())
         except Exception as e:
             raise OptionError(f"tuner {sweep.tuner.name} cannot search this space: {blame(e)}") from e
     if sweep.assessor is not None:
-        _build("assessor", sweep.assessor, create_builtin_class_instance)
+        _build("assessor", sweep.assessor)
 
 
 def arguments(kind: str, algorithm: Algorithm) -> dict[str, Any]:
@@ -188,10 +185,7 @@ class Experiment:
         Raises:
             NasbenchError: it did not start.
         """
-        before = {name: os.environ.get(name) for name in THREADS}
-        if self._threads:
-            os.environ.update(dict.fromkeys(THREADS, str(self._threads)))
-        try:
+        with portal.environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
                 config = self._nni.config
                 self._place = connect(self._machines, self.id, self._folder, config.trial_concurrency, host)
@@ -199,12 +193,6 @@ class Experiment:
                 elsewhere.write(self._place.configure(config))
                 port = self._place.port(port)
             return portal.start(self._nni, port, host)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
     def stop(self) -> None:
         """Stop trials, manager and portal."""
@@ -312,8 +300,8 @@ def tail(path: Path) -> Iterator[str]:
         yield added
 
 
-def _build(kind: str, algorithm: Algorithm, create: Any) -> Any:
-    from nni.tools.package_utils import get_algo_meta, get_all_algo_meta
+def _build(kind: str, algorithm: Algorithm) -> Any:
+    from nni.tools.package_utils import create_builtin_class_instance, get_algo_meta, get_all_algo_meta
     from nni.tools.package_utils.tuner_factory import create_validator_instance
 
     meta = get_algo_meta(algorithm.name)
@@ -325,7 +313,7 @@ def _build(kind: str, algorithm: Algorithm, create: Any) -> Any:
         validator = create_validator_instance(f"{kind}s", algorithm.name)
         if validator is not None:
             validator.validate_class_args(**options)
-        return create(algorithm.name, options, f"{kind}s")
+        return create_builtin_class_instance(algorithm.name, options, f"{kind}s")
     except ImportError as e:
         raise OptionError(f"{kind} {algorithm.name} needs a package that is not installed: {blame(e)}") from e
     except Exception as e:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import copy
 import json
 import shutil
 import subprocess
@@ -192,15 +192,11 @@ class Remote(Place):
 
     def _service(self) -> Any:
         service = self._machines.service
-        changed = type(service)(**{f.name: getattr(service, f.name) for f in dataclasses.fields(service)})
+        changed = copy.copy(service)
         changed.nni_manager_ip = self._address
-        changed.machine_list = []
-        for machine, home in zip(service.machine_list, self._homes, strict=True):
-            own = type(machine)(**{f.name: getattr(machine, f.name) for f in dataclasses.fields(machine)})
-            if own.ssh_key_file is not None:
-                own.ssh_key_file = str(_resolved(machine, machine.ssh_key_file))
-            own.python_path = self._stand_in(home)
-            changed.machine_list.append(own)
+        changed.machine_list = [copy.copy(machine) for machine in service.machine_list]
+        for machine, home in zip(changed.machine_list, self._homes, strict=True):
+            machine.python_path = self._stand_in(home)
         return changed
 
     def _stand_in(self, home: str) -> str:
@@ -342,9 +338,9 @@ def _copy_code(source: Path | None, target: Path) -> None:
             f"{MOST_BYTES // 2**20} MiB are sent: put your classes into a folder of their own"
         )
     for path in files:
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy)
+        copied = target / path.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copied)
 
 
 def _resolved(config: Any, path: Any) -> Path:

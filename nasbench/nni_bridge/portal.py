@@ -77,7 +77,7 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
         if port is None and not is_free(candidate, host):
             continue
         try:
-            with _environment(host):
+            with environment(**_preload(host)):
                 # Detached, the manager writes what it prints into files, not between our lines.
                 experiment.start(candidate, run_mode=RunMode.Detach)
             return f"http://{shown}:{candidate}/{experiment.url_prefix}/"
@@ -149,6 +149,21 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """Other environment variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def stop_group(leader: int, seconds: float = STOP_SECONDS) -> None:
@@ -258,25 +273,15 @@ def _facts(database: Path) -> tuple[float, int] | None:
     return (float(started) / 1000, int(trials)) if started is not None else None
 
 
-@contextlib.contextmanager
-def _environment(host: str) -> Iterator[None]:
-    given = os.environ.get("NODE_OPTIONS", "")
-    preload = str(PRELOAD).replace("\\", "\\\\").replace('"', '\\"')
+def _preload(host: str) -> dict[str, str]:
+    """The environment in which the manager loads our script; what needs no proxy is set for good."""
     # NNI's calls to its manager stay on this machine, whatever proxy there is; trials make such calls, too.
     direct = [*filter(None, os.environ.get("no_proxy", "").split(",")), "localhost", LOOPBACK]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(direct))
-    changes = {
+    given = os.environ.get("NODE_OPTIONS", "")
+    preload = str(PRELOAD).replace("\\", "\\\\").replace('"', '\\"')
+    return {
         "NODE_OPTIONS": f'{given} --require "{preload}"'.strip(),
         "NASBENCH_NODE_OPTIONS": given,
         "NASBENCH_PORTAL_HOST": host,
     }
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -152,30 +152,30 @@ def _plan_search(
     results: list[Result] = []
     broken: list[Planned] = []
     known: list[Mapping[str, Any]] = []
-    for record in records:
-        parameters = parameters_of(record.config, sweep)
+    for earlier in records:
+        parameters = parameters_of(earlier.config, sweep)
         if parameters is None:
             continue
         run = sweep.run(parameters)
-        if record.finished:
-            results.append(_from_record(run, record))
-            known.append({"parameter": parameters, "value": held_out(record.record)})
-        elif parameters not in stopped and broken_run(run.config, [record]):
-            broken.append(Planned(run, record, expected_seconds(run.config, like)))
+        if earlier.finished:
+            results.append(_from_record(run, earlier))
+            known.append({"parameter": parameters, "value": held_out(earlier.record)})
+        elif parameters not in stopped and broken_run(run.config, [earlier]):
+            broken.append(Planned(run, earlier, expected_seconds(run.config, like)))
     results += [Result(sweep.label(given), given, "stopped early", "from its record") for given in stopped]
     todo = broken[: max(0, sweep.trials - len(results))]
     proposals = max(0, sweep.trials - len(results) - len(todo))
     return Plan(results, todo, proposals, tuple(known), expected_seconds(sweep.samples()[0].config, like))
 
 
-def _from_record(run: SweepRun, record: Run) -> Result:
+def _from_record(run: SweepRun, earlier: Run) -> Result:
     return Result(
         run.label,
         run.parameters,
         "finished",
         "from its record",
-        record=record.record.path,
-        seconds=seconds_of(record),
+        record=earlier.record.path,
+        seconds=seconds_of(earlier),
     )
 
 
