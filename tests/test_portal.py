@@ -22,7 +22,7 @@ from sweeping import QUICK, enter_own_space, leftovers, running, sweep_file, wai
 from nasbench.errors import OptionError
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.address import EVERYWHERE, LOOPBACK, is_free
-from nasbench.record import Record
+from nasbench.record import METRICS, Record
 from nasbench.sweeps.config import make_sweep
 from nasbench.sweeps.plan import check
 from nasbench.sweeps.runs import held_out
@@ -204,7 +204,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def curve(record: Record) -> list[float]:
     """Accuracy by epoch of a run: of the search, then of the retraining."""
-    rows = record.read_csv("metrics.csv")
+    rows = record.curves(METRICS)
     shown = (("search", "train_top1"), ("retrain", "val_top1"))
     return [float(r["value"]) for pair in shown for r in rows if (r["stage"], r["name"]) == pair]
 

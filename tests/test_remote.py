@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,13 +16,13 @@ import yaml
 from sshd import SSHD, Server, free_port, server
 from sweeping import QUICK, SPACE, fates, leftovers, running, sweep_file, wait_for
 
-from nasbench.config import resolve_config
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.nni_bridge.machines import read_machines
 from nasbench.nni_bridge.places import Cluster, Remote, move_record
 from nasbench.nni_bridge.ssh import Connection
 from nasbench.nni_bridge.trial import RECORD
-from nasbench.record import Record
+from nasbench.presets import resolve_config
+from nasbench.record import CONFIG, RESULT, Record, Result
 
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="there is no sshd (Debian's openssh-server)")
 SCALING = Path(__file__).parent.parent / "docs" / "scaling.md"
@@ -160,8 +159,10 @@ def finished_record(folder: Path) -> Path:
     """A record just as far as it is read here."""
     path = folder / RECORD / "2030-01-01_000000_space_random_seed0"
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text("{}")
-    (path / "result.json").write_text(json.dumps({"top1": 0.5, "record": "/elsewhere"}))
+    (path / CONFIG).write_text("{}")
+    none = dict.fromkeys(("params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes"), 0)
+    told = Result(top1=0.5, top5=None, architecture={}, label="none", record="/elsewhere", **none)
+    (path / RESULT).write_text(told.model_dump_json())
     return path
 
 
@@ -173,7 +174,7 @@ def test_a_record_moves_to_the_others(tmp_path: Path) -> None:
     # Two machines may have started a run in the same second.
     assert names == [name, f"{name}_2"]
     moved = Record(tmp_path / names[1])
-    assert moved.read_json("result.json") == {"top1": 0.5, "record": str(moved.path)}
+    assert (moved.result().top1, moved.result().record) == (0.5, str(moved.path))
     with pytest.raises(NasbenchError, match="0 records instead of one"):
         move_record(tmp_path / "a", tmp_path)
 
@@ -340,8 +341,8 @@ def test_runs_on_a_machine_over_ssh(machine: Server, tmp_path: Path) -> None:
     records = [Record(p.parent) for p in (tmp_path / "out").glob("*/config.yaml")]
     assert len(records) == 2
     for record in records:
-        assert record.status()["state"] == "finished"
-        assert record.read_json("result.json")["record"] == str(Path("out") / record.path.name)
+        assert record.status().state == "finished"
+        assert record.result().record == str(Path("out") / record.path.name)
         assert (record.path / "model.safetensors").exists()
     # Nothing stays on the machine.
     assert not list(machine.home.glob("nni-experiments/*"))

@@ -12,14 +12,14 @@ from sweeping import QUICK, enter_own_space, fates
 from test_results_records import write_run
 
 from nasbench.cli import main
-from nasbench.config import resolve_config
 from nasbench.errors import OptionError
 from nasbench.nni_bridge.experiment import check_algorithms
 from nasbench.nni_bridge.tuner import Resumed
-from nasbench.record import Record
+from nasbench.presets import resolve_config
+from nasbench.record import Record, StageFacts
 from nasbench.results.collect import collect
-from nasbench.results.rows import spec
 from nasbench.results.training import missing
+from nasbench.studies.metapooling import spec
 from nasbench.sweeps.allocation import Allocation, allocate
 from nasbench.sweeps.config import SweepConfig, ablation, make_sweep, read_sweep
 from nasbench.sweeps.plan import check, plan
@@ -81,8 +81,8 @@ def test_options_belong_to_the_class_with_which_they_were_given() -> None:
     variants = {"pmpl": {"strategy_options": {"eta": 0.2}}, "random": {"strategy": "random"}}
     first, second = make_sweep({"base": base, "variants": variants}).runs()
     assert (first.config.strategy_options["rho"], first.config.strategy_options["eta"]) == (0.3, 0.2)
-    assert second.config.strategy_options == {}
-    assert second.config.space_options == {"width": 0.1}
+    assert second.config.strategy_options == {"trials": 1}
+    assert second.config.space_options["width"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def some_done(tmp_path: Path) -> tuple[SweepConfig, Path]:
     settings = {k: v for k, v in sweep.base.items() if k != "strategy"}
     write_run(tmp_path, 0.8, seed=0, strategy="random", **settings)
     broken = write_run(tmp_path, 0.8, seed=1, strategy="random", **settings)
-    stages = Record(broken).status()["stages"]
+    stages = Record(broken).status().stages
     Record(broken).set_status(state="interrupted", stages={"search": stages["search"]})
     damaged = write_run(tmp_path, 0.8, seed=2, strategy="random", **settings)
     (damaged / "config.yaml").write_text("seed: [")
@@ -282,7 +282,7 @@ def test_finished_runs_are_taken_and_broken_ones_go_on(some_done: tuple[SweepCon
     assert [(r.label, r.state, r.how) for r in planned.results] == [("seed 0", "finished", "from its record")]
     assert [item.run.label for item in planned.todo] == ["seed 1", "seed 2", "seed 3"]
     assert [item.broken is not None for item in planned.todo] == [True, False, False]
-    others = make_sweep({"base": {**sweep.base, "epochs": 4}, "grid": {"seed": [0, 1]}})
+    others = make_sweep({"base": {**sweep.base, "retrain_epochs": 4}, "grid": {"seed": [0, 1]}})
     assert plan(others, out).results == []
 
 
@@ -320,7 +320,10 @@ def test_expected_times(tmp_path: Path) -> None:
     for seed in (0, 1):
         path = write_run(tmp_path, strategy="pmpl", seed=seed, epochs=10, retrain_epochs=20)
         Record(path).set_status(
-            stages={"search": {"seconds": 100 + seed}, "retrain": {"seconds": 40}, "test": {"seconds": 1}}
+            stages={
+                name: StageFacts(seconds=seconds, peak_memory_bytes=0)
+                for name, seconds in (("search", 100 + seed), ("retrain", 40), ("test", 1))
+            }
         )
     runs = find_runs([tmp_path])
 

@@ -15,9 +15,9 @@ from sweeping import QUICK, enter_own_space, fates, leftovers, running, sweep_fi
 from nasbench.nni_bridge.portal import NNI_FOLDER, group_of, members
 from nasbench.record import Record
 from nasbench.results.collect import collect
-from nasbench.results.rows import spec
 from nasbench.results.tables import build
 from nasbench.results.training import base_setting, missing
+from nasbench.studies.metapooling import spec
 from nasbench.sweeps.config import make_sweep
 from nasbench.sweeps.plan import check, plan
 from nasbench.sweeps.sweep import MANAGER, run_sweep
@@ -95,8 +95,7 @@ def test_a_killed_sweep_goes_on_to_the_same_table(own_space: Path) -> None:
     for folder in ("out", "undisturbed"):
         runs = json.loads((own_space / folder / "sweep.json").read_text())["runs"]
         results[folder] = [
-            (r["label"], r["state"], Record(own_space / folder / r["record"]).read_json("result.json")["top1"])
-            for r in runs
+            (r["label"], r["state"], Record(own_space / folder / r["record"]).result().top1) for r in runs
         ]
         assert len(list((own_space / folder).glob("20*"))) == 4
     assert results["out"] == results["undisturbed"]
@@ -136,7 +135,7 @@ def test_ctrl_c_leaves_nothing_behind(number: int, own_space: Path) -> None:
         assert sweep.end(60) == 130
     port = int(address.split(":")[2].partition("/")[0])
     assert leftovers(str(own_space / "out"), f"--port {port}") == []
-    assert Record(record).status()["state"] == "interrupted"
+    assert Record(record).status().state == "interrupted"
     assert [r["state"] for r in json.loads((own_space / "out" / "sweep.json").read_text())["runs"]] == [
         "not finished"
     ] * 2
@@ -186,7 +185,7 @@ def test_a_tuner_learns_and_goes_on(tmp_path: Path) -> None:
         assert result.parameters == {f"strategy_options.{k}": options[k] for k in ("eta", "rho")}
     # One more, and one of the two broken off.
     record = Record(first[0].record)  # type: ignore[arg-type]
-    record.set_status(state="interrupted", stages={"search": record.status()["stages"]["search"]})
+    record.set_status(state="interrupted", stages={"search": record.status().stages["search"]})
     more = make_sweep({**given, "trials": 3})
     second = run_sweep(more, allocation, tmp_path, print)
     assert sorted(r.how for r in second) == ["from its record", "run", "run again"]
@@ -209,7 +208,7 @@ def test_an_assessor_stops_a_bad_run_early(own_space: Path) -> None:
         assert told(own_space / "out", "state") == ["finished", "stopped early"]
         assert told(own_space / "out", "how") == hows
     (record,) = [p for p in (own_space / "out").glob("20*") if "fate: bad" in (p / "config.yaml").read_text()]
-    assert Record(record).status()["state"] == "interrupted"
+    assert Record(record).status().state == "interrupted"
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from nasbench.nni_bridge.machines import Machines, is_missing
 from nasbench.nni_bridge.portal import PRELOAD, STOP_SECONDS
 from nasbench.nni_bridge.ssh import Connection, quoted
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, RECORD, SPECIFICATION
-from nasbench.record import Record, write_atomic
+from nasbench.record import CONFIG, RESULT, Record, write_atomic
 from nasbench.registry import blame
 
 MOST_FILES, MOST_BYTES = 1900, 290 * 2**20  # NNI packs 2,000 files and 300 MB
@@ -300,7 +300,7 @@ def move_record(folder: Path, out: Path) -> Path:
     Raises:
         NasbenchError: there is not exactly one record.
     """
-    found = [path.parent for path in (folder / RECORD).glob("*/config.yaml")]
+    found = [path.parent for path in (folder / RECORD).glob(f"*/{CONFIG}")]
     if len(found) != 1:
         raise NasbenchError(f"{folder / RECORD} holds {len(found)} records instead of one")
     (record,) = found
@@ -310,7 +310,7 @@ def move_record(folder: Path, out: Path) -> Path:
             break
     record.rename(target)
     moved = Record(target)
-    moved.write_json("result.json", {**moved.read_json("result.json"), "record": str(target)})
+    moved.write_json(RESULT, moved.result().model_copy(update={"record": str(target)}))
     return target
 
 

@@ -11,7 +11,7 @@ from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
 from nasbench.nni_bridge.experiment import Experiment, Say, Trial, tail
 from nasbench.nni_bridge.portal import NNI_FOLDER, terminable
 from nasbench.nni_bridge.trial import Specification
-from nasbench.record import Record
+from nasbench.record import CONFIG, Record
 from nasbench.sweeps.allocation import Allocation
 from nasbench.sweeps.config import SweepConfig
 
@@ -39,11 +39,11 @@ def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = Non
     if config.nodes > 1:
         raise OptionError("nodes: the portal shows runs on one machine")
     settings = config.model_dump(mode="json")
-    shown = {"strategy": config.strategy, "dataset": config.dataset, "seed": config.seed}
+    shown = {"strategy": config.method, "dataset": config.dataset, "seed": config.seed}
     shown |= {f"strategy_options.{name}": value for name, value in config.strategy_options.items()}
-    name = f"{config.space.rpartition(':')[2]}, {config.strategy}, seed {config.seed}"
+    name = f"{config.space.rpartition(':')[2]}, {config.method}, seed {config.seed}"
     sweep = SweepConfig(name=name[:80], base=settings, grid={key: [value] for key, value in shown.items()})
-    is_record = (out / "config.yaml").is_file()
+    is_record = (out / CONFIG).is_file()
     specification = Specification(sweep.model_dump(mode="json"), [shown], str(out), resume=False)
     # A run that has the machine to itself uses it as it would without a portal.
     alone = Allocation(concurrency=1, threads=0, gpus=0)

@@ -146,7 +146,7 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
 
     from nasbench.pipeline import run
     from nasbench.sweeps.config import make_sweep
-    from nasbench.sweeps.runs import broken_run, completed, find_runs, finished_run, held_out
+    from nasbench.sweeps.runs import broken_run, find_runs, finished_run, held_out
 
     limit = os.environ.get("OMP_NUM_THREADS", "")
     if limit.isdigit() and int(limit):
@@ -156,22 +156,22 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
     out = Path(specification.out) if specification.apart is None else folder / RECORD
     records = find_runs([out]) if specification.resume else []
     # A tuner may propose the same twice.
-    earlier = finished_run(completed(config), records) or broken_run(completed(config), records)
+    earlier = finished_run(config, records) or broken_run(config, records)
     if earlier is not None and earlier.finished:
         record = earlier.record
     else:
         record = run(config, out if earlier is None else earlier.record.path, report=channel.intermediate)
-    result = record.read_json("result.json")
+    result = record.result()
     accuracy = held_out(record)
     accuracy = channel.last if accuracy is None else accuracy
     if accuracy is None and sweep.search:
         raise NasbenchError(f"evaluator {config.evaluator!r} logs no val_top1, from which the tuner could learn")
     channel.final(
         {
-            "default": result["top1"] if accuracy is None else accuracy,
-            "test_top1": result["top1"],
-            "params": result["params"],
-            "madds": result["madds"],
+            "default": result.top1 if accuracy is None else accuracy,
+            "test_top1": result.top1,
+            "params": result.params,
+            "madds": result.madds,
         }
     )
     return record.path

@@ -158,9 +158,9 @@ def _tables(folder: Path, ablation_of: Mapping[str, Any] | None) -> None:
     from nasbench.results.collect import collect
     from nasbench.results.formats import rich, width
     from nasbench.results.report import report
-    from nasbench.results.rows import SPACE
     from nasbench.results.training import base_setting
     from nasbench.show import plain_console
+    from nasbench.studies.metapooling import SPACE
 
     collected = collect([folder])
     if collected.frame.empty:
@@ -221,7 +221,7 @@ def _results_table(results: Sequence[Result], name: str) -> Table:
     for result in results:
         top1 = ""
         if result.record is not None and result.state == "finished":
-            top1 = f"{100 * Record(result.record).read_json('result.json')['top1']:.2f} %"
+            top1 = f"{100 * Record(result.record).result().top1:.2f} %"
         last = result.error or _name(result.record)
         how = result.how if result.state != "not finished" else ""
         table.add_row(result.label, result.state, how, top1, _duration(result.seconds), last)

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nasbench.config import RunConfig, read_config, resolve_config
+from nasbench.config import KINDS, RunConfig, read_config
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.presets import resolve_config
 
-KINDS = ("space", "strategy", "evaluator")
 VARIANT = "variant"  # the parameter that says which variant a run is of
 RANGE = ("from", "to", "step", "count", "scale")
 # NNI's distributions, and how many numbers each takes; `choice` takes a list.
@@ -211,7 +211,7 @@ class SweepConfig(BaseModel):
         last = [key.rpartition(".")[2] for key in parameters]
         parts = []
         for (key, value), short in zip(parameters.items(), last, strict=True):
-            plain = key in (VARIANT, *KINDS, "dataset", "preset")
+            plain = key in (VARIANT, *KINDS, "preset")
             name = short if last.count(short) == 1 else key
             parts.append(str(value) if plain else f"{name} {value:.4g}" if type(value) is float else f"{name} {value}")
         return ", ".join(parts)
@@ -284,8 +284,8 @@ def ablation(base: Mapping[str, Any], seeds: list[int], concurrency: int | None 
     Raises:
         OptionError: a setting is wrong.
     """
-    from nasbench.results.rows import SPACE, spec
     from nasbench.results.training import overrides
+    from nasbench.studies.metapooling import SPACE, spec
 
     space = base.get("space") or SPACE
     variants = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasbench.config import SETTING
 from nasbench.errors import DataError, NasbenchError
 from nasbench.nni_bridge.experiment import check_algorithms
 from nasbench.nni_bridge.machines import Machines
@@ -16,13 +17,11 @@ from nasbench.sweeps.config import SweepConfig, SweepRun
 from nasbench.sweeps.runs import (
     Run,
     broken_run,
-    completed,
     expected_seconds,
     find_runs,
     finished_run,
     held_out,
     parameters_of,
-    same_result,
     seconds_of,
 )
 
@@ -108,9 +107,9 @@ def check(sweep: SweepConfig, machines: Machines | None = None) -> Allocation:
     check_algorithms(sweep)
     checked: set[str] = set()
     for run in samples:
-        settings = same_result(run.config.model_copy(update={"seed": 0}))
-        if settings not in checked:
-            checked.add(settings)
+        setting = run.config.digest(*SETTING)
+        if setting not in checked:
+            checked.add(setting)
             try:
                 prepare(run.config)
             except NasbenchError as e:
@@ -135,14 +134,13 @@ def plan(sweep: SweepConfig, out: Path, timed: Sequence[Path] = ()) -> Plan:
     results: list[Result] = []
     todo: list[Planned] = []
     for run in sweep.runs():
-        config = completed(run.config)
-        finished = finished_run(config, records)
+        finished = finished_run(run.config, records)
         if finished is not None:
             results.append(_from_record(run, finished))
         elif dict(run.parameters) in stopped:
             results.append(Result(run.label, run.parameters, "stopped early", "from its record"))
         else:
-            todo.append(Planned(run, broken_run(config, records), expected_seconds(config, like)))
+            todo.append(Planned(run, broken_run(run.config, records), expected_seconds(run.config, like)))
     return Plan(results, todo)
 
 

@@ -165,7 +165,7 @@ def _line(result: Result) -> str:
     took = "" if result.seconds is None else f" after {result.seconds:.0f} s"
     if result.record is None:
         return f"{result.state:<9} {result.label}{took}"
-    top1 = Record(result.record).read_json("result.json")["top1"]
+    top1 = Record(result.record).result().top1
     return f"finished  {result.label}{took}: top-1 {100 * top1:.2f} %"
 
 
