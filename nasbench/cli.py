@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,8 @@ import typer
 import yaml
 
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.nni_bridge import log
+from nasbench.nni_bridge.address import LOOPBACK
 from nasbench.results import commands
 from nasbench.sweeps import commands as sweeps
 
@@ -96,7 +97,7 @@ def run(
     ] = Path("runs"),
     ui: Annotated[bool, typer.Option("--ui", help="Show the run live in NNI's web portal.")] = False,
     port: sweeps.Port = None,
-    host: sweeps.Host = sweeps.LOOPBACK,
+    host: sweeps.Host = LOOPBACK,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete settings and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +140,9 @@ def run(
     from nasbench.show import plain_console, summary
 
     if ui:
-        record = sweeps.run_in_portal(resolved, out, port, host)
+        from nasbench.nni_bridge.single import run_in_portal
+
+        record = run_in_portal(resolved, out, commands.say, port, host)
     else:
         from nasbench.distributed import node_rank
         from nasbench.pipeline import run as run_pipeline
@@ -282,13 +285,12 @@ app.command()(sweeps.ui)
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line on stderr and exit code 2."""
-    # NNI warns about every class of a newer PyTorch that it does not wrap.
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"nni\.nas\.nn\.pytorch\.layers")
+    log.ignore_layer_warnings()
     try:
         code = app(standalone_mode=False)
     except NasbenchError as e:
         print(f"error: {e}", file=sys.stderr)
-        code = 2
+        code = e.exit_code
     except KeyboardInterrupt:
         code = 130
     except Exception as e:

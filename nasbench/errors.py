@@ -9,8 +9,13 @@ from difflib import get_close_matches
 class NasbenchError(Exception):
     """Base of every error that a user can cause and mend.
 
-    The message says what was wrong, where, and what to do; the command line prints it as one line and exits with 2.
+    The message says what was wrong, where, and what to do; the command line prints it as one line and exits.
+
+    Attributes:
+        exit_code: of the command.
     """
+
+    exit_code = 2
 
 
 class OptionError(NasbenchError, ValueError):
@@ -23,6 +28,12 @@ class DataError(NasbenchError):
 
 class ArchitectureError(NasbenchError, ValueError):
     """An architecture that does not fit its space."""
+
+
+class RunFailed(NasbenchError):
+    """A run that another process made, and that failed for a reason that is no mistake in its settings."""
+
+    exit_code = 1
 
 
 class RecordError(NasbenchError):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from nni.runtime.log import silence_stdout
+from nasbench.nni_bridge import log
 
 LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "py.warnings")
 
@@ -16,7 +16,7 @@ LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "py.warnings")
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep NNI's and Lightning's chatter off the terminal."""
-    silence_stdout()
+    log.silence()
     loggers = [logging.getLogger(n) for n in LOGGERS]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
     for logger in loggers:

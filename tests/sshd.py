@@ -35,6 +35,13 @@ class Server:
     home: Path
 
 
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of one of this machine's addresses on which nobody listens."""
+    with socket.socket() as s:
+        s.bind((address, 0))
+        return int(s.getsockname()[1])
+
+
 @contextmanager
 def server(folder: Path, **environment: str) -> Iterator[Server]:
     """Run a server as the current user, root or not.
@@ -50,9 +57,7 @@ def server(folder: Path, **environment: str) -> Iterator[Server]:
     for name in ("host", "user"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(command, check=True)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
     sessions = " ".join(f'"{k}={v}"' for k, v in {"HOME": str(home), **environment}.items())
     (folder / "config").write_text(

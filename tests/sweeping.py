@@ -103,7 +103,8 @@ class Running:
             text=True,
             # As after Ctrl-C in a terminal; a shell's background processes ignore it.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-            env={**os.environ, "PYTHONPATH": str(cwd), "COLUMNS": "200"},
+            # What is tested may not be what is installed.
+            env={**os.environ, "PYTHONPATH": f"{cwd}:{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "200"},
         )
         self.said: list[str] = []
         self.printed: list[str] = []

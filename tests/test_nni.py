@@ -11,11 +11,11 @@ import pytest
 import torch
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
-from nni.runtime.log import silence_stdout
 
 from nasbench.architecture import resolve
 from nasbench.presets import resolve_config
 from nasbench.evaluators.classification import Classification
+from nasbench.nni_bridge import log
 from nasbench.pipeline import run
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.strategies.pmpl import PMPL
@@ -35,7 +35,7 @@ def evaluator(stage: str = "search") -> Any:
 
 @pytest.fixture
 def _quiet() -> Any:
-    silence_stdout()
+    log.silence()
 
 
 @pytest.mark.usefixtures("_quiet")

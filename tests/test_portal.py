@@ -19,9 +19,10 @@ import pytest
 from browser import browsing, chromium
 from sweeping import QUICK, enter_own_space, leftovers, running, sweep_file, wait_for
 
-from nasbench import portal
 from nasbench.errors import OptionError
-from nasbench.record import Record
+from nasbench.nni_bridge import portal
+from nasbench.nni_bridge.address import EVERYWHERE, LOOPBACK, is_free
+from nasbench.record import METRICS, Record
 from nasbench.sweeps.config import make_sweep
 from nasbench.sweeps.plan import check
 from nasbench.sweeps.runs import held_out
@@ -39,14 +40,14 @@ def test_a_port_in_use_is_not_free() -> None:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         other.listen()
-        assert not portal.free(port)
+        assert not is_free(port)
         with pytest.raises(OptionError, match=f"port {port} is in use"):
             portal.start(None, port)
-    assert portal.free(port)
+    assert is_free(port)
     with socket.socket(socket.AF_INET6) as other:  # localhost may mean ::1
         other.bind(("::1", port))
         other.listen()
-        assert not portal.free(port)
+        assert not is_free(port)
 
 
 def test_only_loopback_or_everything() -> None:
@@ -130,7 +131,7 @@ def own_addresses() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_space")
-@pytest.mark.parametrize("host", [portal.LOOPBACK, portal.EVERYWHERE])
+@pytest.mark.parametrize("host", [LOOPBACK, EVERYWHERE])
 def test_who_can_reach_it(host: str, tmp_path: Path) -> None:
     base = {**QUICK, "space": "own_space:Space", "space_options": {"fate": "wait"}, "strategy": "random"}
     sweep = make_sweep({"base": base})
@@ -139,7 +140,7 @@ def test_who_can_reach_it(host: str, tmp_path: Path) -> None:
     def say(line: str) -> None:
         if not line.startswith("portal: "):
             return
-        address = line.removeprefix("portal: ").replace(socket.gethostname(), portal.LOOPBACK)
+        address = line.removeprefix("portal: ").replace(socket.gethostname(), LOOPBACK)
         base, prefix, end = address.rsplit("/", 2)
         port = int(base.rpartition(":")[2])
         assert (len(prefix), end) == (32, "")
@@ -148,7 +149,7 @@ def test_who_can_reach_it(host: str, tmp_path: Path) -> None:
         seen.append(status(f"{address}api/v1/nni/check-status"))
         seen.append(listening(port))
         for other in own_addresses():
-            if host == portal.LOOPBACK:
+            if host == LOOPBACK:
                 with pytest.raises(URLError, match="refused"):
                     urlopen(f"http://{other}:{port}/{prefix}/", timeout=5)
             else:
@@ -203,7 +204,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def curve(record: Record) -> list[float]:
     """Accuracy by epoch of a run: of the search, then of the retraining."""
-    rows = record.read_csv("metrics.csv")
+    rows = record.curves(METRICS)
     shown = (("search", "train_top1"), ("retrain", "val_top1"))
     return [float(r["value"]) for pair in shown for r in rows if (r["stage"], r["name"]) == pair]
 

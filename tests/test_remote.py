@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,16 +13,16 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from sshd import SSHD, Server, server
+from sshd import SSHD, Server, free_port, server
 from sweeping import QUICK, SPACE, fates, leftovers, running, sweep_file, wait_for
 
-from nasbench.config import resolve_config
 from nasbench.errors import NasbenchError, OptionError
-from nasbench.record import Record
-from nasbench.sweeps.machines import read_machines
-from nasbench.sweeps.places import Remote, Shared, adopt
-from nasbench.sweeps.ssh import Connection
-from nasbench.sweeps.trial import RECORD
+from nasbench.nni_bridge.machines import read_machines
+from nasbench.nni_bridge.places import Cluster, Remote, move_record
+from nasbench.nni_bridge.ssh import Connection
+from nasbench.nni_bridge.trial import RECORD
+from nasbench.presets import resolve_config
+from nasbench.record import CONFIG, RESULT, Record, Result
 
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="there is no sshd (Debian's openssh-server)")
 SCALING = Path(__file__).parent.parent / "docs" / "scaling.md"
@@ -161,8 +159,10 @@ def finished_record(folder: Path) -> Path:
     """A record just as far as it is read here."""
     path = folder / RECORD / "2030-01-01_000000_space_random_seed0"
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text("{}")
-    (path / "result.json").write_text(json.dumps({"top1": 0.5, "record": "/elsewhere"}))
+    (path / CONFIG).write_text("{}")
+    none = dict.fromkeys(("params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes"), 0)
+    told = Result(top1=0.5, top5=None, architecture={}, label="none", record="/elsewhere", **none)
+    (path / RESULT).write_text(told.model_dump_json())
     return path
 
 
@@ -170,13 +170,13 @@ def test_a_record_moves_to_the_others(tmp_path: Path) -> None:
     names = []
     for trial in "ab":
         name = finished_record(tmp_path / trial).name
-        names.append(adopt(tmp_path / trial, tmp_path).name)
+        names.append(move_record(tmp_path / trial, tmp_path).name)
     # Two machines may have started a run in the same second.
     assert names == [name, f"{name}_2"]
     moved = Record(tmp_path / names[1])
-    assert moved.read_json("result.json") == {"top1": 0.5, "record": str(moved.path)}
+    assert (moved.result().top1, moved.result().record) == (0.5, str(moved.path))
     with pytest.raises(NasbenchError, match="0 records instead of one"):
-        adopt(tmp_path / "a", tmp_path)
+        move_record(tmp_path / "a", tmp_path)
 
 
 def test_a_cluster_gets_the_trials_and_leaves_records_on_its_storage(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_cluster_gets_the_trials_and_leaves_records_on_its_storage(tmp_path: P
     (tmp_path / "own.py").write_text("")
     fields = {**KUBEFLOW, "trialCodeDirectory": ".", "nniManagerIp": "10.0.0.1"}
     read = read_machines(write(tmp_path, **{**fields, "records": {"here": str(tmp_path), "there": "/tmp/mount/r"}}))
-    place = Shared(read, "abc", tmp_path / ".nni" / "abc", "0.0.0.0")
+    place = Cluster(read, "abc", tmp_path / ".nni" / "abc", "0.0.0.0")
     assert place.trials == "/tmp/mount/r/abc"
     config: Any = ExperimentConfig("local")
     config.search_space, config.tuner = {}, AlgorithmConfig(name="Batch")
@@ -193,14 +193,14 @@ def test_a_cluster_gets_the_trials_and_leaves_records_on_its_storage(tmp_path: P
     path = place.configure(config)
     sent = config.json()["trainingService"]
     assert sent["platform"] == "kubeflow"
-    assert sent["trialCommand"] == sent["master"]["command"] == f"python3 -m nasbench.sweeps.trial {path.name}"
+    assert sent["trialCommand"] == sent["master"]["command"] == f"python3 -m nasbench.nni_bridge.trial {path.name}"
     assert Path(sent["trialCodeDirectory"]) == path.parent
     assert (path.parent / "own.py").exists()
     finished_record(tmp_path / "abc" / "trial")
-    place.fetch("trial", "", tmp_path / "here")
-    assert adopt(tmp_path / "here", tmp_path).parent == tmp_path
+    place.download("trial", "", tmp_path / "here")
+    assert move_record(tmp_path / "here", tmp_path).parent == tmp_path
     with pytest.raises(NasbenchError, match="left nothing"):
-        place.fetch("other", "", tmp_path / "here")
+        place.download("other", "", tmp_path / "here")
 
 
 # Over SSH
@@ -209,7 +209,8 @@ def test_a_cluster_gets_the_trials_and_leaves_records_on_its_storage(tmp_path: P
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Server]:
     """This machine, as another one."""
-    with server(tmp_path / "sshd", NASBENCH_DATA=os.environ.get("NASBENCH_DATA", "")) as running_server:
+    passed = {name: os.environ.get(name, "") for name in ("NASBENCH_DATA", "PYTHONPATH")}
+    with server(tmp_path / "sshd", **passed) as running_server:
         yield running_server
 
 
@@ -235,11 +236,11 @@ def far(folder: Path, machine: Server, **fields: Any) -> dict[str, Any]:
 
 @needs_sshd
 def test_a_machine_is_checked_before_anything_starts(machine: Server, tmp_path: Path) -> None:
-    def reach(address: str = "127.0.0.2", **fields: Any) -> Remote:
+    def connect(address: str = "127.0.0.2", **fields: Any) -> Remote:
         service = {**far(tmp_path, machine, **fields), "nniManagerIp": address}
         return Remote(read_machines(write(tmp_path, **service)), "abc", tmp_path, 1, "127.0.0.1")
 
-    place = reach()
+    place = connect()
     stand_in = f"{machine.home}/nni-experiments/abc/nasbench/python"
     asked = "import os; print(*(os.environ.get(n) for n in ('NASBENCH_PYTHON', 'OMP_NUM_THREADS', 'NODE_OPTIONS')))"
     (connection,) = place._connections
@@ -251,25 +252,25 @@ def test_a_machine_is_checked_before_anything_starts(machine: Server, tmp_path: 
     place.close()
     assert not list(machine.home.glob("nni-experiments/*"))
     with pytest.raises(OptionError, match="must have nasbench and nni installed"):
-        reach(pythonPath="/nowhere/bin")
+        connect(pythonPath="/nowhere/bin")
     with pytest.raises(OptionError, match="Permission denied"):
-        reach(user="nobody-of-that-name")
+        connect(user="nobody-of-that-name")
     with pytest.raises(OptionError, match="would not be reached"):
-        reach("192.0.2.1")
+        connect("192.0.2.1")
     machine.known_hosts.write_text("")
     with pytest.raises(OptionError, match="Host key verification failed"):
-        reach()
+        connect()
     assert not leftovers(f"-p {machine.port}")
 
 
 @needs_sshd
 def test_a_connection_ends_with_the_process(machine: Server) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from nasbench.sweeps.ssh import Connection\n"
+        "import os, sys; from pathlib import Path; from nasbench.nni_bridge.ssh import Connection\n"
         "c = Connection('127.0.0.1', int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]))\n"
-        "c.open(); print(c.let_in('127.0.0.2', int(sys.argv[5])), flush=True); os.kill(os.getpid(), 9)"
+        "c.open(); print(c.forward('127.0.0.2', int(sys.argv[5])), flush=True); os.kill(os.getpid(), 9)"
     )
-    given = [str(machine.port), machine.user, str(machine.key), str(machine.known_hosts), str(free_port())]
+    given = [str(machine.port), machine.user, str(machine.key), str(machine.known_hosts), str(free_port("127.0.0.2"))]
     done = subprocess.run([sys.executable, "-c", code, *given], stdout=subprocess.PIPE, text=True, check=False)
     assert done.stdout == "True\n"
     wait_for(lambda: not leftovers(f"-p {machine.port}"), 20)
@@ -282,24 +283,17 @@ def test_files_come_back_as_they_are(machine: Server, tmp_path: Path) -> None:
     try:
         name = "a 'strange' $name"
         connection.write(f"~/{name}/x/y.txt", "é\n")
-        connection.fetch(f"~/{name}", tmp_path / "back")
+        connection.download(f"~/{name}", tmp_path / "back")
         assert (tmp_path / "back" / "x" / "y.txt").read_text() == "é\n"
         with pytest.raises(NasbenchError, match="No such file"):
-            connection.fetch("~/nowhere", tmp_path / "back")
+            connection.download("~/nowhere", tmp_path / "back")
         # What leads out of the folder is not unpacked.
         (machine.home / "evil").mkdir()
         (machine.home / "evil" / "link").symlink_to("/etc/passwd")
         with pytest.raises(NasbenchError, match="was not copied"):
-            connection.fetch("~/evil", tmp_path / "back")
+            connection.download("~/evil", tmp_path / "back")
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.2", 0))
-        return int(s.getsockname()[1])
 
 
 def listening(word: str) -> set[str]:
@@ -319,7 +313,7 @@ def waiting(machine: Server, folder: Path) -> Path:
 
     def found() -> Path | None:
         trials = psutil.process_iter(["cmdline", "cwd"])
-        homes = [Path(p.info["cwd"] or "") for p in trials if "nasbench.sweeps.trial" in (p.info["cmdline"] or [])]
+        homes = [Path(p.info["cwd"] or "") for p in trials if "nasbench.nni_bridge.trial" in (p.info["cmdline"] or [])]
         own = [h for h in homes if machine.home in h.parents]
         # It waits in its first forward pass: after its record has been made.
         started = list(machine.home.glob(f"nni-experiments/*/environments/*/trials/*/{RECORD}/*/log.txt"))
@@ -347,8 +341,8 @@ def test_runs_on_a_machine_over_ssh(machine: Server, tmp_path: Path) -> None:
     records = [Record(p.parent) for p in (tmp_path / "out").glob("*/config.yaml")]
     assert len(records) == 2
     for record in records:
-        assert record.status()["state"] == "finished"
-        assert record.read_json("result.json")["record"] == str(Path("out") / record.path.name)
+        assert record.status().state == "finished"
+        assert record.result().record == str(Path("out") / record.path.name)
         assert (record.path / "model.safetensors").exists()
     # Nothing stays on the machine.
     assert not list(machine.home.glob("nni-experiments/*"))

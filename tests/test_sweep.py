@@ -12,17 +12,18 @@ from sweeping import QUICK, enter_own_space, fates
 from test_results_records import write_run
 
 from nasbench.cli import main
-from nasbench.config import resolve_config
 from nasbench.errors import OptionError
-from nasbench.record import Record
+from nasbench.nni_bridge.experiment import check_algorithms
+from nasbench.nni_bridge.tuner import Resumed
+from nasbench.presets import resolve_config
+from nasbench.record import Record, StageFacts
 from nasbench.results.collect import collect
-from nasbench.results.rows import spec
 from nasbench.results.training import missing
+from nasbench.studies.metapooling import spec
+from nasbench.sweeps.allocation import Allocation, allocate
 from nasbench.sweeps.config import SweepConfig, ablation, make_sweep, read_sweep
-from nasbench.sweeps.experiment import Share, check_algorithms, share
 from nasbench.sweeps.plan import check, plan
 from nasbench.sweeps.runs import expected_seconds, find_runs, parameters_of
-from nasbench.sweeps.tuner import Resumed
 
 ROOT = Path(__file__).parent.parent
 GRID = {"strategy": ["pmpl", "darts"], "seed": [0, 1], "strategy_options.eta": [0.1, 0.2]}
@@ -38,22 +39,22 @@ def own_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_combination_seeds_slowest() -> None:
-    cells = make_sweep({"grid": GRID}).cells()
-    assert [c.label for c in cells[:4]] == [
+    runs = make_sweep({"grid": GRID}).runs()
+    assert [c.label for c in runs[:4]] == [
         "pmpl, seed 0, eta 0.1",
         "pmpl, seed 0, eta 0.2",
         "darts, seed 0, eta 0.1",
         "darts, seed 0, eta 0.2",
     ]
-    assert len(cells) == 8
-    last = cells[-1]
+    assert len(runs) == 8
+    last = runs[-1]
     assert last.parameters == {"strategy": "darts", "seed": 1, "strategy_options.eta": 0.2}
     assert (last.config.strategy, last.config.seed, last.config.strategy_options["eta"]) == ("darts", 1, 0.2)
 
 
 def test_exclusion() -> None:
     exclude = [{"strategy": "darts", "strategy_options.eta": [0.1, 0.3]}, {"seed": 1, "strategy": "pmpl"}]
-    labels = [c.label for c in make_sweep({"grid": GRID, "exclude": exclude}).cells()]
+    labels = [c.label for c in make_sweep({"grid": GRID, "exclude": exclude}).runs()]
     assert labels == [
         "pmpl, seed 0, eta 0.1",
         "pmpl, seed 0, eta 0.2",
@@ -78,10 +79,10 @@ def test_ranges(given: dict[str, Any], values: list[float]) -> None:
 def test_options_belong_to_the_class_with_which_they_were_given() -> None:
     base = {"strategy": "pmpl", "strategy_options": {"rho": 0.3}, "space_options": {"width": 0.1}}
     variants = {"pmpl": {"strategy_options": {"eta": 0.2}}, "random": {"strategy": "random"}}
-    first, second = make_sweep({"base": base, "variants": variants}).cells()
+    first, second = make_sweep({"base": base, "variants": variants}).runs()
     assert (first.config.strategy_options["rho"], first.config.strategy_options["eta"]) == (0.3, 0.2)
-    assert second.config.strategy_options == {}
-    assert second.config.space_options == {"width": 0.1}
+    assert second.config.strategy_options == {"trials": 1}
+    assert second.config.space_options["width"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_what_is_wrong_with_a_sweep(given: dict[str, Any], message: str) -> None
 )
 def test_what_is_wrong_with_its_runs(given: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as raised:
-        make_sweep(given).cells()
+        make_sweep(given).runs()
     assert message in str(raised.value)
 
 
@@ -150,14 +151,14 @@ def test_the_ablation_is_what_table_3_lacks() -> None:
     base = {"dataset": "digits", "preset": "quick", "epochs": 5, "train_images": 100}
     sweep = ablation(base, [0, 1])
     lacking = [m for m in missing("table3", collect([]).frame, base, [0, 1]) if m.row != spec("table3").rows[-1].label]
-    assert [c.config for c in sweep.cells()] == [resolve_config(m.overrides) for m in lacking]
-    assert [c.label for c in sweep.cells()][:6] == [
+    assert [c.config for c in sweep.runs()] == [resolve_config(m.overrides) for m in lacking]
+    assert [c.label for c in sweep.runs()][:6] == [
         f"{row}, seed 0" for row in ("none", "local", "global", "random", "pmpl", "darts")
     ]
 
 
 def test_the_ablation_of_another_space() -> None:
-    configs = [c.config for c in ablation({"space": "own:Space", "space_options": {"depth": 3}}, [0]).cells()]
+    configs = [c.config for c in ablation({"space": "own:Space", "space_options": {"depth": 3}}, [0]).runs()]
     assert {c.space for c in configs} == {"own:Space"}
     assert all(c.space_options == {"depth": 3} for c in configs)
 
@@ -170,7 +171,7 @@ SEARCH = {"strategy_options.rho": {"uniform": [0.1, 0.4]}, "strategy_options.eta
 
 def test_a_search_is_nnis() -> None:
     sweep = make_sweep({"search": SEARCH, "assessor": {"name": "Medianstop", "options": {"start_step": 2}}})
-    assert sweep.cells() == []
+    assert sweep.runs() == []
     assert sweep.search_space()["strategy_options.eta"] == {"_type": "loguniform", "_value": [0.01, 0.3]}
     assert [tuple(c.parameters.values()) for c in sweep.samples()] == [(0.1, 0.01), (0.4, 0.01), (0.1, 0.3)]
     for tuner in ("TPE", "Random", "Evolution", "GridSearch", "Anneal"):
@@ -228,29 +229,34 @@ def test_a_tuner_that_goes_on_has_broken_runs_first_and_learns_from_all() -> Non
 @pytest.mark.parametrize(
     ("devices", "runs", "concurrency", "gpus", "expected"),
     [
-        (["cpu"], 12, None, 0, Share(4, 2, 0)),
-        (["auto"], 12, 2, 0, Share(2, 4, 0)),
-        (["auto"], 3, 100, 0, Share(3, 2, 0)),
-        (["cpu"], 12, None, 4, Share(4, 2, 0)),
-        (["auto", "cpu"], 12, None, 4, Share(4, 2, 1)),
-        (["cuda"], 12, 2, 4, Share(2, 4, 1)),
-        (["cuda"], 12, 8, 4, Share(4, 2, 1)),
-        (["auto"], 12, 8, 1, Share(1, 8, 0)),  # NNI never gives away the only GPU
+        (["cpu"], 12, None, 0, Allocation(4, 2, 0)),
+        (["auto"], 12, 2, 0, Allocation(2, 4, 0)),
+        (["auto"], 3, 100, 0, Allocation(3, 2, 0)),
+        (["cpu"], 12, None, 4, Allocation(4, 2, 0)),
+        (["auto", "cpu"], 12, None, 4, Allocation(4, 2, 1)),
+        (["cuda"], 12, 2, 4, Allocation(2, 4, 1)),
+        (["cuda"], 12, 8, 4, Allocation(4, 2, 1)),
+        (["auto"], 12, 8, 1, Allocation(1, 8, 0)),  # NNI never gives away the only GPU
     ],
 )
 def test_sharing_out(
-    devices: list[str], runs: int, concurrency: int | None, gpus: int, expected: Share, monkeypatch: pytest.MonkeyPatch
+    devices: list[str],
+    runs: int,
+    concurrency: int | None,
+    gpus: int,
+    expected: Allocation,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     configs = [resolve_config({"device": device}) for device in devices]
-    assert share(configs, runs, concurrency, gpus, cores=8) == expected
+    assert allocate(configs, runs, concurrency, gpus, cores=8) == expected
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert share(configs, runs, concurrency, gpus, cores=8).threads == 1
+    assert allocate(configs, runs, concurrency, gpus, cores=8).threads == 1
 
 
 def test_a_gpu_by_its_number_is_refused() -> None:
     with pytest.raises(OptionError, match="device cuda:1: a sweep gives each run its GPU"):
-        share([resolve_config({"device": "cuda:1"})], 2, None, 2)
+        allocate([resolve_config({"device": "cuda:1"})], 2, None, 2)
 
 
 # What is left to do
@@ -263,7 +269,7 @@ def some_done(tmp_path: Path) -> tuple[SweepConfig, Path]:
     settings = {k: v for k, v in sweep.base.items() if k != "strategy"}
     write_run(tmp_path, 0.8, seed=0, strategy="random", **settings)
     broken = write_run(tmp_path, 0.8, seed=1, strategy="random", **settings)
-    stages = Record(broken).status()["stages"]
+    stages = Record(broken).status().stages
     Record(broken).set_status(state="interrupted", stages={"search": stages["search"]})
     damaged = write_run(tmp_path, 0.8, seed=2, strategy="random", **settings)
     (damaged / "config.yaml").write_text("seed: [")
@@ -274,9 +280,9 @@ def test_finished_runs_are_taken_and_broken_ones_go_on(some_done: tuple[SweepCon
     sweep, out = some_done
     planned = plan(sweep, out)
     assert [(r.label, r.state, r.how) for r in planned.results] == [("seed 0", "finished", "from its record")]
-    assert [item.cell.label for item in planned.todo] == ["seed 1", "seed 2", "seed 3"]
+    assert [item.run.label for item in planned.todo] == ["seed 1", "seed 2", "seed 3"]
     assert [item.broken is not None for item in planned.todo] == [True, False, False]
-    others = make_sweep({"base": {**sweep.base, "epochs": 4}, "grid": {"seed": [0, 1]}})
+    others = make_sweep({"base": {**sweep.base, "retrain_epochs": 4}, "grid": {"seed": [0, 1]}})
     assert plan(others, out).results == []
 
 
@@ -314,7 +320,10 @@ def test_expected_times(tmp_path: Path) -> None:
     for seed in (0, 1):
         path = write_run(tmp_path, strategy="pmpl", seed=seed, epochs=10, retrain_epochs=20)
         Record(path).set_status(
-            stages={"search": {"seconds": 100 + seed}, "retrain": {"seconds": 40}, "test": {"seconds": 1}}
+            stages={
+                name: StageFacts(seconds=seconds, peak_memory_bytes=0)
+                for name, seconds in (("search", 100 + seed), ("retrain", 40), ("test", 1))
+            }
         )
     runs = find_runs([tmp_path])
 
@@ -395,4 +404,4 @@ def test_the_examples_of_the_documentation_are_sweeps(tmp_path: Path) -> None:
         path.write_text(block)
         sweep = read_sweep(path)
         check_algorithms(sweep)
-        assert len(sweep.cells() or sweep.samples()) > 1
+        assert len(sweep.runs() or sweep.samples()) > 1

@@ -12,15 +12,15 @@ import pytest
 import yaml
 from sweeping import QUICK, enter_own_space, fates, leftovers, running, sweep_file, wait_for
 
-from nasbench.portal import group_of, members
+from nasbench.nni_bridge.portal import NNI_FOLDER, group_of, members
 from nasbench.record import Record
 from nasbench.results.collect import collect
-from nasbench.results.rows import spec
 from nasbench.results.tables import build
 from nasbench.results.training import base_setting, missing
+from nasbench.studies.metapooling import spec
 from nasbench.sweeps.config import make_sweep
 from nasbench.sweeps.plan import check, plan
-from nasbench.sweeps.sweep import MANAGER, NNI_FOLDER, run_sweep
+from nasbench.sweeps.sweep import MANAGER, run_sweep
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def test_runs_that_fail_do_not_stop_the_others(own_space: Path, monkeypatch: pyt
     sweep = fates("raise", "record", concurrency=2)
     said: list[str] = []
     out = own_space / "out"
-    shared = check(sweep)
-    results = run_sweep(sweep, shared, out, said.append)
+    allocation = check(sweep)
+    results = run_sweep(sweep, allocation, out, said.append)
     assert [(r.label, r.state, r.how) for r in results] == [
         ("fate raise", "failed", "run"),
         ("fate record", "finished", "run"),
@@ -46,7 +46,7 @@ def test_runs_that_fail_do_not_stop_the_others(own_space: Path, monkeypatch: pyt
     assert record is not None
     assert record.resolve().parent == out
     environment, threads = eval((own_space / "inherited").read_text())
-    assert environment["OMP_NUM_THREADS"] == str(threads) == str(shared.threads)
+    assert environment["OMP_NUM_THREADS"] == str(threads) == str(allocation.threads)
     assert "OMP_NUM_THREADS" not in os.environ
     assert "NODE_OPTIONS" not in environment
     assert not any(name.startswith("NASBENCH_PORTAL") for name in environment)
@@ -95,8 +95,7 @@ def test_a_killed_sweep_goes_on_to_the_same_table(own_space: Path) -> None:
     for folder in ("out", "undisturbed"):
         runs = json.loads((own_space / folder / "sweep.json").read_text())["runs"]
         results[folder] = [
-            (r["label"], r["state"], Record(own_space / folder / r["record"]).read_json("result.json")["top1"])
-            for r in runs
+            (r["label"], r["state"], Record(own_space / folder / r["record"]).result().top1) for r in runs
         ]
         assert len(list((own_space / folder).glob("20*"))) == 4
     assert results["out"] == results["undisturbed"]
@@ -136,7 +135,7 @@ def test_ctrl_c_leaves_nothing_behind(number: int, own_space: Path) -> None:
         assert sweep.end(60) == 130
     port = int(address.split(":")[2].partition("/")[0])
     assert leftovers(str(own_space / "out"), f"--port {port}") == []
-    assert Record(record).status()["state"] == "interrupted"
+    assert Record(record).status().state == "interrupted"
     assert [r["state"] for r in json.loads((own_space / "out" / "sweep.json").read_text())["runs"]] == [
         "not finished"
     ] * 2
@@ -177,8 +176,8 @@ def test_a_tuner_learns_and_goes_on(tmp_path: Path) -> None:
         "trials": 2,
     }
     sweep = make_sweep(given)
-    shared = check(sweep)
-    first = run_sweep(sweep, shared, tmp_path, print)
+    allocation = check(sweep)
+    first = run_sweep(sweep, allocation, tmp_path, print)
     assert [r.state for r in first] == ["finished"] * 2
     for result in first:
         assert result.record is not None
@@ -186,9 +185,9 @@ def test_a_tuner_learns_and_goes_on(tmp_path: Path) -> None:
         assert result.parameters == {f"strategy_options.{k}": options[k] for k in ("eta", "rho")}
     # One more, and one of the two broken off.
     record = Record(first[0].record)  # type: ignore[arg-type]
-    record.set_status(state="interrupted", stages={"search": record.status()["stages"]["search"]})
+    record.set_status(state="interrupted", stages={"search": record.status().stages["search"]})
     more = make_sweep({**given, "trials": 3})
-    second = run_sweep(more, shared, tmp_path, print)
+    second = run_sweep(more, allocation, tmp_path, print)
     assert sorted(r.how for r in second) == ["from its record", "run", "run again"]
     assert all(r.state == "finished" for r in second)
     assert [r.parameters for r in second if r.how == "run again"] == [first[0].parameters]
@@ -209,7 +208,7 @@ def test_an_assessor_stops_a_bad_run_early(own_space: Path) -> None:
         assert told(own_space / "out", "state") == ["finished", "stopped early"]
         assert told(own_space / "out", "how") == hows
     (record,) = [p for p in (own_space / "out").glob("20*") if "fate: bad" in (p / "config.yaml").read_text()]
-    assert Record(record).status()["state"] == "interrupted"
+    assert Record(record).status().state == "interrupted"
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def plot(
         except (RecordError, OptionError) as e:  # e.g. a network without a feature map
             if what:
                 raise
-            _say(f"no {kind}: {e}")
+            say(f"no {kind}: {e}")
         except OSError as e:
             raise RecordError(f"no figure can be written in {output}: {e.strerror}") from e
 
@@ -154,11 +154,11 @@ def _train(
     base |= {k: v for k, v in (("dataset", dataset), ("preset", preset)) if v is not None}
     found = collect([path for path in where if path.exists()])
     lacking = missing(name, found.frame, base, range(seeds))
-    _say(f"{name}: {len(lacking)} run(s) to train" if lacking else f"{name}: nothing to train, every row has its runs")
+    say(f"{name}: {len(lacking)} run(s) to train" if lacking else f"{name}: nothing to train, every row has its runs")
     failed = []
-    for item, reason in train(lacking, out, _say):
+    for item, reason in train(lacking, out, say):
         failed.append(f"{item.row}, seed {item.overrides['seed']}: {reason}")
-        _say(f"failed: {failed[-1]}")
+        say(f"failed: {failed[-1]}")
     return base_setting(name, base), failed
 
 
@@ -168,7 +168,7 @@ def _collect(paths: Sequence[Path], quiet: bool = False) -> Collection:
     found = collect(paths)
     for problem in found.problems:
         if not quiet or problem.path not in paths:
-            _say(f"skipped {problem.path}: {problem.reason}")
+            say(f"skipped {problem.path}: {problem.reason}")
     return found
 
 
@@ -208,8 +208,9 @@ def _show(built: Table, how: str, output: Path | None) -> None:
         write_atomic(output, content)
     except OSError as e:
         raise NasbenchError(f"{output} cannot be written: {e.strerror}") from e
-    _say(f"written: {output}")
+    say(f"written: {output}")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell the person in front of the terminal; stdout is for results."""
     print(line, file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,18 +13,16 @@ import typer
 from typer.core import TyperCommand
 
 from nasbench.errors import OptionError
-from nasbench.results.commands import DEFAULT_RUNS
+from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
+from nasbench.results.commands import DEFAULT_RUNS, say
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nasbench.config import RunConfig
-    from nasbench.record import Record
+    from nasbench.sweeps.allocation import Allocation
     from nasbench.sweeps.config import SweepConfig
-    from nasbench.sweeps.experiment import Share
     from nasbench.sweeps.plan import Plan, Result
 
-LOOPBACK = "127.0.0.1"
 ABLATION = "ablation"
 SEEDS = "--seeds"
 
@@ -79,7 +76,6 @@ def sweep(
     ] = False,
 ) -> None:
     """Make many runs as trials of an NNI experiment, live in its web portal. Run it again to go on after a stop."""
-    from nasbench.portal import check_host
     from nasbench.sweeps.config import ablation, read_sweep
 
     base: dict[str, Any] = {}
@@ -100,28 +96,28 @@ def sweep(
     folder = out or DEFAULT_RUNS / described.name.replace("/", "_")
     check_host(host)
 
-    from nasbench.sweeps.machines import read_machines
+    from nasbench.nni_bridge.machines import read_machines
     from nasbench.sweeps.plan import check, plan
     from nasbench.sweeps.sweep import run_sweep
 
     machines = read_machines(on) if on is not None else None
-    shared = check(described, machines)
+    allocation = check(described, machines)
     planned = plan(described, folder, [DEFAULT_RUNS])
-    _say(_summary(planned, shared, described.name, folder))
+    say(_summary(planned, allocation, described.name, folder))
     if dry_run:
         _print(_plan_table(planned, described))
         return
-    _warn(host)
+    warn_if_exposed(host, say)
     try:
-        results = run_sweep(described, shared, folder, _say, port, host, machines)
+        results = run_sweep(described, allocation, folder, say, port, host, machines)
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on")
+        say("interrupted; the same command goes on")
         raise
     _print(_results_table(results, described.name))
     _tables(folder, base if what == ABLATION else None)
     bad = [r for r in results if r.state not in ("finished", "stopped early")]
     if bad:
-        _say(f"{len(bad)} of {len(results)} run(s) did not finish; the same command runs them again")
+        say(f"{len(bad)} of {len(results)} run(s) did not finish; the same command runs them again")
         raise typer.Exit(1)
 
 
@@ -134,9 +130,9 @@ def ui(
     host: Host = LOOPBACK,
 ) -> None:
     """Open a finished sweep, or a run that had --ui, in NNI's web portal again, until Ctrl-C."""
-    from nasbench import portal
+    from nasbench.nni_bridge import portal
 
-    portal.check_host(host)
+    check_host(host)
     if list_:
         _print(_experiments_table(portal.experiments()))
         return
@@ -144,33 +140,16 @@ def ui(
     if found.address is not None:
         typer.echo(found.address)
         return
-    _warn(host)
-    from nasbench.sweeps.sweep import terminable
-
-    with terminable():
+    warn_if_exposed(host, say)
+    with portal.terminable():
         opened, address = portal.view(found.id, port, host)
         try:
             typer.echo(address)
-            _say(f"{found.name}, {found.trials} trial(s); Ctrl-C closes the portal")
+            say(f"{found.name}, {found.trials} trial(s); Ctrl-C closes the portal")
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
         finally:
             portal.stop(opened)
-
-
-def run_in_portal(config: RunConfig, out: Path, port: int | None, host: str) -> Record:
-    """See `nasbench.sweeps.single.run_in_portal`; a failure of the run itself is exit code 1."""
-    from nasbench.portal import check_host
-    from nasbench.sweeps.single import RunFailed
-    from nasbench.sweeps.single import run_in_portal as run
-
-    check_host(host)
-    _warn(host)
-    try:
-        return run(config, out, _say, port, host)
-    except RunFailed as e:
-        _say(f"failed: {e}")
-        raise typer.Exit(1) from e
 
 
 def _tables(folder: Path, ablation_of: Mapping[str, Any] | None) -> None:
@@ -179,9 +158,9 @@ def _tables(folder: Path, ablation_of: Mapping[str, Any] | None) -> None:
     from nasbench.results.collect import collect
     from nasbench.results.formats import rich, width
     from nasbench.results.report import report
-    from nasbench.results.rows import SPACE
     from nasbench.results.training import base_setting
     from nasbench.show import plain_console
+    from nasbench.studies.metapooling import SPACE
 
     collected = collect([folder])
     if collected.frame.empty:
@@ -196,20 +175,20 @@ def _tables(folder: Path, ablation_of: Mapping[str, Any] | None) -> None:
         console = plain_console()
         console.width = max(console.width, width(built))
         console.print(rich(built))
-    _say(f"report: {report(collected.frame, folder / 'report', collected.problems)}")
+    say(f"report: {report(collected.frame, folder / 'report', collected.problems)}")
 
 
-def _summary(planned: Plan, shared: Share, name: str, folder: Path) -> str:
+def _summary(planned: Plan, allocation: Allocation, name: str, folder: Path) -> str:
     again = sum(item.broken is not None for item in planned.todo)
     parts = [f"{len(planned.results)} finished before"] if planned.results else []
     parts += [f"{again} to go on with"] if again else []
     parts.append(f"{len(planned.todo) - again + planned.proposals} to run")
-    threads = f", {shared.threads} thread(s) each" if shared.threads else ""
+    threads = f", {allocation.threads} thread(s) each" if allocation.threads else ""
     what = f"sweep {name} in {folder}: {', '.join(parts)}"
-    return f"{what}; {shared.concurrency} at a time{threads}{_expected(planned, shared)}"
+    return f"{what}; {allocation.concurrency} at a time{threads}{_expected(planned, allocation)}"
 
 
-def _expected(planned: Plan, shared: Share) -> str:
+def _expected(planned: Plan, allocation: Allocation) -> str:
     seconds = [item.seconds for item in planned.todo] + [planned.seconds] * planned.proposals
     known = [s for s in seconds if s is not None]
     if not seconds:
@@ -218,7 +197,7 @@ def _expected(planned: Plan, shared: Share) -> str:
         return "; no finished run tells how long"
     rest = len(seconds) - len(known)
     unknown = f" without the {rest} run(s) that no finished one is like" if rest else ""
-    return f"; about {_duration(sum(known) / shared.concurrency)} by runs like these{unknown}"
+    return f"; about {_duration(sum(known) / allocation.concurrency)} by runs like these{unknown}"
 
 
 def _plan_table(planned: Plan, sweep: SweepConfig) -> Table:
@@ -228,7 +207,7 @@ def _plan_table(planned: Plan, sweep: SweepConfig) -> Table:
     for item in planned.todo:
         state = "to run" if item.broken is None else "to go on"
         record = item.broken.record.path if item.broken is not None else None
-        table.add_row(item.cell.label, state, _duration(item.seconds), _name(record))
+        table.add_row(item.run.label, state, _duration(item.seconds), _name(record))
     for _ in range(planned.proposals):
         table.add_row(f"proposed by {sweep.tuner.name}", "to run", _duration(planned.seconds), "")
     return table
@@ -242,7 +221,7 @@ def _results_table(results: Sequence[Result], name: str) -> Table:
     for result in results:
         top1 = ""
         if result.record is not None and result.state == "finished":
-            top1 = f"{100 * Record(result.record).read_json('result.json')['top1']:.2f} %"
+            top1 = f"{100 * Record(result.record).result().top1:.2f} %"
         last = result.error or _name(result.record)
         how = result.how if result.state != "not finished" else ""
         table.add_row(result.label, result.state, how, top1, _duration(result.seconds), last)
@@ -284,15 +263,3 @@ def _duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _warn(host: str) -> None:
-    if host != LOOPBACK:
-        _say(
-            "warning: the portal listens on every interface, without password or encryption; whoever learns its "
-            "address can change the experiment and read its files"
-        )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nasbench.config import RunConfig, read_config, resolve_config
+from nasbench.config import KINDS, RunConfig, read_config
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.presets import resolve_config
 
-KINDS = ("space", "strategy", "evaluator")
 VARIANT = "variant"  # the parameter that says which variant a run is of
 RANGE = ("from", "to", "step", "count", "scale")
 # NNI's distributions, and how many numbers each takes; `choice` takes a list.
@@ -27,7 +27,7 @@ DISTRIBUTIONS = {
     "quniform": 3,
     "qloguniform": 3,
 }
-MOST_CELLS = 10_000
+MAX_RUNS = 10_000
 
 
 class Algorithm(BaseModel):
@@ -50,7 +50,7 @@ class Algorithm(BaseModel):
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepRun:
     """One run of a sweep.
 
     Attributes:
@@ -94,7 +94,7 @@ class SweepConfig(BaseModel):
     search: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
     tuner: Algorithm = Algorithm(name="TPE")
     assessor: Algorithm | None = None
-    trials: int = Field(default=20, ge=1, le=MOST_CELLS)
+    trials: int = Field(default=20, ge=1, le=MAX_RUNS)
     concurrency: int | None = Field(default=None, ge=1, le=1000)
 
     @field_validator("grid", mode="before")
@@ -134,7 +134,7 @@ class SweepConfig(BaseModel):
                     raise ValueError(f"exclude: {unknown('varied setting', key, known)}")
         return self
 
-    def cells(self) -> list[Cell]:
+    def runs(self) -> list[SweepRun]:
         """Every run of the grid, in order; none where a tuner chooses.
 
         Raises:
@@ -149,8 +149,8 @@ class SweepConfig(BaseModel):
         count = 1
         for options in values:
             count *= len(options)
-        if count > MOST_CELLS:
-            raise OptionError(f"the grid has {count} combinations; at most {MOST_CELLS} are possible")
+        if count > MAX_RUNS:
+            raise OptionError(f"the grid has {count} combinations; at most {MAX_RUNS} are possible")
         # The seed varies slowest, so that an early stop leaves whole rounds behind.
         order = sorted(range(len(keys)), key=lambda i: keys[i] != "seed")
         for combination in itertools.product(*(values[i] for i in order)):
@@ -166,22 +166,22 @@ class SweepConfig(BaseModel):
                 raise OptionError(f"exclude: no combination of the grid has {_text(pattern)}")
         if not chosen:
             raise OptionError("every combination of the grid is excluded")
-        cells = [self.cell(parameters) for parameters in chosen]
+        runs = [self.run(parameters) for parameters in chosen]
         seen: dict[str, str] = {}
-        for cell in cells:
-            settings = cell.config.model_dump_json()
+        for run in runs:
+            settings = run.config.model_dump_json()
             if settings in seen:
-                raise OptionError(f"the runs {seen[settings]!r} and {cell.label!r} are the same: name each value once")
-            seen[settings] = cell.label
-        return cells
+                raise OptionError(f"the runs {seen[settings]!r} and {run.label!r} are the same: name each value once")
+            seen[settings] = run.label
+        return runs
 
-    def cell(self, parameters: Mapping[str, Any]) -> Cell:
+    def run(self, parameters: Mapping[str, Any]) -> SweepRun:
         """The run of a set of parameters.
 
         Raises:
             OptionError: a setting is wrong; the message names the run.
         """
-        return Cell(self.label(parameters), dict(parameters), self.run_config(parameters))
+        return SweepRun(self.label(parameters), dict(parameters), self.run_config(parameters))
 
     def run_config(self, parameters: Mapping[str, Any]) -> RunConfig:
         """The complete configuration of a run.
@@ -211,7 +211,7 @@ class SweepConfig(BaseModel):
         last = [key.rpartition(".")[2] for key in parameters]
         parts = []
         for (key, value), short in zip(parameters.items(), last, strict=True):
-            plain = key in (VARIANT, *KINDS, "dataset", "preset")
+            plain = key in (VARIANT, *KINDS, "preset")
             name = short if last.count(short) == 1 else key
             parts.append(str(value) if plain else f"{name} {value:.4g}" if type(value) is float else f"{name} {value}")
         return ", ".join(parts)
@@ -224,18 +224,18 @@ class SweepConfig(BaseModel):
             for name, values in distribution.items()
         }
 
-    def samples(self) -> list[Cell]:
+    def samples(self) -> list[SweepRun]:
         """Every run of the grid; or runs that a tuner could choose, with every end of every range among them.
 
         Raises:
-            OptionError: see `cells`.
+            OptionError: see `runs`.
         """
         if not self.search:
-            return self.cells()
+            return self.runs()
         found = {key: _ends(*next(iter(d.items()))) for key, d in self.search.items()}
         first = {key: values[0] for key, values in found.items()}
         others = [{**first, key: value} for key, values in found.items() for value in values[1:]]
-        return [self.cell(parameters) for parameters in (first, *others)]
+        return [self.run(parameters) for parameters in (first, *others)]
 
 
 def read_sweep(path: Path) -> SweepConfig:
@@ -284,8 +284,8 @@ def ablation(base: Mapping[str, Any], seeds: list[int], concurrency: int | None 
     Raises:
         OptionError: a setting is wrong.
     """
-    from nasbench.results.rows import SPACE, spec
     from nasbench.results.training import overrides
+    from nasbench.studies.metapooling import SPACE, spec
 
     space = base.get("space") or SPACE
     variants = {}
@@ -346,9 +346,9 @@ def _values(key: str, given: Any) -> Any:
         raise ValueError(f"{key}: a range goes from a number to a larger one, not {_text(given)}")
     if scale not in ("linear", "log") or (scale == "log" and (low <= 0 or count is None)):
         raise ValueError(f"{key}: scale is linear or log; log needs from > 0 and a count")
-    if count is not None and (not isinstance(count, int) or not 2 <= count <= MOST_CELLS):
-        raise ValueError(f"{key}: count must be a whole number from 2 to {MOST_CELLS}")
-    if step is not None and (step <= 0 or (high - low) / step > MOST_CELLS):
+    if count is not None and (not isinstance(count, int) or not 2 <= count <= MAX_RUNS):
+        raise ValueError(f"{key}: count must be a whole number from 2 to {MAX_RUNS}")
+    if step is not None and (step <= 0 or (high - low) / step > MAX_RUNS):
         raise ValueError(f"{key}: step {step} does not lead from {low} to {high}")
     if step is not None:
         found = [low + i * step for i in range(int((high - low) / step * (1 + 1e-9) + 1e-9) + 1)]

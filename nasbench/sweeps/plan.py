@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasbench.config import SETTING
 from nasbench.errors import DataError, NasbenchError
-from nasbench.sweeps.config import Cell, SweepConfig
-from nasbench.sweeps.experiment import Share, check_algorithms, gpu_count, share
-from nasbench.sweeps.machines import Machines
+from nasbench.nni_bridge.experiment import check_algorithms
+from nasbench.nni_bridge.machines import Machines
+from nasbench.sweeps.allocation import Allocation, allocate, gpu_count
+from nasbench.sweeps.config import SweepConfig, SweepRun
 from nasbench.sweeps.runs import (
     Run,
     broken_run,
-    completed,
     expected_seconds,
     find_runs,
     finished_run,
     held_out,
     parameters_of,
-    same_result,
     seconds_of,
 )
 
@@ -56,12 +56,12 @@ class Planned:
     """A run that a sweep still has to make.
 
     Attributes:
-        cell: the run.
+        run: what it is.
         broken: the record with which it goes on.
         seconds: that it is expected to take; `None` where no finished run is like it.
     """
 
-    cell: Cell
+    run: SweepRun
     broken: Run | None
     seconds: float | None
 
@@ -85,8 +85,8 @@ class Plan:
     seconds: float | None = None
 
 
-def check(sweep: SweepConfig, machines: Machines | None = None) -> Share:
-    """Check every run of a sweep as far as can be done without training, and share out the machine.
+def check(sweep: SweepConfig, machines: Machines | None = None) -> Allocation:
+    """Check every run of a sweep as far as can be done without training, and allocate the machine.
 
     Args:
         sweep: the sweep.
@@ -98,24 +98,24 @@ def check(sweep: SweepConfig, machines: Machines | None = None) -> Share:
     from nasbench.pipeline import prepare
 
     samples = sweep.samples()
-    configs = [cell.config for cell in samples]
+    configs = [run.config for run in samples]
     if machines is None or machines.platform == "local":
         gpus = gpu_count() if any(config.device != "cpu" for config in configs) else 0
-        shared = share(configs, sweep.trials if sweep.search else len(samples), sweep.concurrency, gpus)
+        allocation = allocate(configs, sweep.trials if sweep.search else len(samples), sweep.concurrency, gpus)
     else:
-        shared = Share(machines.concurrency(sweep.concurrency, configs), threads=0, gpus=0)
+        allocation = Allocation(machines.concurrency(sweep.concurrency, configs), threads=0, gpus=0)
     check_algorithms(sweep)
     checked: set[str] = set()
-    for cell in samples:
-        settings = same_result(cell.config.model_copy(update={"seed": 0}))
-        if settings not in checked:
-            checked.add(settings)
+    for run in samples:
+        setting = run.config.digest(*SETTING)
+        if setting not in checked:
+            checked.add(setting)
             try:
-                prepare(cell.config)
+                prepare(run.config)
             except NasbenchError as e:
                 if not isinstance(e, DataError) or machines is None or machines.platform == "local":
-                    raise type(e)(f"run {cell.label!r}: {e}") from e
-    return shared
+                    raise type(e)(f"run {run.label!r}: {e}") from e
+    return allocation
 
 
 def plan(sweep: SweepConfig, out: Path, timed: Sequence[Path] = ()) -> Plan:
@@ -126,55 +126,54 @@ def plan(sweep: SweepConfig, out: Path, timed: Sequence[Path] = ()) -> Plan:
         out: folder of its records.
         timed: folders of further records by which times are estimated.
     """
-    runs = find_runs([out])
-    like = [*runs, *find_runs(timed)]
+    records = find_runs([out])
+    like = [*records, *find_runs(timed)]
     stopped = _stopped_early(out)
     if sweep.search:
-        return _plan_search(sweep, runs, like, stopped)
+        return _plan_search(sweep, records, like, stopped)
     results: list[Result] = []
     todo: list[Planned] = []
-    for cell in sweep.cells():
-        config = completed(cell.config)
-        finished = finished_run(config, runs)
+    for run in sweep.runs():
+        finished = finished_run(run.config, records)
         if finished is not None:
-            results.append(_from_record(cell, finished))
-        elif dict(cell.parameters) in stopped:
-            results.append(Result(cell.label, cell.parameters, "stopped early", "from its record"))
+            results.append(_from_record(run, finished))
+        elif dict(run.parameters) in stopped:
+            results.append(Result(run.label, run.parameters, "stopped early", "from its record"))
         else:
-            todo.append(Planned(cell, broken_run(config, runs), expected_seconds(config, like)))
+            todo.append(Planned(run, broken_run(run.config, records), expected_seconds(run.config, like)))
     return Plan(results, todo)
 
 
 def _plan_search(
-    sweep: SweepConfig, runs: Sequence[Run], like: Sequence[Run], stopped: Sequence[Mapping[str, Any]]
+    sweep: SweepConfig, records: Sequence[Run], like: Sequence[Run], stopped: Sequence[Mapping[str, Any]]
 ) -> Plan:
     results: list[Result] = []
     broken: list[Planned] = []
     known: list[Mapping[str, Any]] = []
-    for run in runs:
-        parameters = parameters_of(run.config, sweep)
+    for earlier in records:
+        parameters = parameters_of(earlier.config, sweep)
         if parameters is None:
             continue
-        cell = sweep.cell(parameters)
-        if run.finished:
-            results.append(_from_record(cell, run))
-            known.append({"parameter": parameters, "value": held_out(run.record)})
-        elif parameters not in stopped and broken_run(cell.config, [run]):
-            broken.append(Planned(cell, run, expected_seconds(cell.config, like)))
+        run = sweep.run(parameters)
+        if earlier.finished:
+            results.append(_from_record(run, earlier))
+            known.append({"parameter": parameters, "value": held_out(earlier.record)})
+        elif parameters not in stopped and broken_run(run.config, [earlier]):
+            broken.append(Planned(run, earlier, expected_seconds(run.config, like)))
     results += [Result(sweep.label(given), given, "stopped early", "from its record") for given in stopped]
     todo = broken[: max(0, sweep.trials - len(results))]
     proposals = max(0, sweep.trials - len(results) - len(todo))
     return Plan(results, todo, proposals, tuple(known), expected_seconds(sweep.samples()[0].config, like))
 
 
-def _from_record(cell: Cell, run: Run) -> Result:
+def _from_record(run: SweepRun, earlier: Run) -> Result:
     return Result(
-        cell.label,
-        cell.parameters,
+        run.label,
+        run.parameters,
         "finished",
         "from its record",
-        record=run.record.path,
-        seconds=seconds_of(run),
+        record=earlier.record.path,
+        seconds=seconds_of(earlier),
     )
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from nasbench.config import RunConfig
-from nasbench.errors import NasbenchError
-from nasbench.record import Record, same_run
-from nasbench.results.collect import MACHINE, find_records, searches
+from nasbench.config import RESULT, RUN, SETTING, RunConfig, digest
+from nasbench.errors import NasbenchError, RecordError
+from nasbench.record import METRICS, Record, find_records
 from nasbench.sweeps.config import SweepConfig
 
-# What does not change how long a step takes, or is accounted for.
-UNTIMED = ("seed", "preset", "epochs", "retrain_epochs", "strategy_options", "evaluator_options", "weights", *MACHINE)
+# What of a setting does not change how long a step takes, or is accounted for.
+UNTIMED = ("architecture", "epochs", "retrain_epochs", "strategy_options", "evaluator_options", "weights")
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,13 @@ class Run:
 
     @cached_property
     def result(self) -> str:
-        """See `same_result`."""
-        return same_result(self.config)
+        """What runs share that give the same result."""
+        return self.config.digest(*RESULT)
 
     @cached_property
-    def setup(self) -> str:
+    def setting(self) -> str:
         """Likewise, whatever the seed."""
-        return _setup(self.config)
+        return self.config.digest(*SETTING)
 
     @cached_property
     def timing(self) -> str:
@@ -59,34 +55,28 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             try:
                 record = Record(path)
                 found.setdefault(path.resolve(), Run(record, record.config(), record.finished("test")))
-            except (NasbenchError, OSError, KeyError, TypeError):
+            except (NasbenchError, OSError):
                 continue  # damaged: as if it were not there
     return list(found.values())
 
 
-def same_result(config: RunConfig) -> str:
-    """What two configurations share when they give the same result: all but the machine and the preset's name."""
-    settings = config.model_dump(mode="json")
-    return json.dumps({k: v for k, v in settings.items() if k not in (*MACHINE, "preset")}, sort_keys=True)
-
-
 def finished_run(config: RunConfig, runs: Iterable[Run]) -> Run | None:
     """A finished run with the result of a configuration."""
-    wanted = same_result(config)
+    wanted = config.digest(*RESULT)
     return next((run for run in runs if run.finished and run.result == wanted), None)
 
 
 def broken_run(config: RunConfig, runs: Iterable[Run]) -> Run | None:
     """The run of exactly a configuration that has come farthest and that nobody is writing."""
-    wanted = same_result(config)
+    wanted = config.digest(*RESULT)
     alike = [run for run in runs if not run.finished and run.result == wanted]
-    found = [run for run in alike if not same_run(run.config, config) and not _owned(run.record)]
-    return max(found, key=lambda run: len(run.record.status()["stages"]), default=None)
+    found = [run for run in alike if not run.config.differing(config, *RUN) and not _owned(run.record)]
+    return max(found, key=lambda run: len(run.record.status().stages), default=None)
 
 
 def parameters_of(config: RunConfig, sweep: SweepConfig) -> dict[str, Any] | None:
     """The parameters with which a tuner's sweep makes a configuration; `None` where it is none of its runs."""
-    settings = config.model_dump(mode="json")
+    settings = {**config.model_dump(mode="json"), "strategy": config.method}
     parameters = {}
     for key in sweep.search:
         field, dot, option = key.partition(".")
@@ -95,27 +85,20 @@ def parameters_of(config: RunConfig, sweep: SweepConfig) -> dict[str, Any] | Non
             return None
         parameters[key] = value
     try:
-        return parameters if same_result(sweep.run_config(parameters)) == same_result(config) else None
+        return parameters if sweep.run_config(parameters).digest(*RESULT) == config.digest(*RESULT) else None
     except NasbenchError:
         return None
 
 
 def held_out(record: Record) -> float | None:
     """Held-out accuracy at the end of the retraining: what a tuner learns from. The test images are not for tuning."""
-    values = [r["value"] for r in record.read_csv("metrics.csv") if (r["stage"], r["name"]) == ("retrain", "val_top1")]
+    values = [r["value"] for r in record.curves(METRICS) if (r["stage"], r["name"]) == ("retrain", "val_top1")]
     return float(values[-1]) if values else None
 
 
 def seconds_of(run: Run) -> float:
     """What a finished run took."""
-    return sum(float(facts["seconds"]) for facts in run.record.status()["stages"].values())
-
-
-def completed(config: RunConfig) -> RunConfig:
-    """The configuration as the record of its run will have it."""
-    from nasbench.pipeline import with_named_options
-
-    return with_named_options(config, config.strategy_options.get("choice")) if config.strategy == "fixed" else config
+    return sum(stage.seconds for stage in run.record.status().stages.values())
 
 
 def expected_seconds(config: RunConfig, runs: Iterable[Run]) -> float | None:
@@ -129,39 +112,31 @@ def expected_seconds(config: RunConfig, runs: Iterable[Run]) -> float | None:
     Returns:
         Seconds, `None` where there is no such run.
     """
-    timing, setup = _timing(config), _setup(config)
+    timing, setting = _timing(config), config.digest(*SETTING)
     alike = [run for run in runs if run.finished and run.timing == timing]
-    exact = [run for run in alike if run.setup == setup]
+    exact = [run for run in alike if run.setting == setting]
     if exact:
         return sum(map(seconds_of, exact)) / len(exact)
     scaled = [_scaled(run, config) for run in alike]
     return sum(scaled) / len(scaled) if scaled else None
 
 
-def _setup(config: RunConfig) -> str:
-    return same_result(config.model_copy(update={"seed": 0}))
-
-
 def _timing(config: RunConfig) -> str:
-    settings = config.model_dump(mode="json")
-    kept: Mapping[str, Any] = {k: v for k, v in settings.items() if k not in UNTIMED}
-    kind = config.strategy_options.get("order", 1) if config.strategy == "darts" else None
-    return json.dumps([kept, kind, searches(config)], sort_keys=True)
+    kept = {k: v for k, v in config.part(*SETTING).items() if k not in UNTIMED}
+    return digest([kept, config.strategy_options.get("order"), config.searches])
 
 
 def _scaled(run: Run, config: RunConfig) -> float:
-    stages = run.record.status()["stages"]
     ratios = {
-        "search": config.epochs / run.config.epochs if searches(config) else 1.0,
+        "search": config.epochs / run.config.epochs if config.epochs and run.config.epochs else 1.0,
         "retrain": config.retrain_epochs / run.config.retrain_epochs,
     }
-    return sum(float(facts["seconds"]) * ratios.get(stage, 1.0) for stage, facts in stages.items())
+    return sum(s.seconds * ratios.get(name, 1.0) for name, s in run.record.status().stages.items())
 
 
 def _owned(record: Record) -> bool:
-    lock = FileLock(record.path / ".lock", timeout=0)
     try:
-        with lock:
+        with record.owned():
             return False
-    except Timeout:
+    except RecordError:
         return True

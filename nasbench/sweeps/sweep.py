@@ -4,47 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nasbench import portal
 from nasbench.errors import RecordError
+from nasbench.nni_bridge import portal
+from nasbench.nni_bridge.address import LOOPBACK
+from nasbench.nni_bridge.experiment import Experiment, Say, Trial
+from nasbench.nni_bridge.machines import Machines
+from nasbench.nni_bridge.trial import Specification
 from nasbench.record import Record, write_atomic
+from nasbench.sweeps.allocation import Allocation
 from nasbench.sweeps.config import SweepConfig
-from nasbench.sweeps.experiment import Experiment, Share, Trial
-from nasbench.sweeps.machines import Machines
 from nasbench.sweeps.plan import RESULTS, Plan, Result, plan
-from nasbench.sweeps.trial import Specification
 
-NNI_FOLDER = ".nni"  # inside the sweep's, with all that NNI writes
 MANAGER = "manager.json"
-POLL_SECONDS = 0.5
 LEFTOVER_SECONDS = 10.0
-
-Say = Callable[[str], None]
 
 
 def run_sweep(
     sweep: SweepConfig,
-    shared: Share,
+    allocation: Allocation,
     out: Path,
     say: Say,
     port: int | None = None,
-    host: str = portal.LOOPBACK,
+    host: str = LOOPBACK,
     machines: Machines | None = None,
 ) -> list[Result]:
     """Make the runs that a sweep lacks, each as an NNI trial, with NNI's portal.
 
     Args:
         sweep: the sweep.
-        shared: see `check`.
+        allocation: see `check`.
         out: folder that receives the records.
         say: told the portal's address, and what becomes of each run.
         port: of the portal; the first free one from 8080 on where `None`.
@@ -65,13 +59,13 @@ def run_sweep(
         results = {_key(r.parameters): r for r in planned.results}
         try:
             if planned.todo or planned.proposals:
-                _make(sweep, shared, planned, results, out, say, port, host, machines)
+                _make(sweep, allocation, planned, results, out, say, port, host, machines)
         finally:
             for item in planned.todo:
-                cell = item.cell
-                unfinished = Result(cell.label, cell.parameters, "not finished", "run")
-                results.setdefault(_key(cell.parameters), unfinished)
-            ordered = {_key(c.parameters): results[_key(c.parameters)] for c in sweep.cells()} | results
+                run = item.run
+                unfinished = Result(run.label, run.parameters, "not finished", "run")
+                results.setdefault(_key(run.parameters), unfinished)
+            ordered = {_key(r.parameters): results[_key(r.parameters)] for r in sweep.runs()} | results
             _write_results(out, sweep, list(ordered.values()))
     return list(ordered.values())
 
@@ -87,7 +81,7 @@ def stop_leftover(out: Path, say: Say) -> bool:
         Whether there was.
     """
     try:
-        noted = json.loads((out / NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
+        noted = json.loads((out / portal.NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
         experiment, leader = str(noted["id"]), noted.get("pid")
     except (OSError, ValueError, KeyError):
         return False
@@ -101,7 +95,7 @@ def stop_leftover(out: Path, say: Say) -> bool:
 
 def _make(
     sweep: SweepConfig,
-    shared: Share,
+    allocation: Allocation,
     planned: Plan,
     results: dict[str, Result],
     out: Path,
@@ -110,24 +104,25 @@ def _make(
     host: str,
     machines: Machines | None,
 ) -> None:
-    todo = {_key(item.cell.parameters): item for item in planned.todo}
-    parameters = [dict(item.cell.parameters) for item in planned.todo]
+    todo = {_key(item.run.parameters): item for item in planned.todo}
+    parameters = [dict(item.run.parameters) for item in planned.todo]
     fields = sweep.model_dump(mode="json")
     specification = Specification(fields, [] if sweep.search else parameters, str(out), resume=True)
     count = len(todo) + planned.proposals
     first = parameters if sweep.search else []
-    experiment = Experiment(sweep, shared, specification, out / NNI_FOLDER, count, planned.known, first, machines)
-    note = out / NNI_FOLDER / MANAGER
+    experiment = Experiment(
+        sweep, allocation, specification, out / portal.NNI_FOLDER, count, planned.known, first, machines
+    )
+    note = out / portal.NNI_FOLDER / MANAGER
     write_atomic(note, json.dumps({"id": experiment.id}) + "\n")
     started: set[str] = set()
     ended: set[str] = set()
-    with terminable():
+    with portal.terminable():
         try:
             address = experiment.start(port, host)
-            facts = {"pid": experiment.leader, "port": experiment.nni.port, "prefix": experiment.nni.url_prefix}
-            write_atomic(note, json.dumps({"id": experiment.id, **facts}) + "\n")
+            write_atomic(note, json.dumps({"id": experiment.id, **experiment.manager}) + "\n")
             say(f"portal: {address}")
-            for trial in (trial for trials in polls(experiment) for trial in trials):
+            for trial in (trial for trials in experiment.polls() for trial in trials):
                 label, key = sweep.label(trial.parameters), _key(trial.parameters)
                 if trial.state == "running" and trial.id not in started:
                     started.add(trial.id)
@@ -144,21 +139,11 @@ def _make(
             note.unlink(missing_ok=True)
 
 
-def polls(experiment: Experiment) -> Iterator[list[Trial]]:
-    """All trials so far, again and again until the experiment has ended; see `Experiment.poll`."""
-    while True:
-        is_over, trials = experiment.poll()
-        yield trials
-        if is_over:
-            return
-        time.sleep(POLL_SECONDS)
-
-
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     try:
-        (out / NNI_FOLDER).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / NNI_FOLDER / "lock", timeout=0)
+        (out / portal.NNI_FOLDER).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / portal.NNI_FOLDER / "lock", timeout=0)
         lock.acquire()
     except Timeout as e:
         raise RecordError(f"another sweep is running in {out}") from e
@@ -168,26 +153,6 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal do what Ctrl-C does: end everything in order."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # Who starts a program with nohup has these ignored on purpose.
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _result(trial: Trial, label: str, how: str) -> Result:
@@ -200,7 +165,7 @@ def _line(result: Result) -> str:
     took = "" if result.seconds is None else f" after {result.seconds:.0f} s"
     if result.record is None:
         return f"{result.state:<9} {result.label}{took}"
-    top1 = Record(result.record).read_json("result.json")["top1"]
+    top1 = Record(result.record).result().top1
     return f"finished  {result.label}{took}: top-1 {100 * top1:.2f} %"
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import ipaddress
+import copy
 import json
 import shutil
 import subprocess
@@ -13,15 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nasbench import portal
 from nasbench.errors import NasbenchError, OptionError
-from nasbench.record import Record, write_atomic
+from nasbench.nni_bridge.address import FIRST_PORT, LOOPBACK, PORTS, is_free, is_loopback
+from nasbench.nni_bridge.machines import Machines, is_missing
+from nasbench.nni_bridge.portal import PRELOAD, STOP_SECONDS
+from nasbench.nni_bridge.ssh import Connection, quoted
+from nasbench.nni_bridge.trial import MODULE, OUTCOME, RECORD, SPECIFICATION
+from nasbench.record import CONFIG, RESULT, Record, write_atomic
 from nasbench.registry import blame
-from nasbench.sweeps.machines import Machines, is_missing
-from nasbench.sweeps.ssh import Connection, quoted
-from nasbench.sweeps.trial import OUTCOME, RECORD
 
-SPECIFICATION = "specification.json"
 MOST_FILES, MOST_BYTES = 1900, 290 * 2**20  # NNI packs 2,000 files and 300 MB
 PACKAGES = ("nasbench", "nni")
 
@@ -29,7 +28,7 @@ PACKAGES = ("nasbench", "nni")
 PYTHON = """#!/bin/sh
 case "$*" in
   "-m pip install nni --upgrade") exit 0 ;;
-  *launch_trial_keeper*) export NODE_OPTIONS='--require {folder}/keeper.js' ;;
+  *launch_trial_keeper*) export NODE_OPTIONS='--require {folder}/preload.js' ;;
 esac
 export NASBENCH_PYTHON={python}
 export no_proxy="localhost,127.0.0.1${{no_proxy:+,$no_proxy}}"
@@ -44,12 +43,12 @@ exec {python} "$@"
 class Place:
     """The machines of one experiment. Close it when NNI has ended."""
 
-    trial_command = "python3 -m nasbench.sweeps.trial " + SPECIFICATION
+    trial_command = f"python3 -m {MODULE} {SPECIFICATION}"
 
     def __init__(self, machines: Machines, experiment: str, folder: Path, host: str) -> None:
-        """See `Machines.place`."""
+        """See `connect`."""
         self._machines, self._experiment, self._folder, self._host = machines, experiment, folder, host
-        self._brought: set[str] = set()
+        self._fetched: set[str] = set()
 
     @property
     def trials(self) -> str:
@@ -81,7 +80,7 @@ class Place:
         """A port for the portal at which the machines reach it, too."""
         return asked
 
-    def fetch(self, trial: str, where: str, to: Path) -> None:
+    def download(self, trial: str, where: str, to: Path) -> None:
         """Copy what an ended trial has left.
 
         Args:
@@ -94,8 +93,8 @@ class Place:
         """
         raise NotImplementedError
 
-    def bring(self, trial: str, where: str, folder: Path, out: Path) -> None:
-        """Bring what an ended trial has left to where a trial of this machine leaves it; once.
+    def fetch(self, trial: str, where: str, folder: Path, out: Path) -> None:
+        """Fetch what an ended trial has left to where a trial of this machine leaves it; once.
 
         Args:
             trial: its id.
@@ -103,16 +102,16 @@ class Place:
             folder: of the trial, here; its outcome tells why its record did not come back.
             out: that receives the record.
         """
-        if trial in self._brought:
+        if trial in self._fetched:
             return
-        self._brought.add(trial)
+        self._fetched.add(trial)
         outcome: dict[str, Any] = {}
         try:
-            self.fetch(trial, where, folder)
+            self.download(trial, where, folder)
             if (folder / OUTCOME).is_file():  # otherwise it died, and its error stream tells why
                 outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
             if "record" in outcome:
-                outcome["record"] = str(adopt(folder, out))
+                outcome["record"] = str(move_record(folder, out))
         except (NasbenchError, OSError, ValueError) as e:
             outcome = {"error": str(e) if isinstance(e, NasbenchError) else blame(e), "mendable": False}
         shutil.rmtree(folder / RECORD, ignore_errors=True)
@@ -134,10 +133,10 @@ class Remote(Place):
     loopback. When the experiment ends its folder there is removed.
     """
 
-    trial_command = f'exec "$NASBENCH_PYTHON" -m nasbench.sweeps.trial {SPECIFICATION}'
+    trial_command = f'exec "$NASBENCH_PYTHON" -m {MODULE} {SPECIFICATION}'
 
     def __init__(self, machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> None:
-        """Connect to all machines and check them; see `Machines.place`."""
+        """Connect to all machines and check them; see `connect`."""
         super().__init__(machines, experiment, folder, host)
         self._address = _manager_address(machines.service, host)
         self._connections: list[Connection] = []
@@ -157,18 +156,18 @@ class Remote(Place):
 
     def port(self, asked: int | None) -> int | None:
         """A port that is free here and on all machines, and leads from there to here."""
-        if not _is_loopback(self._address):
+        if not is_loopback(self._address):
             return asked
-        last = portal.FIRST_PORT + portal.PORTS
-        for port in range(portal.FIRST_PORT, last) if asked is None else (asked,):
+        last = FIRST_PORT + PORTS
+        for port in range(FIRST_PORT, last) if asked is None else (asked,):
             # NNI wants the next port, too.
-            if portal.free(port, self._host) and portal.free(port + 1, self._host) and self._let_in(port):
+            if is_free(port, self._host) and is_free(port + 1, self._host) and self._forward(port):
                 return port
-        what = f"port {asked} is" if asked is not None else f"no port from {portal.FIRST_PORT} to {last - 1} is"
+        what = f"port {asked} is" if asked is not None else f"no port from {FIRST_PORT} to {last - 1} is"
         raise OptionError(f"{what} free here and on all machines at {self._address}: choose one with --port")
 
-    def fetch(self, trial: str, where: str, to: Path) -> None:
-        """See `Place.fetch`."""
+    def download(self, trial: str, where: str, to: Path) -> None:
+        """See `Place.download`."""
         host, _, folder = where.partition(":")
         tail = f"nni-experiments/{self._experiment}/environments/{folder.split('/environments/')[-1]}"
         error: NasbenchError | None = None
@@ -177,7 +176,7 @@ class Remote(Place):
         ):
             if machine.host == host:
                 try:
-                    return connection.fetch(f"{home}/{tail}", to)
+                    return connection.download(f"{home}/{tail}", to)
                 except NasbenchError as e:
                     error = e
         raise error or NasbenchError(f"trial {trial} ran on {host}, which is none of the machines")
@@ -193,15 +192,11 @@ class Remote(Place):
 
     def _service(self) -> Any:
         service = self._machines.service
-        changed = type(service)(**{f.name: getattr(service, f.name) for f in dataclasses.fields(service)})
+        changed = copy.copy(service)
         changed.nni_manager_ip = self._address
-        changed.machine_list = []
-        for machine, home in zip(service.machine_list, self._homes, strict=True):
-            own = type(machine)(**{f.name: getattr(machine, f.name) for f in dataclasses.fields(machine)})
-            if own.ssh_key_file is not None:
-                own.ssh_key_file = str(_resolved(machine, machine.ssh_key_file))
-            own.python_path = self._stand_in(home)
-            changed.machine_list.append(own)
+        changed.machine_list = [copy.copy(machine) for machine in service.machine_list]
+        for machine, home in zip(changed.machine_list, self._homes, strict=True):
+            machine.python_path = self._stand_in(home)
         return changed
 
     def _stand_in(self, home: str) -> str:
@@ -229,16 +224,15 @@ class Remote(Place):
                 )
         folder = self._stand_in(home)
         script = PYTHON.format(folder=folder, python=quoted(python), trials=trials)
-        keeper = Path(__file__).with_name("keeper.js").read_text(encoding="utf-8")
-        connection.write(f"{folder}/keeper.js", keeper)
+        connection.write(f"{folder}/{PRELOAD.name}", PRELOAD.read_text(encoding="utf-8"))
         connection.write(f"{folder}/python", script)
         return home
 
-    def _let_in(self, port: int) -> bool:
-        return all(connection.let_in(self._address, port) for connection in self._connections)
+    def _forward(self, port: int) -> bool:
+        return all(connection.forward(self._address, port) for connection in self._connections)
 
 
-class Shared(Place):
+class Cluster(Place):
     """A cluster whose containers and this machine share a file system, which receives the records."""
 
     @property
@@ -246,8 +240,8 @@ class Shared(Place):
         """See `Place.trials`."""
         return f"{self._paths()[1]}/{self._experiment}"
 
-    def fetch(self, trial: str, where: str, to: Path) -> None:
-        """See `Place.fetch`."""
+    def download(self, trial: str, where: str, to: Path) -> None:
+        """See `Place.download`."""
         folder = self._paths()[0] / self._experiment / trial
         try:
             shutil.copytree(folder, to, dirs_exist_ok=True)
@@ -259,8 +253,8 @@ class Shared(Place):
         return self._machines.records
 
 
-def reach(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
-    """Reach the machines for an experiment.
+def connect(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
+    """Connect to the machines for an experiment.
 
     Args:
         machines: of the sweep.
@@ -274,7 +268,7 @@ def reach(machines: Machines, experiment: str, folder: Path, concurrency: int, h
     """
     if machines.platform == "remote":
         return Remote(machines, experiment, folder, concurrency, host)
-    return Shared(machines, experiment, folder, host)
+    return Cluster(machines, experiment, folder, host)
 
 
 def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
@@ -285,7 +279,7 @@ def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
         log: its log file.
     """
     manager.terminate()
-    end = time.monotonic() + portal.STOP_SECONDS
+    end = time.monotonic() + STOP_SECONDS
     while manager.poll() is None and time.monotonic() < end:
         with contextlib.suppress(OSError):
             if "Shutdown complete" in log.read_text(encoding="utf-8", errors="replace"):
@@ -293,7 +287,7 @@ def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
         time.sleep(0.1)
 
 
-def adopt(folder: Path, out: Path) -> Path:
+def move_record(folder: Path, out: Path) -> Path:
     """Move the record out of the folder that a trial has left to the other records.
 
     Args:
@@ -306,7 +300,7 @@ def adopt(folder: Path, out: Path) -> Path:
     Raises:
         NasbenchError: there is not exactly one record.
     """
-    found = [path.parent for path in (folder / RECORD).glob("*/config.yaml")]
+    found = [path.parent for path in (folder / RECORD).glob(f"*/{CONFIG}")]
     if len(found) != 1:
         raise NasbenchError(f"{folder / RECORD} holds {len(found)} records instead of one")
     (record,) = found
@@ -316,27 +310,20 @@ def adopt(folder: Path, out: Path) -> Path:
             break
     record.rename(target)
     moved = Record(target)
-    moved.write_json("result.json", {**moved.read_json("result.json"), "record": str(target)})
+    moved.write_json(RESULT, moved.result().model_copy(update={"record": str(target)}))
     return target
 
 
 def _manager_address(service: Any, host: str) -> str:
     given = service.nni_manager_ip
     if is_missing(given) or given is None:
-        return portal.LOOPBACK
-    if not _is_loopback(given) and host == portal.LOOPBACK:
+        return LOOPBACK
+    if not is_loopback(given) and host == LOOPBACK:
         raise OptionError(
             f"the portal listens on this machine only, so that nniManagerIp {given} would not be reached: leave it out "
             "(the machines then come through SSH), or give --host 0.0.0.0"
         )
     return str(given)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def _copy_code(source: Path | None, target: Path) -> None:
@@ -351,9 +338,9 @@ def _copy_code(source: Path | None, target: Path) -> None:
             f"{MOST_BYTES // 2**20} MiB are sent: put your classes into a folder of their own"
         )
     for path in files:
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy)
+        copied = target / path.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copied)
 
 
 def _resolved(config: Any, path: Any) -> Path:

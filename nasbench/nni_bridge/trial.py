@@ -1,4 +1,4 @@
-"""One run of a sweep as an NNI trial: `python -m nasbench.sweeps.trial SPECIFICATION`, started by NNI's manager."""
+"""One run of a sweep as an NNI trial: `python -m nasbench.nni_bridge.trial SPECIFICATION`, started by NNI's manager."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +16,11 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from nasbench.errors import NasbenchError
+from nasbench.nni_bridge import log
 from nasbench.record import write_atomic
 
+MODULE = "nasbench.nni_bridge.trial"  # this one; as a program it has another name
+SPECIFICATION = "specification.json"
 OUTCOME = "outcome.json"  # in the trial's folder
 RECORD = "record"  # likewise, with the record of a trial on another machine
 
@@ -29,7 +31,7 @@ class Specification:
 
     Attributes:
         sweep: fields of `SweepConfig`.
-        cells: parameters of the runs in order; empty where a tuner chooses.
+        runs: parameters of each in order; empty where a tuner chooses.
         out: folder that receives the records, or a record that goes on; relative to the folder of the command.
         resume: go on with a record in `out` of the same run that was broken off.
         apart: for trials on other machines, whose records are fetched: folder in which each has one by its id, as the
@@ -37,7 +39,7 @@ class Specification:
     """
 
     sweep: dict[str, Any]
-    cells: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
     out: str
     resume: bool
     apart: str | None = None
@@ -73,8 +75,8 @@ class Channel:
         self._id: int = own["parameter_id"]
         self.parameters: dict[str, Any] = dict(own["parameters"])
         number = int(os.environ.get("NNI_TRIAL_SEQ_ID", -1))
-        if own is handed_out and 0 <= number < len(specification.cells):
-            self._id, self.parameters = number, specification.cells[number]
+        if own is handed_out and 0 <= number < len(specification.runs):
+            self._id, self.parameters = number, specification.runs[number]
         self._reports = 0
         self.last: float | None = None
 
@@ -113,8 +115,7 @@ class Channel:
 
 def main() -> None:
     """Run the trial; the exit code tells NNI whether it succeeded."""
-    # NNI warns about every class of a newer PyTorch that it does not wrap.
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"nni\.nas\.nn\.pytorch\.layers")
+    log.ignore_layer_warnings()
     folder = Path(os.environ["NNI_OUTPUT_DIR"])
     specification = Specification(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     if specification.apart:
@@ -145,7 +146,7 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
 
     from nasbench.pipeline import run
     from nasbench.sweeps.config import make_sweep
-    from nasbench.sweeps.runs import broken_run, completed, find_runs, finished_run, held_out
+    from nasbench.sweeps.runs import broken_run, find_runs, finished_run, held_out
 
     limit = os.environ.get("OMP_NUM_THREADS", "")
     if limit.isdigit() and int(limit):
@@ -153,24 +154,24 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
     sweep = make_sweep(specification.sweep)
     config = sweep.run_config(channel.parameters)
     out = Path(specification.out) if specification.apart is None else folder / RECORD
-    runs = find_runs([out]) if specification.resume else []
+    records = find_runs([out]) if specification.resume else []
     # A tuner may propose the same twice.
-    earlier = finished_run(completed(config), runs) or broken_run(completed(config), runs)
+    earlier = finished_run(config, records) or broken_run(config, records)
     if earlier is not None and earlier.finished:
         record = earlier.record
     else:
         record = run(config, out if earlier is None else earlier.record.path, report=channel.intermediate)
-    result = record.read_json("result.json")
+    result = record.result()
     accuracy = held_out(record)
     accuracy = channel.last if accuracy is None else accuracy
     if accuracy is None and sweep.search:
         raise NasbenchError(f"evaluator {config.evaluator!r} logs no val_top1, from which the tuner could learn")
     channel.final(
         {
-            "default": result["top1"] if accuracy is None else accuracy,
-            "test_top1": result["top1"],
-            "params": result["params"],
-            "madds": result["madds"],
+            "default": result.top1 if accuracy is None else accuracy,
+            "test_top1": result.top1,
+            "params": result.params,
+            "madds": result.madds,
         }
     )
     return record.path

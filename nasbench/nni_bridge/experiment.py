@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nasbench import portal
-from nasbench.config import RunConfig
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.nni_bridge import log, portal
+from nasbench.nni_bridge.machines import Machines
+from nasbench.nni_bridge.places import Place, connect, end_manager
+from nasbench.nni_bridge.trial import MODULE, OUTCOME, SPECIFICATION, Specification
 from nasbench.registry import blame
+from nasbench.sweeps.allocation import Allocation
 from nasbench.sweeps.config import Algorithm, SweepConfig
-from nasbench.sweeps.machines import Machines
-from nasbench.sweeps.places import Place, end_manager, reach
-from nasbench.sweeps.trial import OUTCOME, Specification
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # NNI's words for trials that have ended, and ours.
@@ -34,23 +34,12 @@ STATES = {
     "SYS_CANCELED": "cancelled",
 }
 ENDED = ("DONE", "STOPPED")
+POLL_SECONDS = 0.5
 PATIENCE = 5  # polls that a living manager may leave unanswered
 REASON = re.compile(r"^(error: |Fatal |[\w.]*(Error|Exception|Interrupt)\b)")
 
 
-@dataclass(frozen=True)
-class Share:
-    """What each run may use.
-
-    Attributes:
-        concurrency: runs at a time.
-        threads: of each run's process; 0 where they are not limited.
-        gpus: that NNI gives to each run; 0 where it hands out none.
-    """
-
-    concurrency: int
-    threads: int
-    gpus: int
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -81,62 +70,21 @@ class Trial:
         return self.state in STATES.values()
 
 
-def share(
-    configs: Iterable[RunConfig], runs: int, concurrency: int | None, gpus: int, cores: int | None = None
-) -> Share:
-    """How the machine is shared out.
-
-    Args:
-        configs: of the sweep, see `SweepConfig.samples`.
-        runs: of the whole sweep, also those that are finished already: when it goes on after an interruption, each
-            run gets the threads that the others had.
-        concurrency: that was asked for.
-        gpus: of the machine.
-        cores: that may be used; all of this process's where `None`.
-
-    Raises:
-        OptionError: a run asks for a GPU by its number, for more of them than there are, or for several machines.
-    """
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    configs = list(configs)
-    if any(config.nodes > 1 for config in configs):
-        raise OptionError("nodes: a run of a sweep has one machine; start a run on several with `nasbench run`")
-    devices = {config.device for config in configs}
-    on_gpu = gpus > 0 and devices != {"cpu"}
-    for device in sorted(devices) if on_gpu else ():
-        if device.startswith("cuda:"):
-            raise OptionError(f"device {device}: a sweep gives each run its GPU; use auto, cuda or cpu")
-    each = max(config.devices for config in configs)
-    if on_gpu and each > gpus:
-        raise OptionError(f"devices {each}: this machine has {gpus} GPU(s)")
-    most = min(concurrency or gpus, gpus // each) if on_gpu else concurrency or max(1, cores // 2)
-    most = min(most, runs)
-    threads = max(1, cores // most)
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        threads = min(threads, int(given))
-    # NNI's scheduler never gives away all GPUs of a machine at once; there the runs take turns without it.
-    return Share(most, threads, each if on_gpu and each < gpus else 0)
-
-
 def check_algorithms(sweep: SweepConfig) -> None:
     """Build tuner and assessor as NNI will.
 
     Raises:
         OptionError: unknown name or option, a package that is missing, or a search space that the tuner cannot search.
     """
-    portal.quiet()
-    from nni.tools.package_utils import create_builtin_class_instance
-
+    log.silence()
     if sweep.search:
-        tuner = _build("tuner", sweep.tuner, create_builtin_class_instance)
+        tuner = _build("tuner", sweep.tuner)
         try:
             tuner.update_search_space(sweep.search_space())
         except Exception as e:
             raise OptionError(f"tuner {sweep.tuner.name} cannot search this space: {blame(e)}") from e
     if sweep.assessor is not None:
-        _build("assessor", sweep.assessor, create_builtin_class_instance)
+        _build("assessor", sweep.assessor)
 
 
 def arguments(kind: str, algorithm: Algorithm) -> dict[str, Any]:
@@ -154,13 +102,12 @@ class Experiment:
 
     Attributes:
         id: NNI's.
-        nni: NNI's object.
     """
 
     def __init__(
         self,
         sweep: SweepConfig,
-        shared: Share,
+        allocation: Allocation,
         specification: Specification,
         folder: Path,
         trials: int,
@@ -172,7 +119,7 @@ class Experiment:
 
         Args:
             sweep: what varies.
-            shared: what each run may use.
+            allocation: what each run may use.
             specification: what the trials are told.
             folder: that receives NNI's folder of the experiment.
             trials: how many runs to start.
@@ -180,7 +127,7 @@ class Experiment:
             first: parameters of its runs that were broken off.
             machines: where the runs take place, if not here.
         """
-        portal.quiet()
+        log.silence()
         from nni.experiment import Experiment as NniExperiment
         from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig
 
@@ -188,10 +135,10 @@ class Experiment:
         config.experiment_name = f"{portal.NAME} {sweep.name}"
         config.experiment_working_directory = str(folder.resolve())
         config.trial_code_directory = str(Path.cwd())  # where a user's own classes are looked for
-        config.trial_concurrency = shared.concurrency
+        config.trial_concurrency = allocation.concurrency
         config.max_trial_number = trials
-        if shared.gpus:
-            config.trial_gpu_number = shared.gpus
+        if allocation.gpus:
+            config.trial_gpu_number = allocation.gpus
             # Otherwise a GPU that also draws a desktop would never be used.
             config.training_service.use_active_gpu = True
         if sweep.search:
@@ -200,12 +147,12 @@ class Experiment:
             config.tuner = AlgorithmConfig(name=sweep.tuner.name, class_args=options)
             if known or first:
                 config.tuner = CustomAlgorithmConfig(
-                    class_name="nasbench.sweeps.tuner.Resumed",
+                    class_name="nasbench.nni_bridge.tuner.Resumed",
                     code_directory=str(Path(__file__).resolve().parents[2]),
                     class_args={"name": sweep.tuner.name, "options": options, "known": known, "first": first},
                 )
         else:
-            config.search_space = {"combine_params": {"_type": "choice", "_value": specification.cells}}
+            config.search_space = {"combine_params": {"_type": "choice", "_value": specification.runs}}
             config.tuner = AlgorithmConfig(name="Batch")
         if sweep.assessor is not None:
             config.assessor = AlgorithmConfig(
@@ -215,22 +162,22 @@ class Experiment:
             config.training_service, machines = machines.service, None
         self._machines, self._specification = machines, specification
         self._place: Place | None = None
-        self.nni: Any = NniExperiment(config)
-        self.id: str = self.nni.id
+        self._nni: Any = NniExperiment(config)
+        self.id: str = self._nni.id
         self._folder = folder / self.id
         self._made_out = not folder.parent.exists()
-        self._threads = shared.threads
+        self._threads = allocation.threads
         self._silent = 0  # polls without an answer
-        path = self._folder / "specification.json"
+        path = self._folder / SPECIFICATION
         # One simple command: the shell becomes Python, which then gets NNI's signals.
-        config.trial_command = shlex.join(["exec", sys.executable, "-m", "nasbench.sweeps.trial", str(path.resolve())])
+        config.trial_command = shlex.join(["exec", sys.executable, "-m", MODULE, str(path.resolve())])
         path.parent.mkdir(parents=True)
         specification.write(path)
 
     @property
-    def leader(self) -> int:
-        """Process id of the manager, and of its process group."""
-        return int(self.nni._proc.pid)
+    def manager(self) -> dict[str, Any]:
+        """NNI's manager, once it runs: its `pid`, also of its process group; the portal's `port` and `prefix`."""
+        return {"pid": self._nni._proc.pid, "port": self._nni.port, "prefix": self._nni.url_prefix}
 
     def start(self, port: int | None, host: str) -> str:
         """Start NNI; returns the portal's address.
@@ -238,30 +185,21 @@ class Experiment:
         Raises:
             NasbenchError: it did not start.
         """
-        before = {name: os.environ.get(name) for name in THREADS}
-        if self._threads:
-            os.environ.update(dict.fromkeys(THREADS, str(self._threads)))
-        try:
+        with portal.environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
-                config = self.nni.config
-                self._place = reach(self._machines, self.id, self._folder, config.trial_concurrency, host)
+                config = self._nni.config
+                self._place = connect(self._machines, self.id, self._folder, config.trial_concurrency, host)
                 elsewhere = replace(self._specification, apart=self._place.trials, resume=False)
                 elsewhere.write(self._place.configure(config))
                 port = self._place.port(port)
-            return portal.start(self.nni, port, host)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            return portal.start(self._nni, port, host)
 
     def stop(self) -> None:
         """Stop trials, manager and portal."""
         try:
-            if self._place is not None and self.nni._proc is not None:
-                end_manager(self.nni._proc, self._folder / "log" / "nnimanager.log")
-            portal.stop(self.nni)
+            if self._place is not None and self._nni._proc is not None:
+                end_manager(self._nni._proc, self._folder / "log" / "nnimanager.log")
+            portal.stop(self._nni)
         finally:
             if self._place is not None:
                 self._place.close()
@@ -285,17 +223,26 @@ class Experiment:
             NasbenchError: NNI's manager has died, or its tuner.
         """
         try:
-            status = self.nni.get_status()
-            jobs = self.nni.list_trial_jobs()
+            status = self._nni.get_status()
+            jobs = self._nni.list_trial_jobs()
         except Exception as e:
             self._silent += 1
-            if self._silent < PATIENCE and self.nni._proc.poll() is None:
+            if self._silent < PATIENCE and self._nni._proc.poll() is None:
                 return False, []  # busy
             raise NasbenchError(f"NNI's manager does not answer ({blame(e)}); see {self._folder / 'log'}") from e
         self._silent = 0
         if status == "ERROR":
             raise NasbenchError(f"NNI's manager or tuner failed; see {self._folder / 'log'}")
         return status in ENDED, [self._trial(job) for job in jobs if job.hyperParameters]
+
+    def polls(self) -> Iterator[list[Trial]]:
+        """All trials so far, again and again until the experiment has ended; see `poll`."""
+        while True:
+            is_over, trials = self.poll()
+            yield trials
+            if is_over:
+                return
+            time.sleep(POLL_SECONDS)
 
     def stderr(self, trial: str) -> Path:
         """The file that receives a trial's error stream."""
@@ -312,7 +259,7 @@ class Experiment:
             state = self._why(job.trialJobId)
         if self._place is not None and state in ("finished", "failed"):
             folder, out = self._trial_folder(job.trialJobId), Path(self._specification.out)
-            self._place.bring(job.trialJobId, job.logPath, folder, out)
+            self._place.fetch(job.trialJobId, job.logPath, folder, out)
         outcome: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             outcome = json.loads((self._trial_folder(job.trialJobId) / OUTCOME).read_text(encoding="utf-8"))
@@ -341,7 +288,7 @@ class Experiment:
         return told[-1] if told else "killed without a word, which is how a process ends when the memory runs out"
 
 
-def follow(path: Path) -> Iterator[str]:
+def tail(path: Path) -> Iterator[str]:
     """What is added to a file, each time it is asked; nothing while it does not exist."""
     position = 0
     while True:
@@ -353,15 +300,8 @@ def follow(path: Path) -> Iterator[str]:
         yield added
 
 
-def gpu_count() -> int:
-    """GPUs of this machine that may be used."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _build(kind: str, algorithm: Algorithm, create: Any) -> Any:
-    from nni.tools.package_utils import get_algo_meta, get_all_algo_meta
+def _build(kind: str, algorithm: Algorithm) -> Any:
+    from nni.tools.package_utils import create_builtin_class_instance, get_algo_meta, get_all_algo_meta
     from nni.tools.package_utils.tuner_factory import create_validator_instance
 
     meta = get_algo_meta(algorithm.name)
@@ -373,7 +313,7 @@ def _build(kind: str, algorithm: Algorithm, create: Any) -> Any:
         validator = create_validator_instance(f"{kind}s", algorithm.name)
         if validator is not None:
             validator.validate_class_args(**options)
-        return create(algorithm.name, options, f"{kind}s")
+        return create_builtin_class_instance(algorithm.name, options, f"{kind}s")
     except ImportError as e:
         raise OptionError(f"{kind} {algorithm.name} needs a package that is not installed: {blame(e)}") from e
     except Exception as e:

@@ -9,21 +9,22 @@ import secrets
 import signal
 import socket
 import sqlite3
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
 
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.nni_bridge import log
+from nasbench.nni_bridge.address import EVERYWHERE, FIRST_PORT, LOOPBACK, PORTS, check_host, is_free
 
-LOOPBACK = "127.0.0.1"
-EVERYWHERE = "0.0.0.0"
-FIRST_PORT = 8080
-PORTS = 200  # that are tried
 STOP_SECONDS = 45.0  # NNI gives each trial 5 s, and its tuner up to 30
-PRELOAD = Path(__file__).with_name("portal.js")
+PRELOAD = Path(__file__).with_name("preload.js")
+NNI_FOLDER = ".nni"  # in a folder of records, with all that NNI writes
 NAME = "nasbench"  # with which the names of our experiments begin
 
 
@@ -48,30 +49,6 @@ class Listed:
     address: str | None
 
 
-def check_host(host: str) -> None:
-    """Refuse an address on which NNI's own calls to its manager would fail.
-
-    Raises:
-        OptionError: it is neither loopback nor every interface.
-    """
-    if host not in (LOOPBACK, EVERYWHERE):
-        raise OptionError(f"host must be {LOOPBACK} (this machine only) or {EVERYWHERE} (every interface), not {host}")
-
-
-def free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether nothing listens on a port, of the given address or of localhost."""
-    try:
-        with socket.socket() as bound:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Node does
-            bound.bind((host, port))
-    except OSError:
-        return False
-    # NNI calls its manager by the name localhost, which may mean ::1 first.
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as other:
-        return other.connect_ex(("::1", port)) != 0
-    return True
-
-
 def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str:
     """Start an NNI experiment (or the view of one) with its portal.
 
@@ -92,15 +69,15 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
     from nasbench.registry import blame
 
     check_host(host)
-    if port is not None and not free(port, host):
+    if port is not None and not is_free(port, host):
         raise OptionError(f"port {port} is in use: choose another with --port, or leave it out")
     experiment.url_prefix = experiment.url_prefix or secrets.token_hex(16)
     shown = socket.gethostname() if host == EVERYWHERE else host
     for candidate in range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else (port,):
-        if port is None and not free(candidate, host):
+        if port is None and not is_free(candidate, host):
             continue
         try:
-            with _environment(host):
+            with environment(**_preload(host)):
                 # Detached, the manager writes what it prints into files, not between our lines.
                 experiment.start(candidate, run_mode=RunMode.Detach)
             return f"http://{shown}:{candidate}/{experiment.url_prefix}/"
@@ -111,7 +88,7 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
             raise
         except Exception as e:
             experiment._stop_logging()
-            if port is None and not free(candidate, host):
+            if port is None and not is_free(candidate, host):
                 continue  # another program was quicker
             raise NasbenchError(f"NNI's manager did not start on port {candidate}: {blame(e)}") from e
     raise NasbenchError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free: give one with --port")
@@ -128,7 +105,7 @@ def view(experiment_id: str, port: int | None = None, host: str = LOOPBACK) -> t
     """
     from nni.experiment import Experiment
 
-    quiet()
+    log.silence()
     found = find(experiment_id)
     if found.address is not None:
         raise OptionError(f"experiment {experiment_id} is running; its portal is at {found.address}")
@@ -152,6 +129,41 @@ def stop(experiment: Any) -> None:
             process.wait()
     experiment._proc = experiment.port = None
     experiment._stop_logging()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal do what Ctrl-C does: end everything in order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Who starts a program with nohup has these ignored on purpose.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """Other environment variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def stop_group(leader: int, seconds: float = STOP_SECONDS) -> None:
@@ -241,18 +253,11 @@ def find(experiment: str | None) -> Listed:
         chosen = listed
     else:
         folder = Path(experiment).resolve()
-        chosen = [e for e in listed if e.id == experiment or e.folder.resolve() in (folder, folder / ".nni")]
+        chosen = [e for e in listed if e.id == experiment or e.folder.resolve() in (folder, folder / NNI_FOLDER)]
     if not chosen:
         what = "there is no experiment yet" if experiment is None else f"there is no experiment {experiment!r}"
         raise OptionError(f"{what}; `nasbench ui --list` shows all (of this user, whose data still exist)")
     return chosen[0]
-
-
-def quiet() -> None:
-    """Keep NNI's log off stdout."""
-    from nni.runtime.log import silence_stdout
-
-    silence_stdout()
 
 
 def _facts(database: Path) -> tuple[float, int] | None:
@@ -268,25 +273,15 @@ def _facts(database: Path) -> tuple[float, int] | None:
     return (float(started) / 1000, int(trials)) if started is not None else None
 
 
-@contextlib.contextmanager
-def _environment(host: str) -> Iterator[None]:
-    given = os.environ.get("NODE_OPTIONS", "")
-    preload = str(PRELOAD).replace("\\", "\\\\").replace('"', '\\"')
+def _preload(host: str) -> dict[str, str]:
+    """The environment in which the manager loads our script; what needs no proxy is set for good."""
     # NNI's calls to its manager stay on this machine, whatever proxy there is; trials make such calls, too.
     direct = [*filter(None, os.environ.get("no_proxy", "").split(",")), "localhost", LOOPBACK]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(direct))
-    changes = {
+    given = os.environ.get("NODE_OPTIONS", "")
+    preload = str(PRELOAD).replace("\\", "\\\\").replace('"', '\\"')
+    return {
         "NODE_OPTIONS": f'{given} --require "{preload}"'.strip(),
         "NASBENCH_NODE_OPTIONS": given,
         "NASBENCH_PORTAL_HOST": host,
     }
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

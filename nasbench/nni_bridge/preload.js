@@ -1,9 +1,10 @@
 'use strict';
-// Loaded into NNI's manager by NODE_OPTIONS, see portal.py. Left to itself the manager listens on every interface, and
-// goes on starting trials after the process that started it has died.
+// Loaded by NODE_OPTIONS into NNI's manager, see portal.py, and into its trial keeper on another machine, see
+// places.py. Left to themselves both listen on every interface, for anybody.
 const net = require('node:net');
 
-const host = process.env.NASBENCH_PORTAL_HOST;
+const manager = process.env.NASBENCH_PORTAL_HOST; // where the manager shall listen; a keeper has none
+const host = manager || '127.0.0.1';
 const inherited = process.env.NASBENCH_NODE_OPTIONS;
 // Trials and the tuner are children of this process and shall not load this file.
 delete process.env.NASBENCH_PORTAL_HOST;
@@ -24,11 +25,14 @@ net.Server.prototype.listen = function (...args) {
   return listen.apply(this, args);
 };
 
-const parent = process.ppid;
-const watch = setInterval(() => {
-  if (process.ppid !== parent) {
-    clearInterval(watch);
-    process.kill(process.pid, 'SIGTERM');
-  }
-}, 1000);
-watch.unref();
+if (manager) {
+  // It would go on starting trials after the process that started it has died.
+  const parent = process.ppid;
+  const watch = setInterval(() => {
+    if (process.ppid !== parent) {
+      clearInterval(watch);
+      process.kill(process.pid, 'SIGTERM');
+    }
+  }, 1000);
+  watch.unref();
+}

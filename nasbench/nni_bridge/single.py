@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nasbench import portal
 from nasbench.config import RunConfig
-from nasbench.errors import OptionError
-from nasbench.record import Record
+from nasbench.errors import OptionError, RunFailed
+from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
+from nasbench.nni_bridge.experiment import Experiment, Say, Trial, tail
+from nasbench.nni_bridge.portal import NNI_FOLDER, terminable
+from nasbench.nni_bridge.trial import Specification
+from nasbench.record import CONFIG, Record
+from nasbench.sweeps.allocation import Allocation
 from nasbench.sweeps.config import SweepConfig
-from nasbench.sweeps.experiment import Experiment, Share, Trial, follow
-from nasbench.sweeps.sweep import NNI_FOLDER, Say, polls, terminable
-from nasbench.sweeps.trial import Specification
 
 
-class RunFailed(RuntimeError):
-    """A run of which the user has been told why it failed."""
-
-
-def run_in_portal(
-    config: RunConfig, out: Path, say: Say, port: int | None = None, host: str = portal.LOOPBACK
-) -> Record:
+def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = None, host: str = LOOPBACK) -> Record:
     """Make one run as the only trial of an NNI experiment.
 
     Args:
@@ -39,26 +34,28 @@ def run_in_portal(
         RunFailed: the run failed for another reason.
         KeyboardInterrupt: after Ctrl-C, when everything has been stopped.
     """
+    check_host(host)
+    warn_if_exposed(host, say)
     if config.nodes > 1:
         raise OptionError("nodes: the portal shows runs on one machine")
     settings = config.model_dump(mode="json")
-    shown = {"strategy": config.strategy, "dataset": config.dataset, "seed": config.seed}
+    shown = {"strategy": config.method, "dataset": config.dataset, "seed": config.seed}
     shown |= {f"strategy_options.{name}": value for name, value in config.strategy_options.items()}
-    name = f"{config.space.rpartition(':')[2]}, {config.strategy}, seed {config.seed}"
+    name = f"{config.space.rpartition(':')[2]}, {config.method}, seed {config.seed}"
     sweep = SweepConfig(name=name[:80], base=settings, grid={key: [value] for key, value in shown.items()})
-    is_record = (out / "config.yaml").is_file()
+    is_record = (out / CONFIG).is_file()
     specification = Specification(sweep.model_dump(mode="json"), [shown], str(out), resume=False)
     # A run that has the machine to itself uses it as it would without a portal.
-    alone = Share(concurrency=1, threads=0, gpus=0)
+    alone = Allocation(concurrency=1, threads=0, gpus=0)
     experiment = Experiment(sweep, alone, specification, (out.parent if is_record else out) / NNI_FOLDER, 1)
     last: list[Trial] = []
     told: Iterator[str] = iter(())
     with terminable():
         try:
             say(f"portal: {experiment.start(port, host)}")
-            for trials in polls(experiment):
+            for trials in experiment.polls():
                 if trials and not last:
-                    told = follow(experiment.stderr(trials[0].id))
+                    told = tail(experiment.stderr(trials[0].id))
                 last = trials or last
                 _say_lines(next(told, ""), say)
         finally:

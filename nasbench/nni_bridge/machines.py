@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasbench import portal
 from nasbench.config import RunConfig, read_config
 from nasbench.errors import OptionError, unknown
+from nasbench.nni_bridge import log
+from nasbench.nni_bridge.address import LOOPBACK
 from nasbench.registry import blame
 
 OWN = ("known_hosts", "records")  # what a file of machines has beside NNI's fields
-SHARED = ("kubeflow", "frameworkcontroller", "dlc", "aml", "openpai")
+CLUSTERS = ("kubeflow", "frameworkcontroller", "dlc", "aml", "openpai")
 # The mount point of NNI's storage in a container; OpenPAI and DLC have a setting for it.
 KUBERNETES_MOUNT = "/tmp/mount"
 
@@ -105,7 +106,7 @@ def _reasons(path: Path) -> Iterator[None]:
 
 def _load(given: Mapping[str, Any], base: Path) -> Any:
     """NNI's configuration object; relative paths in it are taken from `base`."""
-    portal.quiet()
+    log.silence()
     from nni.experiment.config import training_services  # noqa: F401  (registers NNI's own)
     from nni.experiment.config.training_service import TrainingServiceConfig
     from nni.experiment.config.utils import case_insensitive
@@ -141,7 +142,7 @@ def _validate(service: Any) -> None:
     config.tuner = AlgorithmConfig(name="Batch")
     config.trial_concurrency = 1
     config.trial_command = "python3"  # any
-    config.nni_manager_ip = portal.LOOPBACK
+    config.nni_manager_ip = LOOPBACK
     for role in ("worker", "master", "ps"):
         given = getattr(service, role, None)
         if given is not None:
@@ -166,7 +167,7 @@ def _check_remote(service: Any) -> None:
 
 
 def _records(path: Path, service: Any, given: Any) -> tuple[Path, str] | None:
-    if service.platform not in SHARED:
+    if service.platform not in CLUSTERS:
         if given is not None:
             raise OptionError(f"{path}: records is for clusters with a shared storage; here they are fetched")
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.nni_bridge.address import LOOPBACK
 
 CONNECT_SECONDS = 30.0
 COMMAND_SECONDS = 120.0
@@ -112,8 +113,8 @@ class Connection:
             raise NasbenchError(f"machine {self.name}: {lines[-1]}")
         return done.stdout
 
-    def let_in(self, address: str, port: int) -> bool:
-        """Lead a port of the machine's own address back to the same port here.
+    def forward(self, address: str, port: int) -> bool:
+        """Forward a port of the machine's own address to the same port here.
 
         Args:
             address: on the machine; one of its loopback addresses, so that nobody else can use it.
@@ -122,9 +123,9 @@ class Connection:
         Returns:
             Whether the machine's port was free.
         """
-        return self._ask("forward", "-R", f"{address}:{port}:127.0.0.1:{port}")
+        return self._ask("forward", "-R", f"{address}:{port}:{LOOPBACK}:{port}")
 
-    def fetch(self, folder: str, to: Path) -> None:
+    def download(self, folder: str, to: Path) -> None:
         """Copy a folder of the machine.
 
         Args:
