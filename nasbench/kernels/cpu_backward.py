@@ -394,10 +394,6 @@ def backward_task(
             _row_maxima(x, dx, scratch, at, h * line, count, width, channels, plane)
         else:
             _write_row(dx, scratch, at, sums + h * line, count, width, channels)
-    dots[0], dots[1], dots[2], dots[3] = (
-        lane_sum(rows[0]),
-        lane_sum(rows[1]),
-        lane_sum(rows[2]),
-        lane_sum(rows[3]),
-    )
+    dots[0], dots[1] = lane_sum(rows[0]), lane_sum(rows[1])
+    dots[2], dots[3] = lane_sum(rows[2]), lane_sum(rows[3])
     dots[4], dots[5], dots[6] = lane_sum(max3), lane_sum(max5), lane_sum(max7)

@@ -1,4 +1,4 @@
-"""The pooling mixture as a torch operator: dispatch, autograd, shapes without data, operation counts."""
+"""The pooling mixture as a torch operator: dispatch, autograd, shapes without data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.library import custom_op
 
 from nasbench.errors import NasbenchError, OptionError
-from nasbench.kernels import flops
 from nasbench.kernels.reference import check, mix
 
 ENVIRONMENT = "NASBENCH_KERNELS"
@@ -148,4 +147,3 @@ def _refuse(ctx: Any, *gradients: Tensor | None) -> None:
 
 _mixture.register_autograd(_differentiate, setup_context=_keep)
 _mixture_backward.register_autograd(_refuse)
-flops.register()
