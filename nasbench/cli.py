@@ -247,6 +247,7 @@ def profile(
                 "params": counts.params,
                 "madds": counts.madds,
                 "latency": asdict(counts.latency) if counts.latency else None,
+                "notes": counts.notes,
                 "architecture": chosen,
                 "blocks": [
                     {"name": p.name, "params": p.params, "madds": p.madds, "output": list(p.output)}

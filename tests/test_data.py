@@ -69,6 +69,8 @@ def test_a_subset_is_stratified_and_checked() -> None:
     train, meta = data.splits()
     assert len(train) + len(meta) == 100
     assert set(np.bincount(data.train_labels[np.concatenate([train, meta])])) <= {9, 10, 11}
+    with pytest.raises(DataError, match="no training images of class"):
+        Digits(train_images=9).setup()
     with pytest.raises(OptionError, match="train_images is 5000, but digits has 1438"):
         Digits(train_images=5000).setup()
 

@@ -195,8 +195,7 @@ class ImageData(LightningDataModule, ABC):
         """Read the set once; `stage` is Lightning's and makes no difference here.
 
         Raises:
-            DataError: the set cannot be read, or no classifier can be trained on it: fewer than two classes, or a class
-                without a training image.
+            DataError: the set cannot be read, has no two classes, no test images, or a class without training images.
             OptionError: more training images are asked for than there are.
         """
         if not self._ready:
@@ -204,10 +203,6 @@ class ImageData(LightningDataModule, ABC):
             self.load()
             if self.num_classes < 2:
                 raise DataError(f"{self.name}: at least two classes are needed, not only {listed(self.class_names)}")
-            missing = set(range(self.num_classes)) - set(self.train_labels.tolist())
-            if missing:
-                absent = listed(self.class_names[i] for i in sorted(missing))
-                raise DataError(f"{self.name}: there are no training {self.unit} of class {absent}")
             if not len(self.test_labels):
                 raise DataError(f"{self.name}: there are no test {self.unit}")
             available = len(self.train_labels)
@@ -216,6 +211,7 @@ class ImageData(LightningDataModule, ABC):
                     f"train_images is {self.train_images}, but {self.name} has {available} training images"
                 )
             self._ready = True
+            self.splits()
 
     def splits(self) -> tuple[Indices, Indices]:
         """Indices into the training images: (train, meta) when searching, (train, held out) when retraining."""
@@ -229,6 +225,10 @@ class ImageData(LightningDataModule, ABC):
         )
         if not len(first) or not len(second):
             raise DataError(f"{self.name}: {len(used)} training images are too few to be split in two")
+        missing = set(range(self.num_classes)) - set(labels[used[first]].tolist())
+        if missing:
+            names = listed(self.class_names[i] for i in sorted(missing))
+            raise DataError(f"{self.name}: there are no training {self.unit} of class {names} (too few to be split)")
         return used[first], used[second]
 
     def batches(self, images: int, shuffle: bool) -> SharedBatches:
@@ -276,7 +276,8 @@ class ImageData(LightningDataModule, ABC):
     def summary(self) -> str:
         """One line: how many classes, training and test images there are, and what was decided about them."""
         self.setup()
-        counts = f"{len(self.train_labels):,} training, {len(self.test_labels):,} test {self.unit}"
+        used = "" if self.train_images is None else f"{self.train_images:,} of "
+        counts = f"{used}{len(self.train_labels):,} training, {len(self.test_labels):,} test {self.unit}"
         return f"{self.num_classes} classes, {counts}" + (f" ({'; '.join(self.notes)})" if self.notes else "")
 
     def description(self) -> dict[str, Any]:

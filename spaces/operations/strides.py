@@ -44,12 +44,11 @@ class Strides:
         usual, fitted = list(sides(self.image_size, self.original)), list(sides(self.image_size, self.chosen))
         total = sum(s > 1 for s in self.original)
         if self.dropped:
-            factors = sorted({f"{(a / b) ** 2:.1f}": (a / b) ** 2 for a, b in zip(fitted, usual, strict=True)}.items())
-            factors.sort(key=lambda item: item[1])
-            times = " to ".join(dict.fromkeys((factors[0][0], factors[-1][0])))
+            factors = [(a / b) ** 2 for a, b in zip(fitted, usual, strict=True)]
+            times = " to ".join(dict.fromkeys(f"{f:.1f}" for f in (min(factors), max(factors))))
             return [
-                f"{self.image_size} px: {self.dropped} of {total} strides dropped, the last map is {_map(fitted)} instead "
-                f"of {_map(usual)}; a convolution takes {times} times the multiply-adds of the original strides"
+                f"{self.image_size} px: {self.dropped} of {total} strides dropped, the last map is {_map(fitted)} "
+                f"instead of {_map(usual)}; convolutions over maps take {times} times the multiply-adds of the original strides"
             ]
         if usual[-1] < SMALLEST_MAP:
             return [
@@ -101,8 +100,8 @@ def fit_strides(image_size: int, original: Sequence[int], rule: Rule = "fit") ->
     if rule == "original":
         if image_size < prod(original):
             raise OptionError(
-                f"strides=original divide the side by {prod(original)}: of an image of {image_size} pixels the last map "
-                f"would be under 1×1; give strides=fit or an image_size of at least {prod(original)}"
+                f"strides=original divide the side by {prod(original)}: with an image_size of {image_size} the last "
+                f"map would be under 1×1; give strides=fit or an image_size of at least {prod(original)}"
             )
         return Strides(image_size, tuple(original), tuple(original))
     chosen = list(original)
