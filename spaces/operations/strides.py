@@ -48,7 +48,8 @@ class Strides:
             times = " to ".join(dict.fromkeys(f"{f:.1f}" for f in (min(factors), max(factors))))
             return [
                 f"{self.image_size} px: {self.dropped} of {total} strides dropped, the last map is {_map(fitted)} "
-                f"instead of {_map(usual)}; convolutions over maps take {times} times the multiply-adds of the original strides"
+                f"instead of {_map(usual)}; convolutions over maps take {times} times the multiply-adds of the "
+                "original strides"
             ]
         if usual[-1] < SMALLEST_MAP:
             return [
