@@ -15,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from nasbench.config import resolve_config
 from nasbench.data import folders
 from nasbench.data.folders import ImageFolder, ImageNet
 from nasbench.data.pictures import read_picture
 from nasbench.errors import DataError
+from nasbench.pipeline import run
 
 
 def fill(folder: Path, count: int = 3) -> Path:
@@ -377,3 +379,20 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     classes(tmp_path, 5)
     fill(tmp_path / "cat" / "old").chmod(0)
     assert "cat/old cannot be read: Permission denied" in refused(tmp_path)
+
+
+def test_a_run_keeps_how_many_broken_files_were_left_out(tmp_path: Path) -> None:
+    classes(tmp_path / "set", 20)
+    (tmp_path / "set" / "cat" / "broken.png").touch()
+    given: dict[str, Any] = {
+        **{"dataset": "imagefolder", "data_root": str(tmp_path / "set"), "image_size": 8, "batch_size": 8},
+        **{"strategy": "fixed", "strategy_options": {"choice": "none"}, "space_options": {"width": 0.05}},
+        **{"preset": "quick", "epochs": 1, "retrain_epochs": 1, "device": "cpu", "train_images": 32},
+    }
+    with pytest.raises(DataError, match=r"1 of 41 files in .* cannot be read: cat/broken.png \(empty\)"):
+        run(resolve_config(given), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    record = run(resolve_config({**given, "skip_broken": True}), tmp_path / "run")
+    told = record.read_json("data.json")
+    assert told["broken_files_left_out"] == 1
+    assert "1 broken file left out" in told["summary"]

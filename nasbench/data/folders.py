@@ -148,7 +148,7 @@ class ImageFolder(ImageData):
             )
         if broken:
             self._broken = len(broken)
-            self.notes.append(f"{len(broken):,} broken files left out")
+            self.notes.append(f"{len(broken):,} broken file{'s' if len(broken) > 1 else ''} left out")
             for classes in parts:
                 classes.update({name: [p for p in group if p not in broken] for name, group in classes.items()})
 
