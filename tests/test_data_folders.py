@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -15,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from nasbench.config import resolve_config
 from nasbench.data import folders
 from nasbench.data.folders import ImageFolder, ImageNet
 from nasbench.data.pictures import read_picture
 from nasbench.errors import DataError
 from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 
 
 def fill(folder: Path, count: int = 3) -> Path:
@@ -393,6 +394,6 @@ def test_a_run_keeps_how_many_broken_files_were_left_out(tmp_path: Path) -> None
         run(resolve_config(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     record = run(resolve_config({**given, "skip_broken": True}), tmp_path / "run")
-    told = record.read_json("data.json")
+    told = json.loads((record.path / "data.json").read_text())
     assert told["broken_files_left_out"] == 1
     assert "1 broken file left out" in told["summary"]
