@@ -72,6 +72,9 @@ def run(
         typer.Option(help="Folder of the data sets; else NASBENCH_DATA, else ~/.cache/nasbench."),
     ] = None,
     download: Annotated[bool | None, typer.Option("--download", help="Fetch a missing data set.")] = None,
+    skip_broken: Annotated[
+        bool | None, typer.Option("--skip-broken", help="Leave out image files that cannot be read.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load image files.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Start from these weights.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -119,6 +122,7 @@ def run(
         "train_images": train_images,
         "data_root": None if data_root is None else str(data_root),
         "download": download,
+        "skip_broken": skip_broken,
         "workers": workers,
         "weights": None if weights is None else str(weights),
         "device": device,
@@ -243,6 +247,7 @@ def profile(
                 "params": counts.params,
                 "madds": counts.madds,
                 "latency": asdict(counts.latency) if counts.latency else None,
+                "notes": counts.notes,
                 "architecture": chosen,
                 "blocks": [
                     {"name": p.name, "params": p.params, "madds": p.madds, "output": list(p.output)}

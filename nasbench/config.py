@@ -79,6 +79,8 @@ class RunConfig(BaseModel):
     """Folder of the data sets; else NASBENCH_DATA, else ~/.cache/nasbench."""
     download: Annotated[bool, Role.PLACE] = False
     """Fetch a missing data set."""
+    skip_broken: Annotated[bool, Role.RECIPE] = False
+    """Leave out image files that cannot be read, and count them."""
     workers: Annotated[int, Role.PLACE] = Field(default=0, ge=0, le=256)
     """Processes that load image files."""
     weights: Annotated[Path | None, Role.RECIPE] = None
@@ -130,7 +132,7 @@ class RunConfig(BaseModel):
 
     def data_options(self) -> dict[str, Any]:
         """The options of the data set, its own and those that every data set has."""
-        common = ("data_root", "image_size", "batch_size", "train_images", "workers", "download", "seed")
+        common = ("data_root", "image_size", "batch_size", "train_images", "workers", "download", "skip_broken", "seed")
         settings = self.model_dump(mode="json")
         return {**self.dataset_options, **{name: settings[name] for name in common}}
 

@@ -59,6 +59,17 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> str:
     return f"unknown {kind} {text!r}:{hint} (known: {listed or 'none'})"
 
 
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """Names with commas: the first few and how many more there are, control characters escaped.
+
+    Args:
+        names: what to list.
+        most: how many to name.
+    """
+    every = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(n)) for n in names]
+    return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")
+
+
 def check_range(
     name: str,
     value: float,

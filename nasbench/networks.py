@@ -264,5 +264,5 @@ def _counted(
 ) -> tuple[Architecture, Profile]:
     facts = DataFacts(class_names=[""] * classes, image_size=size)
     model = derived(config, architecture, facts, trust)
-    counts = profile(model, size)
+    counts = replace(profile(model, size), notes=tuple(registry.declared(model, "notes", list)()))
     return architecture, replace(counts, latency=latency(model, size)) if timed else counts

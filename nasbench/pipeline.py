@@ -38,10 +38,12 @@ class Search:
 
     Attributes:
         space: as it was built; a strategy changes it.
+        notes: what the data set and the space say was decided, one line each.
         architecture: that is given; else `None`, and the others are there.
     """
 
     space: Any
+    notes: list[str]
     architecture: Architecture | None = None
     strategy: Any = None
     evaluator: Any = None
@@ -94,7 +96,8 @@ class RecordIO(StageIO):
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
         seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
-        self._finish("search", seconds, names=names_of(search.space, architecture), search=strategy_numbers, **seen)
+        names = names_of(search.space, architecture)
+        self._finish("search", seconds, names=names, search=strategy_numbers, notes=search.notes, **seen)
 
     def retraining(self, facts: Mapping[str, Any]) -> None:
         """See `StageIO`."""
@@ -182,8 +185,9 @@ def prepare(config: RunConfig) -> Search:
         registry.declared(retrain, "check_space", lambda space: None)(space)
         if config.weights is not None and is_first():
             load_weights(space, config.weights)
+        notes = [data.summary(), *registry.declared(space, "notes", list)()]
         if evaluator is None:
-            return Search(space, resolve(space, config.architecture))
+            return Search(space, notes, resolve(space, config.architecture))
         strategy = registry.build("strategy", config.strategy or "", config.strategy_options, seed=config.seed)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
@@ -195,7 +199,7 @@ def prepare(config: RunConfig) -> Search:
         except Exception as e:
             reason = registry.blame(e)
             raise OptionError(f"strategy {config.strategy!r} cannot search space {config.space!r}: {reason}") from e
-    return Search(space, None, strategy, evaluator, engine)
+    return Search(space, notes, None, strategy, evaluator, engine)
 
 
 def run_stages(config: RunConfig, io: StageIO, search: Search | None, checkpoints: str) -> None:
@@ -260,6 +264,8 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
         record = Record.create(out, config)
     with record.owned(), logged(record.path / records.LOG), display:
         record.set_status(state="running", error=None)
+        for line in search.notes if search else ():
+            display.say(line)
         try:
             if not record.finished("test"):
                 with Processes(config, lambda reason: record.set_status(state="failed", error=reason)):

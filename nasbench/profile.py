@@ -57,12 +57,14 @@ class Profile:
         madds: multiply-adds of convolutions and matrix products (pooling and activations count nothing).
         parts: the blocks, in the order of the forward pass.
         latency: on the CPU, `None` where it was not measured.
+        notes: what to know of the network beside the counts, one line each.
     """
 
     params: int
     madds: int
     parts: tuple[Part, ...]
     latency: Latency | None = None
+    notes: tuple[str, ...] = ()
 
 
 def profile(model: nn.Module, image_size: int, channels: int = 3) -> Profile:

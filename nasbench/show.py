@@ -120,13 +120,17 @@ def profile_table(counts: Profile) -> RenderableType:
     table.add_row("all", "", f"{counts.params:,}", f"{counts.madds:,}", style="bold")
     table.add_row("", "", f"{counts.params / 1e6:.3f} M", f"{counts.madds / 1e6:.1f} M")
     time = counts.latency
+    notes = [Text(f"\n{note}") for note in counts.notes]
     if time is None:
-        return table
+        return Group(table, *notes)
     low, high = (_measure(1e3 * s, "ms") for s in time.spread_seconds)
     median = _measure(1e3 * time.median_seconds, "ms")
     threads = f"{time.threads} thread{'s' if time.threads > 1 else ''}"
     return Group(
-        table, "", f"CPU latency: {median} (quartiles {low} – {high}), batch {time.batch}, {threads}, {time.runs} runs"
+        table,
+        "",
+        f"CPU latency: {median} (quartiles {low} – {high}), batch {time.batch}, {threads}, {time.runs} runs",
+        *notes,
     )
 
 

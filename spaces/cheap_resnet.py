@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nasbench.errors import OptionError, check_range
 from nasbench.spaces.operations.cheap import CHEAP, convolution
-from nasbench.spaces.operations.strides import fit_strides
+from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 STAGES = (16, 32, 64)
 CANDIDATES = ("standard", *CHEAP)
@@ -72,7 +72,7 @@ class CheapBlock(ResidualBlock):
         return self.relu(self.bn2(self.conv2(self.cheap2(features)))) + self.shortcut(x)
 
 
-class CheapResNet(ModelSpace):
+class CheapResNet(FittedSpace, ModelSpace):
     """Cheap convolutions in a ResNet for small images: each block is standard, depthwise, grouped or shifted.
 
     One `LayerChoice` a block, labelled `block01.conv` … `block27.conv` (at depth 56). Its candidates are whole blocks:
@@ -88,7 +88,14 @@ class CheapResNet(ModelSpace):
     profile_defaults = (10, 32)
     presets: ClassVar = {"quick": {"depth": 20}}
 
-    def __init__(self, depth: int = 56, width: float = 1.0, num_classes: int = 10, image_size: int = 32) -> None:
+    def __init__(
+        self,
+        depth: int = 56,
+        width: float = 1.0,
+        num_classes: int = 10,
+        image_size: int = 32,
+        strides: Rule = "fit",
+    ) -> None:
         """Build the space.
 
         Args:
@@ -96,7 +103,8 @@ class CheapResNet(ModelSpace):
             width: multiplier of the 16, 32 and 64 channels of the stages, rounded to multiples of 4. A grouped
                 convolution has no more groups than channels, and shifting moves 9·⌊C/9⌋ of C channels.
             num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 13 and more keep the two strides, see `fit_strides`.
+            image_size: side of the input in pixels; 13 and more keep the two strides.
+            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
 
         Raises:
             OptionError: a value is out of range.
@@ -110,13 +118,13 @@ class CheapResNet(ModelSpace):
             raise OptionError(f"depth must be 6n + 2 (8, 14, 20, …), e.g. {below} or {below + 6}, not {depth}")
         blocks = (depth - 2) // 6
         channels = [max(4, 4 * round(c * width / 4)) for c in STAGES]
-        strides = fit_strides(image_size, (1, 2, 2))
+        self.strides = fit_strides(image_size, (1, 2, 2), strides)
         layers: list[tuple[str, nn.Module]] = [
             ("stem", nn.Sequential(convolution(3, channels[0], 3), nn.BatchNorm2d(channels[0]), nn.ReLU()))
         ]
         self._labels: list[str] = []
         inp = channels[0]
-        for oup, first in zip(channels, strides, strict=True):
+        for oup, first in zip(channels, self.strides.chosen, strict=True):
             for stride in [first] + [1] * (blocks - 1):
                 name = f"block{len(layers):02d}"
                 self._labels.append(f"{name}.conv")

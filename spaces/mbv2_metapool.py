@@ -15,7 +15,7 @@ from nasbench.spaces.operations.attention import SK
 from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
-from nasbench.spaces.operations.strides import fit_strides
+from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 SETTING = (
     (1, 16, 1, 1),
@@ -26,23 +26,8 @@ SETTING = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+STRIDES = (2, *(stride for *_, stride in SETTING))  # of the stem and of the stages
 REDUCTION = {"expanded": 24, "output": 8}  # of the attention's candidates, by position (Tables 2 and 4 of the paper)
-
-
-def strides(image_size: int) -> tuple[int, list[int]]:
-    """Strides of the stem and of the seven stages for an image size, see `fit_strides`.
-
-    Args:
-        image_size: side of the square input in pixels.
-
-    Returns:
-        The stem's stride and one stride a stage.
-
-    Raises:
-        OptionError: when even without any stride the last map is under 4×4.
-    """
-    stem, *stages = fit_strides(image_size, (2, *(s for *_, s in SETTING)))
-    return stem, stages
 
 
 class EnhancedInvertedResidual(InvertedResidual):
@@ -88,7 +73,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         return x + features if self.use_res_connect else features
 
 
-class MobileNetV2MetaPooling(ModelSpace):
+class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV2: each of the 17 blocks chooses no, a local or the global enhancer.
 
     One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`.
@@ -113,6 +98,7 @@ class MobileNetV2MetaPooling(ModelSpace):
         downsampling: str = "stride",
         depthwise: Literal["conv", "sk"] = "conv",
         attention_reduction: int | None = None,
+        strides: Rule = "fit",
     ) -> None:
         """Build the space.
 
@@ -121,7 +107,7 @@ class MobileNetV2MetaPooling(ModelSpace):
             candidates: `full`, `ablation`, or names (see `candidate_names`).
             position: `expanded` or `output`, see `EnhancedInvertedResidual`.
             num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides, see `strides`.
+            image_size: side of the input in pixels; 224 keeps the original strides.
             reduction: of spatial separable pooling.
             dropout: before the classifier.
             downsampling: `stride`, or the pooling (a key of `DOWNSAMPLING`) that takes the place of the stride of the
@@ -129,6 +115,7 @@ class MobileNetV2MetaPooling(ModelSpace):
             depthwise: `conv`, or `sk` for selective kernels in place of every depthwise convolution (Table 4).
             attention_reduction: of the candidates `se` and `cbam`; by default 24 on the expanded features (Table 2)
                 and 8 on the output (Table 4).
+            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
 
         Raises:
             OptionError: a value is unknown or out of range.
@@ -151,7 +138,8 @@ class MobileNetV2MetaPooling(ModelSpace):
         check_range("attention_reduction", attention_reduction, ge=1)
         self.candidate_names = candidate_names(candidates)
         reductions = {"global": reduction, "se": attention_reduction, "cbam": attention_reduction}
-        stem_stride, stage_strides = strides(image_size)
+        self.strides = fit_strides(image_size, STRIDES, strides)
+        stem_stride, *stage_strides = self.strides.chosen
         numbers = count(1)
 
         def block(*args: Any, **kwargs: Any) -> EnhancedInvertedResidual:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nasbench.errors import OptionError, check_range, unknown
 from nasbench.spaces.operations.choices import OnFirst, enhancer_label, uniform_architectures
 from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
-from nasbench.spaces.operations.strides import fit_strides
+from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 GATE = "me"
 DEPTHS = (4, 8, 4)
@@ -192,7 +192,7 @@ class MEModule(nn.Module):
         return torch.relu(torch.cat((x, features), 1) if self.joined else x + features)
 
 
-class MENetSpace(ModelSpace):
+class MENetSpace(FittedSpace, ModelSpace):
     """MENet: each of the 16 modules chooses its gate (merging-and-evolution, Meta-Pooling, none) and its groups.
 
     Two labels a module: `block01.enhancer` … `block16.enhancer`, and `block01.groups` …, whose candidates are `g1`,
@@ -216,6 +216,7 @@ class MENetSpace(ModelSpace):
         num_classes: int = 1000,
         image_size: int = 224,
         reduction: int = 32,
+        strides: Rule = "fit",
     ) -> None:
         """Build the space.
 
@@ -227,9 +228,10 @@ class MENetSpace(ModelSpace):
             groups: counts to choose from in every module, as far as they divide its channels; 1, 2, 3, 4 and 8 where
                 `None`.
             num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides, see `fit_strides`. A stem's
-                pooling that loses its stride is left out.
+            image_size: side of the input in pixels; 224 keeps the original strides. A stem's pooling that loses its
+                stride is left out.
             reduction: of spatial separable pooling.
+            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
 
         Raises:
             OptionError: a value is unknown or out of range.
@@ -246,14 +248,15 @@ class MENetSpace(ModelSpace):
             raise OptionError("groups must be one or more different numbers")
         self.model, self.gates = model, candidate_names(candidates, extra=(GATE,))
         shape = MODELS[model].scaled(width)
-        stem, pool, *strides = fit_strides(image_size, (2, 2, 2, 2, 2))
+        self.strides = fit_strides(image_size, (2, 2, 2, 2, 2), strides)
+        stem, pool, *stage_strides = self.strides.chosen
         layers: list[tuple[str, nn.Module]] = [
             ("stem", _convolution(3, shape.stem, kernel=3, stride=stem, activation=nn.ReLU)),
             ("pool", nn.MaxPool2d(3, 2, 1) if pool == 2 else nn.Identity()),
         ]
         self.group_counts: list[list[int]] = []
         inp = shape.stem
-        for stage, (depth, stride) in enumerate(zip(DEPTHS, strides, strict=True)):
+        for stage, (depth, stride) in enumerate(zip(DEPTHS, stage_strides, strict=True)):
             oup = shape.channels * 2**stage
             for position in range(depth):
                 number = len(self.group_counts) + 1

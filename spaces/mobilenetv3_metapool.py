@@ -15,7 +15,7 @@ from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualCon
 from nasbench.errors import OptionError, check_range, unknown
 from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
-from nasbench.spaces.operations.strides import fit_strides
+from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 # Strides of the stem and of every block at 224×224 (Tables 1 and 2 of the paper).
 STRIDES = {
@@ -54,7 +54,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         return x + features if self.use_res_connect else features
 
 
-class MobileNetV3MetaPooling(ModelSpace):
+class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV3: each of the 15 (large) or 11 (small) blocks chooses its enhancer, or none.
 
     One `LayerChoice` a block, labelled `block01.enhancer`, ….
@@ -76,6 +76,7 @@ class MobileNetV3MetaPooling(ModelSpace):
         image_size: int = 224,
         reduction: int = 32,
         dropout: float = 0.2,
+        strides: Rule = "fit",
     ) -> None:
         """Build the space.
 
@@ -84,10 +85,11 @@ class MobileNetV3MetaPooling(ModelSpace):
             width: width multiplier of MobileNetV3.
             candidates: `full`, `ablation`, or names (see `candidate_names`).
             num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides, see `fit_strides`. A block that
-                loses its stride adds its input wherever the channels are equal, as blocks of stride 1 do.
+            image_size: side of the input in pixels; 224 keeps the original strides. A block that loses its stride adds
+                its input wherever the channels are equal, as blocks of stride 1 do.
             reduction: of spatial separable pooling.
             dropout: before the last layer of the classifier.
+            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
 
         Raises:
             OptionError: a value is unknown or out of range.
@@ -100,9 +102,10 @@ class MobileNetV3MetaPooling(ModelSpace):
         check_range("reduction", reduction, ge=1)
         check_range("dropout", dropout, ge=0, lt=1)
         self.candidate_names = candidate_names(candidates)
-        stem, *strides = fit_strides(image_size, STRIDES[model])
-        self.blocks = len(strides)
-        remaining: Iterator[int] = iter(strides)
+        self.strides = fit_strides(image_size, STRIDES[model], strides)
+        stem, *block_strides = self.strides.chosen
+        self.blocks = len(block_strides)
+        remaining: Iterator[int] = iter(block_strides)
         numbers = count(1)
 
         def block(config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> EnhancedInvertedResidual:

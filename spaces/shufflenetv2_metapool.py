@@ -14,7 +14,7 @@ from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2, chan
 from nasbench.errors import check_range
 from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
-from nasbench.spaces.operations.strides import fit_strides
+from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 REPEATS = (4, 8, 4)
 # Stem, three stages and head of the published networks (Table 5 of the paper).
@@ -68,7 +68,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         return channel_shuffle(torch.cat((kept, features), dim=1), 2)
 
 
-class ShuffleNetV2MetaPooling(ModelSpace):
+class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
     """Meta-Pooling on ShuffleNetV2: each of the 16 units chooses no, a local or the global enhancer.
 
     One `LayerChoice` a unit, labelled `block01.enhancer` … `block16.enhancer`.
@@ -88,6 +88,7 @@ class ShuffleNetV2MetaPooling(ModelSpace):
         num_classes: int = 1000,
         image_size: int = 224,
         reduction: int = 32,
+        strides: Rule = "fit",
     ) -> None:
         """Build the space.
 
@@ -95,9 +96,10 @@ class ShuffleNetV2MetaPooling(ModelSpace):
             width: width multiplier, see `channels`.
             candidates: `full`, `ablation`, or names (see `candidate_names`).
             num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides, see `fit_strides`. A stem's
-                pooling that loses its stride is left out.
+            image_size: side of the input in pixels; 224 keeps the original strides. A stem's pooling that loses its
+                stride is left out.
             reduction: of spatial separable pooling.
+            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
 
         Raises:
             OptionError: a value is unknown or out of range.
@@ -107,7 +109,8 @@ class ShuffleNetV2MetaPooling(ModelSpace):
         check_range("num_classes", num_classes, ge=1)
         check_range("reduction", reduction, ge=1)
         self.candidate_names = candidate_names(candidates)
-        stem, pool, *stages = fit_strides(image_size, (2, 2, 2, 2, 2))
+        self.strides = fit_strides(image_size, (2, 2, 2, 2, 2), strides)
+        stem, pool, *stages = self.strides.chosen
         remaining: Iterator[int] = iter(stages)
         numbers = count(1)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 
 from nasbench.data.arrays import CIFAR10, CIFAR100, Arrays, Digits, FashionMNIST
-from nasbench.data.base import Augmentation, stratified
+from nasbench.data.base import Augmentation, ImageData, InMemoryData, stratified
 from nasbench.data.folders import ImageFolder, ImageNet
 from nasbench.errors import DataError, OptionError
 
@@ -66,6 +69,8 @@ def test_a_subset_is_stratified_and_checked() -> None:
     train, meta = data.splits()
     assert len(train) + len(meta) == 100
     assert set(np.bincount(data.train_labels[np.concatenate([train, meta])])) <= {9, 10, 11}
+    with pytest.raises(DataError, match="no training images of class"):
+        Digits(train_images=9).setup()
     with pytest.raises(OptionError, match="train_images is 5000, but digits has 1438"):
         Digits(train_images=5000).setup()
 
@@ -160,6 +165,21 @@ def test_arrays_from_a_file_or_a_folder(tmp_path: Path) -> None:
         ({"y_train": np.arange(39) % 4}, "40 training images, but 39 labels"),
         ({"y_train": np.arange(40) % 4 - 1}, "whole numbers from 0"),
         ({"x_train": np.array([{}], dtype=object)}, "cannot be read as .npz"),
+        ({"y_train": np.full(40, 2**40)}, "from 0 to 39 of an integer type, not 1099511627776 to 1099511627776"),
+        ({"y_test": np.full(8, 2**64 - 1, np.uint64)}, "test labels must be whole numbers from 0 to 39"),
+        ({"y_train": np.array(["cat"] * 40)}, "training labels must be whole numbers .* not text"),
+        ({"y_train": np.full(40, np.nan)}, "training labels must be whole numbers .* not float64"),
+        ({"y_train": np.zeros(40, bool)}, "not bool"),
+        ({"y_train": np.zeros(40, int), "y_test": np.zeros(8, int)}, "at least two classes are needed, not only 0"),
+        ({"y_train": np.arange(40) % 4 * 2, "y_test": np.zeros(8, int)}, "no training images of class 1, 3, 5"),
+        ({"y_test": np.arange(8)}, "no training images of class 4, 5, 6, 7"),
+        ({"class_names": np.array(["a", "b", "c"])}, "labels must be whole numbers from 0 to 2 of"),
+        ({"class_names": np.array(list("abcde"))}, "no training images of class e"),
+        ({"x_test": np.zeros((8, 12, 12), np.uint8)}, r"training images have 3 channel\(s\), test images 1"),
+        ({"x_train": np.zeros((40, 12, 12), np.uint8)}, r"training images have 1 channel\(s\), test images 3"),
+        ({"x_train": np.zeros((40, 0, 0, 3), np.uint8)}, "0 pixels a side"),
+        ({"x_train": np.zeros((40, 12, 0, 3), np.uint8)}, "no training images: their shape"),
+        ({"x_test": np.zeros((0, 12, 12, 3), np.uint8), "y_test": np.zeros(0, int)}, "there are no test images"),
     ],
 )
 def test_damaged_arrays_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -172,8 +192,62 @@ def test_what_is_not_an_npz_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read as"):
         Arrays(data_root=tmp_path / "mine.npz").setup()
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "empty" / "pipe.npz")
     with pytest.raises(DataError, match="holds 0"):
         Arrays(data_root=tmp_path / "empty").setup()
+
+
+@pytest.mark.parametrize("kept", [0, 30, 400, -300, -1])
+def test_a_cut_off_archive_is_named(kept: int, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "mine.npz")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match="cannot be read as"):
+        Arrays(data_root=path).setup()
+
+
+def test_an_array_larger_than_the_memory_is_named(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "mine.npz")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**60,)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("class_names.npy", header.getvalue())
+    with pytest.raises(DataError, match="cannot be read as"):
+        Arrays(data_root=path).setup()
+
+
+def test_damaged_files_of_a_known_set_are_named(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for what in ("images-idx3", "labels-idx1"):
+            (raw / f"{part}-{what}-ubyte").write_bytes(b"\0\0\x08\x03\0")
+    with pytest.raises(DataError, match="fashion_mnist: "):
+        FashionMNIST(data_root=tmp_path).setup()
+
+
+def test_what_was_decided_is_said_and_kept(tmp_path: Path) -> None:
+    assert Digits().summary() == ("10 classes, 1,438 training, 359 test images (split by us, 1 in 5, stratified)")
+    path = write_npz(tmp_path / "mine.npz", x_train=np.zeros((40, 12, 20, 3), np.uint8))
+    data = Arrays(data_root=path)
+    assert data.description()["summary"] == (
+        "4 classes, 40 training, 8 test images (training images 20×12, resized to 12×12)"
+    )
+
+
+@pytest.mark.parametrize("base", [ImageData, InMemoryData])
+def test_a_base_class_is_no_data_set(base: Any) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        base()
+
+
+def test_a_data_set_with_one_class_is_refused() -> None:
+    class One(Digits):
+        def read(self) -> Any:
+            train, labels, test, other, _ = super().read()
+            return train, labels * 0, test, other * 0, ["all"]
+
+    with pytest.raises(DataError, match="at least two classes are needed, not only all"):
+        One().setup()
 
 
 @pytest.mark.parametrize("kind", [FashionMNIST, CIFAR10, CIFAR100, ImageNet, ImageFolder, Arrays])
@@ -210,9 +284,7 @@ def test_own_pictures_with_and_without_given_split(tmp_path: Path) -> None:
     whole = ImageFolder(data_root=tmp_path / "flat", image_size=16)
     train, meta = whole.splits()
     assert (len(train) + len(meta), sum(len(y) for _, y in whole.test_dataloader())) == (16, 4)
-    used = {whole._train.samples[i][0] for i in whole._kept}
-    tested = {whole._train.samples[i][0] for i in whole._test.indices}
-    assert not used & tested
+    assert not set(whole._train_paths) & set(whole._test_paths)
 
     pictures(tmp_path / "imagenet" / "train")
     pictures(tmp_path / "imagenet" / "val", count=2)

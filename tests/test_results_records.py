@@ -201,6 +201,7 @@ def test_the_defaults_are_those_of_the_space() -> None:
         {"strategy": "pmpl", "strategy_options": {"eta": 1e-05, "rho": 0.3}, "preset": "cifar", "seed": 7},
         {"strategy": "fixed", "strategy_options": {"choice": {"block01.enhancer": "none"}}, "dataset": "cifar10"},
         {"space_options": {"candidates": ["none", "se"], "width": 0.5}, "precision": "bf16", "train_images": 1000},
+        {"dataset": "imagefolder", "skip_broken": True, "space_options": {"strides": "original"}},
         {"space_options": {"position": "output"}, "strategy": "random", "batch_size": 32, "image_size": 28},
     ],
 )

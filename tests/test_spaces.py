@@ -15,8 +15,9 @@ from torchvision.models import mobilenet_v2
 from nasbench.architecture import instantiate, resolve, validate
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.profile import profile
-from nasbench.spaces.mbv2_metapool import SETTING, MobileNetV2MetaPooling, strides
+from nasbench.spaces.mbv2_metapool import STRIDES, MobileNetV2MetaPooling
 from nasbench.spaces.operations.enhancers import META_POOLING, SpatialSeparablePooling, candidate_names, enhancer
+from nasbench.spaces.operations.strides import fit_strides
 
 
 def network(choice: str, **options: object) -> nn.Module:
@@ -83,8 +84,7 @@ def test_position(position: str) -> None:
 @given(st.integers(4, 400))
 @settings(max_examples=60, deadline=None)
 def test_strides_keep_the_last_map_at_four_or_more(size: int) -> None:
-    stem, stages = strides(size)
-    chosen = [stem, *stages]
+    chosen = list(fit_strides(size, STRIDES).chosen)
 
     def last(values: list[int]) -> int:
         side = size
@@ -94,7 +94,7 @@ def test_strides_keep_the_last_map_at_four_or_more(size: int) -> None:
 
     assert last(chosen) >= 4
     # The earliest ones give way, and no more of them than it takes.
-    original = [2, *(s for *_, s in SETTING)]
+    original = list(STRIDES)
     given_up = [i for i, (a, b) in enumerate(zip(chosen, original, strict=True)) if a != b]
     twos = [i for i, s in enumerate(original) if s == 2]
     assert given_up == twos[: len(given_up)]
@@ -105,10 +105,10 @@ def test_strides_keep_the_last_map_at_four_or_more(size: int) -> None:
 
 
 def test_strides_at_the_usual_sizes() -> None:
-    assert strides(224) == (2, [1, 2, 2, 2, 1, 2, 1])
-    assert strides(64) == (1, [1, 2, 2, 2, 1, 2, 1])
-    assert strides(32) == strides(28) == (1, [1, 1, 2, 2, 1, 2, 1])
-    assert strides(16) == (1, [1, 1, 1, 2, 1, 2, 1])
+    assert fit_strides(224, STRIDES).chosen == STRIDES == (2, 1, 2, 2, 2, 1, 2, 1)
+    assert fit_strides(64, STRIDES).chosen == (1, 1, 2, 2, 2, 1, 2, 1)
+    assert fit_strides(32, STRIDES).chosen == fit_strides(28, STRIDES).chosen == (1, 1, 1, 2, 2, 1, 2, 1)
+    assert fit_strides(16, STRIDES).chosen == (1, 1, 1, 1, 2, 1, 2, 1)
 
 
 def test_the_last_map_is_what_the_rule_says() -> None:

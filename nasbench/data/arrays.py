@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nasbench.data.base import Augmentation, InMemoryData, stratified
-from nasbench.errors import DataError
-
-Parts = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str]]
+from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, Augmentation, InMemoryData, Parts, stratified
+from nasbench.errors import DataError, listed
+from nasbench.registry import blame
 
 
 class Digits(InMemoryData):
@@ -35,7 +31,8 @@ class Digits(InMemoryData):
 
         bunch = load_digits()
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-        train, test = stratified(bunch.target, 0.2)
+        train, test = stratified(bunch.target, TEST_SHARE)
+        self.notes.append(SPLIT_NOTE)
         names = [str(n) for n in bunch.target_names]
         return images[train], bunch.target[train], images[test], bunch.target[test], names
 
@@ -111,7 +108,7 @@ class Arrays(InMemoryData):
     def read(self) -> Parts:
         """See `InMemoryData.read`."""
         path = _root(self)
-        files = [path] if path.is_file() else sorted(path.glob("*.npz"))
+        files = [path] if path.is_file() else sorted(p for p in path.glob("*.npz") if p.is_file())
         if len(files) != 1:
             raise DataError(
                 f"arrays: {path} holds {len(files)} .npz files; give the one to use as --data-root FILE.npz"
@@ -119,6 +116,8 @@ class Arrays(InMemoryData):
         parts = _read_npz(self.name, files[0])
         if self._keep_size and parts[0].ndim >= 3:
             self.image_size = int(parts[0].shape[1])
+            if not 4 <= self.image_size <= 4096:
+                raise DataError(f"arrays: images of {self.image_size} pixels a side: give an image_size from 4 to 4096")
         return parts
 
 
@@ -137,7 +136,7 @@ def _torchvision(data: InMemoryData, source: Any, expected: str, train: bool) ->
     root = _root(data)
     try:
         return source(str(root), train=train, download=data.download)
-    except (RuntimeError, OSError) as e:
+    except Exception as e:  # absent files are RuntimeErrors, damaged ones anything
         hint = (
             ""
             if data.download
@@ -152,11 +151,11 @@ def _read_npz(name: str, path: Path) -> Parts:
         with np.load(path, allow_pickle=False) as archive:
             missing = [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in archive]
             if missing:
-                raise DataError(f"{name}: {path} has no array {', '.join(missing)} (found: {', '.join(archive)})")
+                raise DataError(f"{name}: {path} has no array {', '.join(missing)} (found: {listed(archive)})")
             x_train, y_train, x_test, y_test = (archive[k] for k in ("x_train", "y_train", "x_test", "y_test"))
-            names = archive["class_names"].tolist() if "class_names" in archive else None
-    except (OSError, ValueError, zipfile.BadZipFile) as e:
-        raise DataError(f"{name}: {path} cannot be read as .npz: {e}") from e
-    if names is None:
-        names = [str(c) for c in range(int(max(np.max(y_train, initial=0), np.max(y_test, initial=0))) + 1)]
-    return x_train, y_train.reshape(-1), x_test, y_test.reshape(-1), names
+            names = np.ravel(archive["class_names"]).astype(str).tolist() if "class_names" in archive else None
+    except DataError:
+        raise
+    except Exception as e:  # what a damaged archive raises is anything from EOFError to MemoryError
+        raise DataError(f"{name}: {path} cannot be read as .npz: {blame(e)}") from e
+    return x_train, y_train, x_test, y_test, names

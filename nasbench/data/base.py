@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +13,19 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
-from nasbench.errors import DataError, OptionError, check_range
+from nasbench.data.batches import SharedBatches
+from nasbench.errors import DataError, OptionError, check_range, listed
 
 Stage = Literal["search", "retrain"]
 Indices = NDArray[np.int64]
+# Training images and labels, test images and labels, names of the classes.
+Parts = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str] | None]
 SPLIT_SEED = 20230415  # splits do not depend on a run's seed: all runs learn from and are measured on the same images
 HELD_OUT = 0.1
+TEST_SHARE = 0.2  # of a set that comes without test images
+SPLIT_NOTE = "split by us, 1 in 5, stratified"
 
 
 def stratified(labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED) -> tuple[Indices, Indices]:
@@ -76,57 +80,6 @@ class Augmentation:
         return images[picks, rows[:, :, None], columns[:, None, :]]
 
 
-class SharedBatches(DistributedSampler[Any]):
-    """The part of every batch that falls to one of several processes.
-
-    Taken together, the parts of all processes are the batches that a single process would see, and no image is seen
-    twice: shuffled images come in full batches in an order that is the same in all processes, ordered ones each exactly
-    once. All processes have equally many batches, as their collective operations demand.
-
-    Yields lists of indices: give it to a `DataLoader` as `sampler`, with `batch_size=None`. (Lightning shares out the
-    images of other samplers itself, and leaves a `DistributedSampler` as it is.)
-    """
-
-    def __init__(self, images: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
-        """Describe the batches.
-
-        Args:
-            images: how many there are.
-            batch_size: images a batch, over all processes.
-            shuffle: a new order in every pass, full batches only; else in order.
-            seed: of the order.
-            rank: which process this is.
-            world: how many processes there are.
-
-        Raises:
-            DataError: there is not one image for every process.
-        """
-        everything = range(images)
-        super().__init__(everything, world, rank, shuffle, seed)  # type: ignore[arg-type]
-        if images < world:
-            raise DataError(f"{images} image(s) cannot be shared out among {world} processes")
-        self._part = max(1, min(batch_size, images) // world)
-        generator = torch.Generator().manual_seed(seed)
-        self._order = RandomSampler(everything, generator=generator) if shuffle else everything
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """This process's part of one batch after the other."""
-        if self.shuffle:
-            order, whole = iter(self._order), self._part * self.num_replicas
-            while len(batch := list(islice(order, whole))) == whole:
-                yield batch[self.rank * self._part :][: self._part]
-        else:
-            mine = np.array_split(np.array(self._order), self.num_replicas)[self.rank]
-            yield from (part.tolist() for part in np.array_split(mine, len(self)))
-
-    def __len__(self) -> int:
-        """Number of batches; the same in every process."""
-        images = len(self._order)
-        if self.shuffle:  # a last training batch of one image would leave batch normalisation without a variance
-            return images // (self._part * self.num_replicas)
-        return min(-(-images // (self._part * self.num_replicas)), images // self.num_replicas)
-
-
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
     """Images in memory, fetched a batch at a time."""
 
@@ -140,7 +93,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
 
-class ImageData(LightningDataModule):
+class ImageData(LightningDataModule, ABC):
     """Base of all image classification data sets.
 
     In the stage `search` the training images are split into a part for the weights θ (`train_dataloader`) and a *meta*
@@ -152,6 +105,7 @@ class ImageData(LightningDataModule):
     native_size: int = 32
     augmentation = Augmentation()
     default_preset = "cifar"
+    unit = "images"  # what `summary` counts
 
     def __init__(
         self,
@@ -164,6 +118,7 @@ class ImageData(LightningDataModule):
         train_images: int | None = None,
         workers: int = 0,
         download: bool = False,
+        skip_broken: bool = False,
         seed: int = 0,
     ) -> None:
         """Describe what to load; nothing is read yet.
@@ -177,6 +132,7 @@ class ImageData(LightningDataModule):
             train_images: stratified subset of the training images, all where `None`.
             workers: processes that load image files.
             download: fetch a missing set through torchvision.
+            skip_broken: leave out files that cannot be read, and count them, instead of refusing the set.
             seed: of the order of the training images.
 
         Raises:
@@ -195,6 +151,8 @@ class ImageData(LightningDataModule):
         self.image_size = image_size or self.native_size
         self.batch_size, self.stage, self.meta_fraction = batch_size, stage, meta_fraction
         self.train_images, self.workers, self.download, self.seed = train_images, workers, download, seed
+        self.skip_broken = skip_broken
+        self.notes: list[str] = []
         self.class_names: list[str] = []
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
@@ -204,6 +162,8 @@ class ImageData(LightningDataModule):
     def load(self) -> None:
         """Read the set (or only its index): fills class names, normalisation and what the loaders need.
 
+        What was decided for the user (a split, files left out) is appended to `notes`.
+
         Raises:
             DataError: the set is missing or damaged; says where it was looked for and how to get it.
         """
@@ -212,6 +172,11 @@ class ImageData(LightningDataModule):
     @abstractmethod
     def train_labels(self) -> NDArray[np.int64]:
         """(N,) classes of all training images."""
+
+    @property
+    @abstractmethod
+    def test_labels(self) -> NDArray[np.int64]:
+        """(N,) classes of all test images."""
 
     @abstractmethod
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
@@ -227,15 +192,26 @@ class ImageData(LightningDataModule):
         return len(self.class_names)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the set once; `stage` is Lightning's and makes no difference here."""
+        """Read the set once; `stage` is Lightning's and makes no difference here.
+
+        Raises:
+            DataError: the set cannot be read, has no two classes, no test images, or a class without training images.
+            OptionError: more training images are asked for than there are.
+        """
         if not self._ready:
+            self.notes = []
             self.load()
+            if self.num_classes < 2:
+                raise DataError(f"{self.name}: at least two classes are needed, not only {listed(self.class_names)}")
+            if not len(self.test_labels):
+                raise DataError(f"{self.name}: there are no test {self.unit}")
             available = len(self.train_labels)
             if self.train_images is not None and self.train_images > available:
                 raise OptionError(
                     f"train_images is {self.train_images}, but {self.name} has {available} training images"
                 )
             self._ready = True
+            self.splits()
 
     def splits(self) -> tuple[Indices, Indices]:
         """Indices into the training images: (train, meta) when searching, (train, held out) when retraining."""
@@ -249,6 +225,10 @@ class ImageData(LightningDataModule):
         )
         if not len(first) or not len(second):
             raise DataError(f"{self.name}: {len(used)} training images are too few to be split in two")
+        missing = set(range(self.num_classes)) - set(labels[used[first]].tolist())
+        if missing:
+            names = listed(self.class_names[i] for i in sorted(missing))
+            raise DataError(f"{self.name}: there are no training {self.unit} of class {names} (too few to be split)")
         return used[first], used[second]
 
     def batches(self, images: int, shuffle: bool) -> SharedBatches:
@@ -293,8 +273,15 @@ class ImageData(LightningDataModule):
         floats = floats.expand(-1, -1, -1, 3) if floats.shape[-1] == 1 else floats
         return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
+    def summary(self) -> str:
+        """One line: how many classes, training and test images there are, and what was decided about them."""
+        self.setup()
+        used = "" if self.train_images is None else f"{self.train_images:,} of "
+        counts = f"{used}{len(self.train_labels):,} training, {len(self.test_labels):,} test {self.unit}"
+        return f"{self.num_classes} classes, {counts}" + (f" ({'; '.join(self.notes)})" if self.notes else "")
+
     def description(self) -> dict[str, Any]:
-        """What a record keeps of the data: name, classes, normalisation and the sizes of the parts."""
+        """What a record keeps of the data: name, classes, normalisation, the sizes of the parts and the `summary`."""
         train, other = self.splits()
         second = "meta" if self.stage == "search" else "held_out"
         return {
@@ -305,6 +292,7 @@ class ImageData(LightningDataModule):
             "std": list(self.std),
             "train_images": len(train),
             f"{second}_images": len(other),
+            "summary": self.summary(),
         }
 
 
@@ -312,11 +300,12 @@ class InMemoryData(ImageData):
     """Base of small sets: all images stay in memory as one uint8 tensor."""
 
     @abstractmethod
-    def read(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str]]:
+    def read(self) -> Parts:
         """Read the set.
 
         Returns:
-            Training images (N, H, W) or (N, H, W, C) uint8, training labels (N,), test images and labels, class names.
+            Training images (N, H, W) or (N, H, W, C) uint8, training labels (N,), test images and labels, class names;
+            `None` for the names where classes have numbers only.
 
         Raises:
             DataError: the set is missing or damaged.
@@ -324,13 +313,19 @@ class InMemoryData(ImageData):
 
     def load(self) -> None:
         """Read, check, resize and normalise; see `ImageData.load`."""
-        train, train_labels, test, test_labels, class_names = self.read()
-        self.class_names = [str(c) for c in class_names]
+        train, train_labels, test, test_labels, names = self.read()
         self._images = {"train": self._prepare(train, "training"), "test": self._prepare(test, "test")}
+        channels = [images.shape[-1] for images in self._images.values()]
+        if len(set(channels)) > 1:
+            raise DataError(f"{self.name}: training images have {channels[0]} channel(s), test images {channels[1]}")
+        # Every class has a training image: no label reaches their number, and nothing larger is ever made of one.
+        bound = len(train) if names is None else len(names)
         self._labels = {
-            "train": self._check_labels(train_labels, len(train), "training"),
-            "test": self._check_labels(test_labels, len(test), "test"),
+            "train": self._check_labels(train_labels, len(train), bound, "training"),
+            "test": self._check_labels(test_labels, len(test), bound, "test"),
         }
+        numbers = range(max(int(labels.max()) for labels in self._labels.values()) + 1)
+        self.class_names = [str(c) for c in (numbers if names is None else names)]
         pixels = self._images["train"].numpy()
         # Sums in whole numbers: exact, and no float copy of the whole set.
         counts = [np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(pixels.shape[-1])]
@@ -346,6 +341,11 @@ class InMemoryData(ImageData):
     def train_labels(self) -> NDArray[np.int64]:
         """(N,) classes of all training images."""
         return self._labels["train"].numpy()
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """(N,) classes of all test images."""
+        return self._labels["test"].numpy()
 
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
@@ -369,8 +369,11 @@ class InMemoryData(ImageData):
                 f"{self.name}: {what} images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), "
                 f"not {images.dtype} of shape {images.shape}"
             )
-        if not len(images):
-            raise DataError(f"{self.name}: there are no {what} images")
+        if not images.size:
+            raise DataError(f"{self.name}: there are no {what} images: their shape is {images.shape}")
+        height, width = images.shape[1:3]
+        if height != width:
+            self.notes.append(f"{what} images {width}×{height}, resized to {self.image_size}×{self.image_size}")
         tensor = torch.from_numpy(np.ascontiguousarray(images))
         if tensor.shape[1:3] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
@@ -383,10 +386,15 @@ class InMemoryData(ImageData):
             tensor = torch.cat([c.to(torch.uint8).permute(0, 2, 3, 1) for c in chunks]).contiguous()
         return tensor
 
-    def _check_labels(self, labels: NDArray[Any], images: int, what: str) -> Tensor:
+    def _check_labels(self, labels: NDArray[Any], images: int, classes: int, what: str) -> Tensor:
         flat = np.asarray(labels).reshape(-1)
         if len(flat) != images:
             raise DataError(f"{self.name}: {images} {what} images, but {len(flat)} labels")
-        if not np.issubdtype(flat.dtype, np.integer) or flat.min() < 0 or flat.max() >= len(self.class_names):
-            raise DataError(f"{self.name}: {what} labels must be whole numbers from 0 to {len(self.class_names) - 1}")
+        whole = np.issubdtype(flat.dtype, np.integer)
+        if not whole or flat.min() < 0 or flat.max() >= classes:
+            found = f"{flat.min()} to {flat.max()}" if whole else "text" if flat.dtype.kind in "US" else str(flat.dtype)
+            raise DataError(
+                f"{self.name}: {what} labels must be whole numbers from 0 to {classes - 1} of an integer type, "
+                f"not {found}"
+            )
         return torch.from_numpy(flat.astype(np.int64))

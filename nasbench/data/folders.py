@@ -2,76 +2,92 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-from nasbench.data.base import ImageData, Indices, stratified
-from nasbench.errors import DataError
+from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
+from nasbench.data.pictures import EXTENSIONS, broken_pictures, read_picture
+from nasbench.errors import DataError, listed
 
 RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
+LONGEST = 16  # of a test picture's longer side only so many times the shorter one is resized
+MOST_CHECKED = 100_000  # files; of more, each is checked when it is first used
+TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
+LAYOUTS = (
+    "understood are train/CLASS/* with test/CLASS/* (or testing, val, valid, validation), train/CLASS/* alone, and "
+    "CLASS/* without folders of these names"
+)
 
 
-class _Batches(Dataset[Any]):
-    """Pictures, read a batch at a time."""
+class _Pictures(Dataset[Any]):
+    """Pictures and their classes, read a batch at a time."""
 
-    def __init__(self, pictures: Any) -> None:
-        self.pictures = pictures
+    def __init__(self, paths: list[str], labels: Indices, transform: Any) -> None:
+        self.paths, self.labels, self.transform = paths, torch.from_numpy(labels), transform
 
     def __getitem__(self, indices: Any) -> Any:
-        return default_collate([self.pictures[i] for i in indices])
+        pictures = [np.array(self.transform(read_picture(self.paths[i]))) for i in indices]
+        return torch.from_numpy(np.stack(pictures)), self.labels[indices]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.paths)
 
 
 class ImageFolder(ImageData):
-    """Your own pictures: `ROOT/train/CLASS/*.jpg` and `ROOT/test/CLASS/*.jpg` (or `val`).
+    """Your own pictures: `ROOT/train/CLASS/*.jpg` and `ROOT/test/CLASS/*.jpg` (or `val`), or `ROOT/CLASS/*`.
 
-    Without these two folders, `ROOT/CLASS/*` is read and a fixed stratified fifth of it is the test set. Training
-    pictures are cropped at random (RandomResizedCrop, scale 0.08–1) and mirrored, test pictures centrally cropped.
+    The test set is `test` or `testing`, where there is none of these `val`, `valid` or `validation`, all in any case.
+    Where there is neither, a fixed stratified fifth of the pictures is. Files and folders whose names begin with a dot
+    are not looked at. Training pictures are cropped at random (RandomResizedCrop, scale 0.08–1) and mirrored, test
+    pictures centrally cropped. How pixels are read says `nasbench.data.pictures.read_picture`.
+
+    Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped.
     """
 
     name = "imagefolder"
     native_size = 224
+    unit = "photos"
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
     def load(self) -> None:
-        """Index the folders; see `ImageData.load`."""
-        from torchvision import transforms
-        from torchvision.datasets import ImageFolder as Folder
-
+        """Index the folders and check the files; see `ImageData.load`."""
         self.mean, self.std = type(self).mean, type(self).std
-        size = self.image_size
-        augmented = transforms.Compose(
-            [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), _to_tensor]
-        )
-        plain = transforms.Compose(
-            [transforms.Resize(round(size * RESIZE_RATIO)), transforms.CenterCrop(size), _to_tensor]
-        )
-        root = self._folder()
-        test_root = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
-        split = (root / "train").is_dir() and test_root is not None
+        root, self._others = self._folder(), Counter[str]()
+        self._broken = 0
         try:
-            if split and test_root is not None:
-                self._train, self._train_plain = (Folder(str(root / "train"), t) for t in (augmented, plain))
-                self._test: Any = Folder(str(test_root), plain)
-                if self._test.classes != self._train.classes:
-                    raise DataError(f"{self.name}: {root / 'train'} and {test_root} have different classes")
-                self._kept: Indices = np.arange(len(self._train.targets))
-            else:
-                self._train, self._train_plain = (Folder(str(root), t) for t in (augmented, plain))
-                self._kept, test = stratified(np.array(self._train.targets), 0.2)
-                self._test = Subset(self._train_plain, test.tolist())
-        except FileNotFoundError as e:
-            raise DataError(f"{self.name}: {root}: {e}") from e
-        self.class_names = list(self._train.classes)
+            train, test = self._parts(root)
+            classes = self._index(train)
+            tested = None if test is None else self._index(test)
+        except OSError as e:
+            raise DataError(f"{self.name}: {listed([e.filename])} cannot be read: {e.strerror}") from e
+        if test is not None and tested is not None and tested.keys() != classes.keys():
+            only = [train / c for c in classes.keys() - tested] + [test / c for c in tested.keys() - classes]
+            raise DataError(
+                f"{self.name}: {train} and {test} have different classes: {listed(sorted(only))} has no counterpart"
+            )
+        self._check(root, [classes] if tested is None else [classes, tested])
+        self.class_names = [listed([name]) for name in classes]
+        self._train_paths, self._train_labels = _flat(classes)
+        if tested is None:
+            kept, given = stratified(self._train_labels, TEST_SHARE)
+            self._test_paths, self._test_labels = [self._train_paths[i] for i in given], self._train_labels[given]
+            self._train_paths, self._train_labels = [self._train_paths[i] for i in kept], self._train_labels[kept]
+            self.notes.append(SPLIT_NOTE)
+        else:
+            self._test_paths, self._test_labels = _flat(tested)
+        if self._others:
+            kinds = listed(f"{kind or 'no suffix'} {count:,}" for kind, count in self._others.most_common())
+            self.notes.append(f"files of other kinds left out: {kinds}")
 
     def _folder(self) -> Path:
         if self.data_root is None or not self.data_root.is_dir():
@@ -81,26 +97,91 @@ class ImageFolder(ImageData):
             )
         return self.data_root
 
+    def _parts(self, root: Path) -> tuple[Path, Path | None]:
+        """The folders of the training and of the test classes."""
+        folders = _folders(root)
+        train, test, validation = (
+            [f for f in folders if f.name.lower() in names] for names in (TRAIN, TEST, VALIDATION)
+        )
+        if not train and not test and not validation and folders:
+            return root, None
+        if len(train) != 1 or max(len(test), len(validation)) > 1 or len(train + test + validation) < len(folders):
+            found = f"holds the folders {listed(f.name for f in folders)}" if folders else "has no class folder"
+            raise DataError(f"{self.name}: {root} {found}; {LAYOUTS}")
+        if test and validation:
+            self.notes.append(f"tested on {test[0].name}/; {validation[0].name}/ is not used")
+        return train[0], next(iter(test + validation), None)
+
+    def _index(self, folder: Path) -> dict[str, list[str]]:
+        """The pictures of every class, in alphabetical order of both."""
+        found: dict[str, list[str]] = {}
+        for group in _folders(folder):
+            if not any(_is_picture(p.name) and not p.is_dir() for p in group.iterdir()):
+                inner = listed(f.name for f in _folders(group))
+                what = f"only the folders {inner}" if inner else f"no file named {listed(EXTENSIONS)}"
+                raise DataError(f"{self.name}: the class folder {group} holds {what}; {LAYOUTS}")
+            found[group.name] = self._walk(group)
+        if not found:
+            raise DataError(f"{self.name}: {folder} has no class folder; {LAYOUTS}")
+        return found
+
+    def _walk(self, group: Path) -> list[str]:
+        paths, seen = [], set()
+        for where, inner, files in os.walk(group, onerror=_fail, followlinks=True):
+            seen.add(os.path.realpath(where))
+            inner[:] = [n for n in inner if n[0] != "." and os.path.realpath(f"{where}/{n}") not in seen]
+            paths += [f"{where}/{name}" for name in files if _is_picture(name)]
+            self._others.update(Path(n).suffix.lower() for n in files if not _is_picture(n) and n[0] != ".")
+        return sorted(paths)
+
+    def _check(self, root: Path, parts: list[dict[str, list[str]]]) -> None:
+        paths = [path for classes in parts for group in classes.values() for path in group]
+        if len(paths) > MOST_CHECKED and not self.skip_broken:
+            self.notes.append("files are checked when they are first used")
+            return
+        broken = broken_pictures(paths)
+        if broken and not self.skip_broken:
+            named = listed(f"{os.path.relpath(path, root)} ({reason})" for path, reason in broken.items())
+            raise DataError(
+                f"{self.name}: {len(broken):,} of {len(paths):,} files in {root} cannot be read: {named}; repair or "
+                "remove them, or leave them out with --skip-broken"
+            )
+        if broken:
+            self._broken = len(broken)
+            self.notes.append(f"{len(broken):,} broken file{'s' if len(broken) > 1 else ''} left out")
+            for classes in parts:
+                classes.update({name: [p for p in group if p not in broken] for name, group in classes.items()})
+
+    def description(self) -> dict[str, Any]:
+        """See `ImageData.description`; with the number of broken files that were left out."""
+        return {**super().description(), "broken_files_left_out": self._broken}
+
     @property
     def train_labels(self) -> NDArray[np.int64]:
         """(N,) classes of all training images."""
-        return np.array(self._train.targets)[self._kept]
+        return self._train_labels
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """(N,) classes of all test images."""
+        return self._test_labels
 
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
-        chosen = self._kept[indices].tolist()
-        return self._loader(Subset(self._train if shuffle else self._train_plain, chosen), shuffle)
+        size, chosen = self.image_size, [self._train_paths[i] for i in indices]
+        augmented = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+        return self._loader(chosen, self._train_labels[indices], augmented if shuffle else _central(size), shuffle)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
-        return self._loader(self._test, False)
+        return self._loader(self._test_paths, self._test_labels, _central(self.image_size), False)
 
-    def _loader(self, dataset: Any, shuffle: bool) -> DataLoader[Any]:
+    def _loader(self, paths: list[str], labels: Indices, changes: list[Any], shuffle: bool) -> DataLoader[Any]:
         return DataLoader(
-            _Batches(dataset),
+            _Pictures(paths, labels, transforms.Compose(changes)),
             batch_size=None,
-            sampler=self.batches(len(dataset), shuffle),
+            sampler=self.batches(len(paths), shuffle),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -127,7 +208,35 @@ class ImageNet(ImageFolder):
             "archives from image-net.org, unpack them to one folder a class, and give --data-root or NASBENCH_DATA"
         )
 
+    def _parts(self, root: Path) -> tuple[Path, Path | None]:
+        return root / "train", root / "val"
 
-def _to_tensor(picture: Any) -> Tensor:
-    """A PIL picture as uint8 (H, W, 3); normalisation happens on the device."""
-    return torch.from_numpy(np.array(picture.convert("RGB")))
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _fail(error: OSError) -> None:
+    raise error  # os.walk would go on without the folder
+
+
+def _flat(classes: dict[str, list[str]]) -> tuple[list[str], Indices]:
+    labels = np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()])
+    return [path for group in classes.values() for path in group], labels
+
+
+def _central(size: int) -> list[Any]:
+    return [_shortened, transforms.Resize(round(size * RESIZE_RATIO)), transforms.CenterCrop(size)]
+
+
+def _shortened(picture: Image.Image) -> Image.Image:
+    """The middle of a very long picture: resized in whole it would take gigabytes, of which a square is kept."""
+    longest = LONGEST * min(picture.size)
+    if max(picture.size) <= longest:
+        return picture
+    width, height = picture.size
+    return transforms.functional.center_crop(picture, [min(height, longest), min(width, longest)])

@@ -46,7 +46,8 @@ def command(config: RunConfig, seeds: Iterable[int] | None = None) -> str:
                 if option not in default or default[option] != chosen:
                     words += [FLAGS[name], f"{option}={_yaml(chosen)}"]
         elif name not in (*NAMES, "architecture"):
-            words += [f"--{name.replace('_', '-')}", "none" if value is None else str(value)]
+            said_as = [] if value is True else ["none" if value is None else str(value)]
+            words += [f"--{name.replace('_', '-')}", *said_as]
     if config.data_root != default_data_root():
         words += ["--data-root", PurePath(config.data_root).as_posix()]
     chosen_seeds = [config.seed] if seeds is None else list(dict.fromkeys(seeds))

@@ -1,0 +1,125 @@
+"""Picture files: which of them can be read, and what their pixels are in 8-bit RGB."""
+
+from __future__ import annotations
+
+import stat
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nasbench.errors import DataError, listed
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# What these files may be inside. Pillow knows more, and for some of it would start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+MOST_PIXELS = 89_478_485  # where Pillow begins to warn: ¼ GiB of RGB
+
+
+class BrokenPicture(DataError):
+    """A file that has a picture's name and cannot be read as one; the message is one line that names it."""
+
+    def __init__(self, text: str) -> None:
+        """Keep the message, taken out of the traceback in which a loader's worker process wraps it."""
+        super().__init__(text.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+def read_picture(path: str) -> Image.Image:
+    """Read a picture as it is meant to be seen, in 8-bit RGB.
+
+    Turned as its EXIF orientation says. Of 16 bits a channel the upper eight count, in grey as in colour. Where it is
+    transparent it is laid on white. Of several frames the first is read.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        BrokenPicture: the file is not a regular one, no picture, damaged, of over `MOST_PIXELS` pixels, or of 32 bits a
+            channel, which do not say what is black and what white.
+    """
+    try:
+        return _decoded(path)
+    except Exception as e:
+        raise BrokenPicture(
+            f"{listed([path])} cannot be read: {_reason(e)}; repair or remove it, or leave such files out with "
+            "--skip-broken"
+        ) from e
+
+
+def broken_pictures(paths: Iterable[str]) -> dict[str, str]:
+    """Decode every picture once, in parallel.
+
+    Args:
+        paths: of the files.
+
+    Returns:
+        What is wrong with those that `read_picture` cannot read, by path.
+    """
+    every = list(paths)
+    with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
+        warnings.simplefilter("ignore")  # Pillow's, about what is refused anyway or can be read all the same
+        return {path: fault for path, fault in zip(every, threads.map(_fault, every), strict=True) if fault}
+
+
+def _fault(path: str) -> str | None:
+    try:
+        facts = Path(path).stat()
+    except OSError as e:
+        return _reason(e)
+    return _fault_of(path, facts.st_size, facts.st_mtime_ns)
+
+
+@cache  # search and retraining read the same files
+def _fault_of(path: str, size: int, changed: int) -> str | None:
+    try:
+        _decoded(path, quick=True)
+    except Exception as e:
+        return _reason(e)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"  # Pillow's own text repeats the path
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return listed([" ".join(text.split()) or type(error).__name__])
+
+
+def _decoded(path: str, quick: bool = False) -> Image.Image:
+    facts = Path(path).stat()
+    if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for somebody to write
+        raise ValueError("not a regular file")
+    if not facts.st_size:
+        raise ValueError("empty")
+    with Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels")
+        if quick:  # all of a JPEG is read, but an eighth of its pixels made in each direction
+            image.draft(None, (1, 1))
+        # The format is lost when the picture is turned.
+        sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+        image.load()
+        upright: Image.Image = image
+        with suppress(Exception):  # an orientation that cannot be read is none
+            upright = ImageOps.exif_transpose(image)
+        if sixteen:
+            upright = _eight_bits(upright)
+        elif upright.mode in ("I", "F"):
+            raise ValueError("32 bits a channel")
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        return upright.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:  # one grey level that stands for nothing
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)

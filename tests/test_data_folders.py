@@ -1,0 +1,399 @@
+"""Your own pictures: which folders are understood, what the pixels are, and what happens to files that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import zlib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nasbench.data import folders
+from nasbench.data.folders import ImageFolder, ImageNet
+from nasbench.data.pictures import read_picture
+from nasbench.errors import DataError
+from nasbench.pipeline import run
+from nasbench.presets import resolve_config
+
+
+def fill(folder: Path, count: int = 3) -> Path:
+    """A class folder with `count` small pictures in it."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (12, 10), (i, 2 * i, 3 * i)).save(folder / f"{i}.png")
+    return folder
+
+
+def classes(folder: Path, count: int = 3, names: tuple[str, ...] = ("cat", "dog")) -> None:
+    for name in names:
+        fill(folder / name, count)
+
+
+def opened(root: Path, kind: type[ImageFolder] = ImageFolder, **options: Any) -> ImageFolder:
+    data = kind(data_root=root, image_size=8, batch_size=4, **options)
+    data.setup()
+    return data
+
+
+def refused(root: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as error:
+        opened(root, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("test", ["test", "testing", "val", "valid", "validation", "Test", "VAL"])
+def test_given_test_sets_go_by_several_names(test: str, tmp_path: Path) -> None:
+    classes(tmp_path / "Train", 10)
+    classes(tmp_path / test, 2)
+    data = opened(tmp_path)
+    assert data.class_names == ["cat", "dog"]
+    assert data.summary() == "2 classes, 20 training, 4 test photos"
+
+
+@pytest.mark.parametrize("folder", ["", "train", "Training"])
+def test_a_set_without_test_images_is_split(folder: str, tmp_path: Path) -> None:
+    classes(tmp_path / folder, 10)
+    data = opened(tmp_path)
+    assert data.summary() == "2 classes, 16 training, 4 test photos (split by us, 1 in 5, stratified)"
+    assert data.description()["summary"] == data.summary()
+    assert np.bincount(data.test_labels).tolist() == [2, 2]
+    assert not set(data._train_paths) & set(data._test_paths)
+
+
+def test_the_validation_images_join_nothing_where_there_are_test_images(tmp_path: Path) -> None:
+    for part, count in (("train", 10), ("val", 4), ("test", 2)):
+        classes(tmp_path / part, count)
+    assert opened(tmp_path).summary() == "2 classes, 20 training, 4 test photos (tested on test/; val/ is not used)"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ("train/cat", "valuation/cat"),
+        ("train/cat", "cat"),
+        ("test/cat", "val/cat"),
+        ("test", "cat"),
+        ("train/cat", "train/dog", "test/cat", "test/dog", "testing/cat", "testing/dog"),
+        ("cat/young", "dog/young"),
+        ("set/train/cat", "set/test/cat"),
+        ("cat", "dog/young"),
+        ("train", "test"),
+    ],
+)
+def test_other_folders_of_folders_are_refused(made: tuple[str, ...], tmp_path: Path) -> None:
+    for name in made:
+        fill(tmp_path / name)
+    told = refused(tmp_path)
+    assert "train/CLASS/*" in told
+    assert any(part in told for name in made for part in name.split("/"))
+
+
+def test_a_class_may_have_folders_beside_its_own_pictures_and_links_in_a_circle_end(tmp_path: Path) -> None:
+    classes(tmp_path, 5)
+    fill(tmp_path / "cat" / "young", 5)
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    assert np.bincount(opened(tmp_path).train_labels).tolist() == [8, 4]
+
+
+def test_hidden_files_are_not_looked_at_and_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    classes(tmp_path, 5)
+    fill(tmp_path / ".cache")
+    (tmp_path / "cat" / "._0.png").write_bytes(b"\0")
+    for name in ("a.gif", "b.gif", "c.txt"):
+        (tmp_path / "cat" / name).write_text("x")
+    assert opened(tmp_path).summary().endswith("; files of other kinds left out: .gif 2, .txt 1)")
+
+
+def test_different_classes_are_named(tmp_path: Path) -> None:
+    classes(tmp_path / "train")
+    classes(tmp_path / "test", names=("cat", "cow"))
+    told = refused(tmp_path)
+    assert "train/dog" in told
+    assert "test/cow" in told
+
+
+def test_one_class_is_none(tmp_path: Path) -> None:
+    classes(tmp_path, names=("cat",))
+    assert "at least two classes are needed, not only cat" in refused(tmp_path)
+
+
+def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
+    classes(tmp_path, 9)
+    for name in ("emu", "fox"):
+        fill(tmp_path / name, 1)  # in alphabetical order the split takes every fifth picture
+    assert "no training photos of class fox" in refused(tmp_path)
+
+
+def test_imagenet_is_trained_and_tested_on_the_folders_of_its_archives(tmp_path: Path) -> None:
+    for part, count in (("train", 5), ("val", 2)):
+        classes(tmp_path / part, count)
+    (tmp_path / "test").mkdir()  # without labels
+    assert opened(tmp_path, ImageNet).summary() == "2 classes, 10 training, 4 test photos"
+
+
+# Pixels
+
+
+def png(values: np.ndarray, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of 16 bits a channel: `values` (H, W, C), `colour` its type of pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    body = b"".join(chunk(*c) for c in chunks) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body
+
+
+def pixels(folder: Path) -> list[list[int]]:
+    """What a folder's only file is read as, row by row."""
+    (path,) = (str(p) for p in folder.iterdir())
+    return np.array(read_picture(path)).tolist()
+
+
+SHADES = np.array([[0, 255, 256], [32768, 65279, 65535]])
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    expected = [[[v >> 8] * 3 for v in row] for row in SHADES.tolist()]
+    alpha = np.full_like(SHADES, 65535)
+    for number, (colour, values) in enumerate(
+        (
+            (0, SHADES[..., None]),
+            (2, np.stack([SHADES] * 3, -1)),
+            (4, np.stack([SHADES, alpha], -1)),
+            (6, np.stack([SHADES] * 3 + [alpha], -1)),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "a.png").write_bytes(png(values, colour))
+        assert pixels(folder) == expected
+    for name, content in (
+        ("pgm", b"P5 3 2 65535\n" + SHADES.astype(">u2").tobytes()),
+        ("tif", None),
+    ):
+        (tmp_path / name).mkdir()
+        if content is None:
+            Image.fromarray(SHADES.astype(np.uint16)).save(tmp_path / name / "a.tif")
+        else:
+            (tmp_path / name / f"a.{name}").write_bytes(content)
+        assert pixels(tmp_path / name) == expected
+
+
+def test_a_grey_level_of_sixteen_bits_can_be_transparent(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(np.array([[[256], [257]]]), 0, (b"tRNS", struct.pack(">H", 257))))
+    assert pixels(tmp_path) == [[[1] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_exif_says(orientation: int, mode: str, tmp_path: Path) -> None:
+    upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright.T[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }[orientation]
+    content = np.ascontiguousarray(stored)
+    image = Image.fromarray(content.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(content)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "a.png", exif=exif)
+    assert pixels(tmp_path) == [[[v] * 3 for v in row] for row in upright.tolist()]
+
+
+def test_every_mode_becomes_rgb_on_white(tmp_path: Path) -> None:
+    grey, red = (100, 100, 100), (200, 0, 0)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([200, 0, 0, 0, 200, 0])
+    made: dict[str, tuple[Image.Image, tuple[int, ...], dict[str, Any]]] = {
+        "grey.png": (Image.new("L", (1, 1), 100), grey, {}),
+        "bit.png": (Image.new("1", (1, 1), 1), (255, 255, 255), {}),
+        "la.png": (Image.new("LA", (1, 1), (100, 255)), grey, {}),
+        "clear.png": (Image.new("LA", (1, 1), (100, 0)), (255, 255, 255), {}),
+        "rgba.png": (Image.new("RGBA", (1, 1), (0, 0, 0, 51)), (204, 204, 204), {}),
+        "rgba.webp": (Image.new("RGBA", (1, 1), (0, 0, 0, 0)), (255, 255, 255), {"lossless": True}),
+        "palette.png": (palette, red, {}),
+        "hole.png": (palette, (255, 255, 255), {"transparency": 0}),
+        "key.png": (Image.new("RGB", (1, 1), red), (255, 255, 255), {"transparency": red}),
+        "cmyk.tif": (Image.new("CMYK", (1, 1), (0, 255, 255, 55)), red, {}),
+        "cmyk.jpg": (Image.new("CMYK", (8, 8), (0, 0, 0, 155)), grey, {"quality": 100}),
+    }
+    for name, (image, expected, options) in made.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        image.save(folder / name, **options)
+        assert pixels(folder)[0][0] == list(expected), name
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (3, 4), (301, 7)])
+def test_pictures_of_odd_sizes_are_read(size: tuple[int, int], tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            Image.new("RGB", size, (9, 8, 7)).save(tmp_path / name / f"{i}.png")
+    data = opened(tmp_path)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        images, labels = next(iter(loader))
+        assert images.shape == (len(labels), 8, 8, 3)
+        assert images.reshape(-1, 3).unique(dim=0).tolist() == [[9, 8, 7]]
+
+
+def test_batches_are_what_torchvision_gives(tmp_path: Path) -> None:
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder as Folder
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            picture = Image.fromarray(rng.integers(0, 255, (40 + i, 50 - i, 3), dtype=np.uint8))
+            picture.save(tmp_path / name / f"{i}.{'jpg' if i % 2 else 'png'}")
+    crop = [transforms.Resize(round(8 * 256 / 224)), transforms.CenterCrop(8), np.array]
+    theirs = {path: np.array(image) for (path, _), (image, _) in zip(
+        Folder(str(tmp_path)).samples, Folder(str(tmp_path), transforms.Compose(crop)), strict=True
+    )}  # fmt: skip
+    data = opened(tmp_path)
+    images = torch.cat([images for images, _ in data.test_dataloader()])
+    assert np.array_equal(images.numpy(), np.stack([theirs[path] for path in data._test_paths]))
+
+
+# Files that are no pictures
+
+
+def damage(folder: Path) -> dict[str, str]:
+    """Broken files of all kinds in a class folder; returns what is said of each."""
+    whole = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    for name in ("cut.jpg", "cut.png"):
+        whole.save(folder / name)
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("hello")
+    (folder / "script.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "lost.png").symlink_to(folder / "nothing")
+    Image.new("1", (30000, 30000)).save(folder / "bomb.png")
+    Image.new("1", (10000, 10000)).save(folder / "large.png")
+    Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "float.tif")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = Path.cwd()
+        os.chdir(folder)  # a socket's path may not be long
+        server.bind("socket.jpg")
+        os.chdir(here)
+    return {
+        "cut.jpg": "truncated",
+        "cut.png": "truncated",
+        "empty.png": "empty",
+        "text.jpg": "not a picture",
+        "script.jpg": "not a picture",
+        "pipe.png": "not a regular file",
+        "socket.jpg": "not a regular file",
+        "lost.png": "No such file",
+        "bomb.png": "pixels",
+        "large.png": "10000×10000 pixels",
+        "float.tif": "32 bits a channel",
+    }
+
+
+def test_every_broken_file_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    classes(tmp_path, 5)
+    expected = damage(tmp_path / "cat")
+    told = refused(tmp_path)
+    assert told.startswith(f"imagefolder: {len(expected)} of {10 + len(expected)} files in {tmp_path} cannot be read: ")
+    assert told.endswith("and 1 more; repair or remove them, or leave them out with --skip-broken")
+    for name in sorted(expected)[:10]:
+        assert f"cat/{name} (" in told
+        assert expected[name] in told.partition(f"cat/{name} (")[2].partition(")")[0], name
+
+
+def test_broken_files_are_left_out_and_counted_where_that_is_wanted(tmp_path: Path) -> None:
+    classes(tmp_path, 5)
+    broken = damage(tmp_path / "cat")
+    data = opened(tmp_path, skip_broken=True)
+    assert data.summary() == (
+        "2 classes, 8 training, 2 test photos (11 broken files left out; split by us, 1 in 5, stratified)"
+    )
+    assert data.description()["broken_files_left_out"] == len(broken) == 11
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 2
+
+
+def test_a_class_of_broken_files_is_no_class(tmp_path: Path) -> None:
+    classes(tmp_path, 5)
+    (tmp_path / "emu").mkdir()
+    (tmp_path / "emu" / "a.png").touch()
+    assert "no training photos of class emu" in refused(tmp_path, skip_broken=True)
+
+
+def test_names_of_files_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    classes(tmp_path, 5)
+    (tmp_path / "cat" / "a\x1b[2J\n.png").touch()
+    fill(tmp_path / "b\x1b[2J")
+    told = refused(tmp_path)
+    assert "a\\x1b[2J\\n.png (empty)" in told
+    assert "\x1b" not in told
+    assert "\x1b" not in "".join(opened(tmp_path, skip_broken=True).class_names)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_of_very_many_files_each_is_checked_when_it_is_used(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "MOST_CHECKED", 9)
+    classes(tmp_path, 5)
+    (tmp_path / "cat" / "0.png").unlink()
+    os.mkfifo(tmp_path / "cat" / "0.png")
+    data = opened(tmp_path, workers=workers)
+    assert "files are checked when they are first used" in data.summary()
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    with pytest.raises(DataError) as error:
+        list(chain(*loaders))
+    assert str(error.value) == (
+        f"{tmp_path}/cat/0.png cannot be read: not a regular file; repair or remove it, or leave such files out with "
+        "--skip-broken"
+    )
+    assert "1 broken file" in opened(tmp_path, skip_broken=True).summary()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    classes(tmp_path, 5)
+    fill(tmp_path / "cat" / "old").chmod(0)
+    assert "cat/old cannot be read: Permission denied" in refused(tmp_path)
+
+
+def test_a_run_keeps_how_many_broken_files_were_left_out(tmp_path: Path) -> None:
+    classes(tmp_path / "set", 20)
+    (tmp_path / "set" / "cat" / "broken.png").touch()
+    given: dict[str, Any] = {
+        **{"dataset": "imagefolder", "data_root": str(tmp_path / "set"), "image_size": 8, "batch_size": 8},
+        **{"strategy": "fixed", "strategy_options": {"choice": "none"}, "space_options": {"width": 0.05}},
+        **{"preset": "quick", "epochs": 1, "retrain_epochs": 1, "device": "cpu", "train_images": 32},
+    }
+    with pytest.raises(DataError, match=r"1 of 41 files in .* cannot be read: cat/broken.png \(empty\)"):
+        run(resolve_config(given), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    record = run(resolve_config({**given, "skip_broken": True}), tmp_path / "run")
+    told = json.loads((record.path / "data.json").read_text())
+    assert told["broken_files_left_out"] == 1
+    assert "1 broken file left out" in told["summary"]
