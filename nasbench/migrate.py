@@ -29,7 +29,7 @@ from nasbench.record import (
 # What version 1 did not write down: the defaults of that time, which stay here as they were.
 _EIGHT = ["none", "avg3", "avg5", "avg7", "max3", "max5", "max7", "global"]
 _SETS = {"full": _EIGHT, "ablation": ["none", "avg3", "global"]}
-_METAPOOL = {"width": 1.0, "candidates": "full"}
+_METAPOOL = {"width": 1.0, "candidates": "full", "strides": "fit"}
 _SUPERNET = {"eta": 3e-4, "zeta": None, "warmup_epochs": 0, "epochs": None, "meta_fraction": None}
 _TRAINING = {
     **{"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 4e-5, "label_smoothing": 0.0, "gradient_clip": None},
@@ -40,7 +40,7 @@ _TEACHER = {
 }
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "space": {
-        "cheap_resnet": {"depth": 56, "width": 1.0},
+        "cheap_resnet": {"depth": 56, "width": 1.0, "strides": "fit"},
         "mbv2_metapool": {
             **_METAPOOL,
             **{"position": "expanded", "reduction": 32, "dropout": 0.2, "downsampling": "stride"},

@@ -51,7 +51,7 @@ class Search:
 
 
 class StageIO:
-    """What the stages of a run tell and keep. The first process has a record, see `RecordIO`; the others have nothing."""
+    """What the stages of a run tell and keep. The first process has a record (`RecordIO`), the others nothing."""
 
     def watch(self, stage: str) -> list[Callback]:
         """What follows the training of a stage."""

@@ -105,7 +105,7 @@ def _spelt_out(chosen: dict[str, Any]) -> dict[str, Any]:
     if "architecture" in chosen:
         if chosen.get("strategy") is not None:
             raise OptionError(
-                f"an architecture is given, so nothing is left to strategy {chosen['strategy']!r}: leave one of them out"
+                f"an architecture is given, so nothing is left to strategy {chosen['strategy']!r}: leave one out"
             )
         chosen |= {"strategy": None, "strategy_options": {}}
         chosen["architecture"] = read_architecture(chosen["architecture"])

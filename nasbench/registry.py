@@ -141,8 +141,8 @@ def preset(kind: str, name: str, which: str, common: Mapping[str, Any], settings
         name: of the part.
         which: name of the preset.
         common: what the preset says of every run.
-        settings: what this run has. A part whose options depend on these has a class method `preset_options` of the last
-            three arguments instead.
+        settings: what this run has. A part whose options depend on these has a class method `preset_options` of the
+            last three arguments instead.
     """
     factory = load(kind, name)
     scaled = declared(factory, "preset_options", None)

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from nasbench.architecture import another, choices, instantiate, resolve
-from nasbench.presets import read_architecture, resolve_config
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.networks import profile_architecture
+from nasbench.presets import read_architecture, resolve_config
 from nasbench.profile import latency, profile
 from nasbench.spaces.cheap_resnet import CANDIDATES, CheapBlock, CheapResNet, StandardBlock
 from nasbench.spaces.operations.cheap import depthwise

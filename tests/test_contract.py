@@ -23,13 +23,13 @@ from torch import nn
 from nasbench import registry
 from nasbench.architecture import choices, instantiate, named, resolve, validate
 from nasbench.config import make_config
-from nasbench.presets import PRESETS, complete, resolve_config
 from nasbench.errors import DataError, NasbenchError, OptionError
 from nasbench.networks import build_space, load_model
 from nasbench.pipeline import run
-from nasbench.registry import SIZE_NAMES
+from nasbench.presets import PRESETS, complete, resolve_config
 from nasbench.profile import profile
 from nasbench.record import Record
+from nasbench.registry import SIZE_NAMES
 
 NAMES = {kind: list(registry.entries(kind)) for kind in registry.GROUPS}
 SPACES, STRATEGIES = NAMES["space"], NAMES["strategy"]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasbench.architecture import another, instantiate, resolve
-from nasbench.presets import resolve_config
 from nasbench.data.arrays import Digits
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
@@ -24,6 +23,7 @@ from nasbench.evaluators.distillation import DistillationModule, OnlineDistillat
 from nasbench.evaluators.teachers import FusionTeacher, last_map, standard_architecture
 from nasbench.networks import load_model
 from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 from nasbench.spaces.cheap_resnet import CheapResNet, StandardBlock
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from tests.toys import CentrePixel

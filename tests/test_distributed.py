@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasbench.presets import resolve_config
 from nasbench.data.batches import SharedBatches
 from nasbench.distributed import broadcast, node_rank
 from nasbench.errors import DataError, OptionError
 from nasbench.networks import load_model
 from nasbench.pipeline import build_evaluator
+from nasbench.presets import resolve_config
 from nasbench.record import Record
 from tests.ranks import SCENARIOS, search
 

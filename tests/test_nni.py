@@ -13,10 +13,10 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 
 from nasbench.architecture import resolve
-from nasbench.presets import resolve_config
 from nasbench.evaluators.classification import Classification
 from nasbench.nni_bridge import log
 from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.strategies.pmpl import PMPL
 from nasbench.strategies.random import Random
@@ -49,9 +49,7 @@ def test_one_shot_in_a_plain_nas_experiment(strategy: Any) -> None:
 
 
 @pytest.mark.usefixtures("_quiet")
-@pytest.mark.parametrize(
-    ("strategy", "count"), [(Random(seed=3), 1), (Random(trials=2), 2)]
-)
+@pytest.mark.parametrize(("strategy", "count"), [(Random(seed=3), 1), (Random(trials=2), 2)])
 def test_picking_strategies_in_a_plain_nas_experiment(strategy: Any, count: int) -> None:
     config = NasExperimentConfig("sequential", "simplified", "local")
     experiment = NasExperiment(space(), evaluator("retrain"), strategy, config)
@@ -128,7 +126,8 @@ def test_hub_spaces_go_through_pmpl(name: str, options: dict[str, Any], tmp_path
         assert len(fixed) > 10
         assert any(label.endswith("_ks") for label in fixed)  # a mixed operation, not a layer choice
         for label, d in fixed.items():
-            assert d.pi and d.pi[str(architecture[label])] == max(d.pi.values())
+            assert d.pi
+            assert d.pi[str(architecture[label])] == max(d.pi.values())
 
 
 def test_user_classes_are_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 
 import nasbench
 from nasbench.config import RunConfig
-from nasbench.presets import resolve_config
 from nasbench.data.arrays import Digits
 from nasbench.errors import OptionError, RecordError
 from nasbench.networks import load_model, load_weights
 from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 from nasbench.record import Record
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 

@@ -14,6 +14,7 @@ from torchvision.models import mobilenet_v2
 
 from nasbench.architecture import instantiate, resolve, validate
 from nasbench.errors import ArchitectureError, OptionError
+from nasbench.presets import read_architecture
 from nasbench.profile import profile
 from nasbench.spaces.mbv2_metapool import STRIDES, MobileNetV2MetaPooling
 from nasbench.spaces.operations.enhancers import META_POOLING, SpatialSeparablePooling, candidate_names, enhancer
@@ -256,8 +257,9 @@ def test_an_architecture_goes_through_json(tmp_path: Path) -> None:
     chosen = resolve(space(), "local") | {"block04.enhancer": "max7"}
     path = tmp_path / "architecture.json"
     path.write_text(json.dumps(chosen))
-    assert resolve(space(), str(path)) == chosen
-    assert resolve(space(), str(tmp_path)) == chosen  # a record's folder
+    assert resolve(space(), read_architecture(str(path))) == chosen
+    assert resolve(space(), read_architecture(str(tmp_path))) == chosen  # a record's folder
+    assert resolve(space(), read_architecture(json.dumps(chosen))) == chosen
 
 
 def test_a_network_has_the_chosen_modules_and_fresh_weights() -> None:
@@ -290,5 +292,5 @@ def test_missing_labels_and_strange_words_are_named(tmp_path: Path) -> None:
         resolve(space(), "gobal")
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    with pytest.raises(ArchitectureError, match="is not JSON"):
-        resolve(space(), str(broken))
+    with pytest.raises(OptionError, match="is not JSON"):
+        read_architecture(str(broken))

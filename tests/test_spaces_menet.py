@@ -19,11 +19,11 @@ from torch import nn
 
 from nasbench.architecture import choices, instantiate, resolve
 from nasbench.cli import main
-from nasbench.presets import resolve_config
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.networks import label_of, load_model, profile_architecture
 from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 from nasbench.profile import profile
 from nasbench.spaces.menet import MODELS, ChannelShuffle, MEModule, MENetSpace, MergingEvolutionGate
 from nasbench.spaces.operations.choices import OnFirst

@@ -129,7 +129,7 @@ class ImageData(LightningDataModule, ABC):
             batch_size: images a step, over all processes.
             stage: `search` or `retrain`, see the class.
             meta_fraction: share of the training images on which α learns.
-            train_images: stratified subset of the training images, all where `None`.
+            train_images: stratified subset of at most so many training images, all where `None`.
             workers: processes that load image files.
             download: fetch a missing set through torchvision.
             skip_broken: leave out files that cannot be read, and count them, instead of refusing the set.
@@ -206,10 +206,8 @@ class ImageData(LightningDataModule, ABC):
             if not len(self.test_labels):
                 raise DataError(f"{self.name}: there are no test {self.unit}")
             available = len(self.train_labels)
-            if self.train_images is not None and self.train_images > available:
-                raise OptionError(
-                    f"train_images is {self.train_images}, but {self.name} has {available} training images"
-                )
+            if self.train_images is not None and self.train_images >= available:
+                self.train_images = None  # at most so many
             self._ready = True
             self.splits()
 
