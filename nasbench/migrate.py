@@ -160,10 +160,11 @@ def _called(config: RunConfig, architecture: dict[str, Any]) -> tuple[list[str],
     """Names and label of a record, see `Result`; of a space that is not registered, only what can be seen."""
     from nasbench.networks import build_space, label_of, names_of, native
     from nasbench.quiet import quiet_libraries
+    from nasbench.registry import trusting
 
     try:
-        with quiet_libraries():
-            names = names_of(build_space(config, *native(config), trust=False), architecture)
+        with quiet_libraries(), trusting(False):
+            names = names_of(build_space(config, *native(config)), architecture)
             return names, label_of(config, architecture, names)
     except NasbenchError:
         different = {str(value) for value in architecture.values()}

@@ -24,20 +24,19 @@ LONGEST_LABEL = 40  # characters of the options in a run's label; longer ones ar
 MOST_LEFT_OUT = 3  # tensors that are named one by one
 
 
-def build_space(config: RunConfig, num_classes: int, image_size: int, trust: bool = True) -> Any:
+def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
     """Build the search space of a configuration for a data set.
 
     Args:
         config: names the space and its options.
         num_classes: passed on under the name that the space has for it.
         image_size: likewise.
-        trust: see `nasbench.registry.load`.
 
     Raises:
         OptionError: unknown space or option, or a value out of range.
     """
     context = dict.fromkeys(registry.CLASSES_NAMES, num_classes) | dict.fromkeys(registry.SIZE_NAMES, image_size)
-    return registry.build("space", config.space, config.space_options, trust, **context)
+    return registry.build("space", config.space, config.space_options, **context)
 
 
 def native(config: RunConfig) -> tuple[int, int]:
@@ -58,21 +57,20 @@ def default_architecture(config: RunConfig) -> str:
         return next(iter(named(space)))
 
 
-def derived(config: RunConfig, architecture: Architecture, data: DataFacts, trust: bool = True) -> nn.Module:
+def derived(config: RunConfig, architecture: Architecture, data: DataFacts) -> nn.Module:
     """The network of an architecture, with fresh weights.
 
     Args:
         config: names the space and its options.
         architecture: label → candidate.
         data: of the run.
-        trust: see `nasbench.registry.load`.
 
     Raises:
         ArchitectureError: it does not fit the space.
     """
     classes, size = len(data.class_names), data.image_size
-    architecture = validate(build_space(config, classes, size, trust), architecture)
-    return instantiate(lambda: build_space(config, classes, size, trust), architecture)
+    architecture = validate(build_space(config, classes, size), architecture)
+    return instantiate(lambda: build_space(config, classes, size), architecture)
 
 
 def load_model(path: str | Path, trust: bool = False) -> nn.Module:
@@ -94,8 +92,8 @@ def load_model(path: str | Path, trust: bool = False) -> nn.Module:
     weights = record.file(MODEL)
     if weights is None:
         raise RecordError(f"{path} has no {MODEL}: its training has not finished, or its weights were not kept")
-    with quiet_libraries():
-        model = derived(record.config(), record.architecture(), record.data(), trust)
+    with quiet_libraries(), registry.trusting(trust):
+        model = derived(record.config(), record.architecture(), record.data())
     try:
         model.load_state_dict(load_file(weights))
     except Exception as e:
@@ -253,16 +251,15 @@ def profile_record(record: Record, timed: bool = False, trust: bool = False) -> 
     Raises:
         NasbenchError: the record is damaged, or has not come that far.
     """
-    with quiet_libraries():
+    with quiet_libraries(), registry.trusting(trust):
         data = record.data()
-        size = len(data.class_names), data.image_size
-        return _counted(record.config(), record.architecture(), *size, timed, trust)
+        return _counted(record.config(), record.architecture(), len(data.class_names), data.image_size, timed)
 
 
 def _counted(
-    config: RunConfig, architecture: Architecture, classes: int, size: int, timed: bool, trust: bool = True
+    config: RunConfig, architecture: Architecture, classes: int, size: int, timed: bool
 ) -> tuple[Architecture, Profile]:
     facts = DataFacts(class_names=[""] * classes, image_size=size)
-    model = derived(config, architecture, facts, trust)
+    model = derived(config, architecture, facts)
     counts = replace(profile(model, size), notes=tuple(registry.declared(model, "notes", list)()))
     return architecture, replace(counts, latency=latency(model, size)) if timed else counts

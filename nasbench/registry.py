@@ -12,6 +12,7 @@ import traceback
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
@@ -66,16 +67,28 @@ def summaries(kind: str) -> dict[str, str]:
     return {name: _first_docstring_line(entry) for name, entry in entries(kind).items()}
 
 
-def load(kind: str, name: str, trust: bool = True) -> Any:
+_trusted: ContextVar[bool] = ContextVar("trusted", default=True)
+
+
+@contextlib.contextmanager
+def trusting(trust: bool) -> Iterator[None]:
+    """Within, import what is not registered, or refuse to: names that a stranger wrote down are not to be trusted."""
+    token = _trusted.set(trust)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def load(kind: str, name: str) -> Any:
     """Import the class behind a name.
 
     Args:
         kind: see `entries`.
         name: a registered name, or `package.module:Class`; the current folder is searched last.
-        trust: import what is not registered. Names that somebody else has written down are not to be trusted.
 
     Raises:
-        OptionError: when there is no such name, module or class, it is no such part, or must not be imported.
+        OptionError: when there is no such name, module or class, it is no such part, or is not to be trusted.
     """
     if ":" not in name:
         entry = entries(kind).get(name)
@@ -83,8 +96,11 @@ def load(kind: str, name: str, trust: bool = True) -> Any:
             known = [*entries(kind), *([GIVEN] if kind == "strategy" else [])]
             raise OptionError(unknown(kind, name, known) + "; your own class is given as package.module:Class")
         return _checked(kind, name, entry.load())
-    if not trust:
-        raise OptionError(f"{kind} {name!r} is not registered: to use it runs code of that module; --trust allows it")
+    if not _trusted.get():
+        raise OptionError(
+            f"{kind} {name!r} is not registered, and using it runs the code of that module: allow it by --trust "
+            "(in Python trust=True)"
+        )
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -157,14 +173,13 @@ def searches(name: str, options: Mapping[str, Any]) -> bool:
     return bool(declared(load("strategy", name), "searches", lambda options: True)(options))
 
 
-def complete(kind: str, name: str, options: Mapping[str, Any], trust: bool = True) -> dict[str, Any]:
+def complete(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a part with its value, as plain values that can be written down.
 
     Args:
         kind: see `entries`.
         name: see `load`.
         options: the user's; converted to the annotated types.
-        trust: see `load`.
 
     Returns:
         Option → value in the order of the constructor, defaults included. A class method `settle` of the part puts
@@ -175,7 +190,7 @@ def complete(kind: str, name: str, options: Mapping[str, Any], trust: bool = Tru
     """
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-    factory = load(kind, name, trust)
+    factory = load(kind, name)
     given = check_options(kind, name, factory, options)
     found: dict[str, Any] = {}
     for option, parameter in parameters(factory).items():
@@ -219,20 +234,19 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
     return found
 
 
-def build(kind: str, name: str, options: Mapping[str, Any], trust: bool = True, **context: Any) -> Any:
+def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> Any:
     """Build a registered or imported class with the options that a user gave.
 
     Args:
         kind: see `entries`.
         name: see `load`.
         options: the user's options; every one must be known, and is converted to the annotated type.
-        trust: see `load`.
         **context: what the caller knows (classes, image size, seed …); passed on where the class takes it.
 
     Raises:
         OptionError: unknown option, wrong type, value out of range, or a failing constructor.
     """
-    factory = load(kind, name, trust)
+    factory = load(kind, name)
     given = check_options(kind, name, factory, options)
     accepted = parameters(factory)
     given = {k: v for k, v in context.items() if k in accepted} | given
