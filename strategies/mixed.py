@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from nasbench.kernels import pooling_mixture, spatial_gate
 from nasbench.spaces.operations.choices import OnFirst
+from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm
 
 
 class MixedLayer(DifferentiableMixedLayer):
     """Weighted sum of a layer's candidates, Σ_k π_k β_k(x) with π = softmax(α), until one of them is fixed.
 
-    The pooling candidates among them are computed by one fused operator, and candidates that gate rows and columns
-    (those with a method `gates`) are added by another; the others are computed one by one.
+    The candidates that declare themselves as pooling terms are computed by one fused operator, and those that declare
+    themselves as gates of rows and columns are added by another (see `nasbench.spaces.operations.fused`); of all others
+    the forward pass is called.
 
     Source: Liu et al., DARTS, ICLR 2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
     """
@@ -46,8 +48,8 @@ class MixedLayer(DifferentiableMixedLayer):
         for i, name in enumerate(self.names):
             if i in pooled:
                 continue
-            operation: Any = _operation(self[name])
-            if hasattr(operation, "gates"):
+            operation = _operation(self[name])
+            if isinstance(operation, GatedEnhancer):
                 rows, columns = operation.gates(x)
                 result = spatial_gate(x, rows, columns, pi[i], result)
             else:
@@ -62,9 +64,12 @@ def pooling_name(module: nn.Module) -> str | None:
         module: a candidate.
 
     Returns:
-        `none`, `avg3` … `max7`, or `None` where the module is not exactly one of these operations.
+        `none`, `avg3` … `max7`: the name of a `PoolingTerm`, or of torch's module that is exactly the same operation;
+        `None` for any other module.
     """
     module = _operation(module)
+    if isinstance(module, PoolingTerm):
+        return module.name
     if type(module) is nn.Identity:
         return "none"
     kernel = getattr(module, "kernel_size", None)

@@ -9,6 +9,7 @@ import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot)
 import pytest
 import torch
 from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.nn.pytorch import LayerChoice
 from nni.nas.space import RawFormatModelSpace
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +18,7 @@ from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.spaces.operations.enhancers import META_POOLING, enhancer
+from nasbench.spaces.operations.fused import GatedEnhancer
 from nasbench.strategies.darts import DARTS, DartsModule
 from nasbench.strategies.mixed import pooling_name
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
@@ -259,9 +261,60 @@ def test_the_fused_mixed_layer_is_the_sum_of_its_candidates(candidates: str, lay
 
 def test_only_exact_pooling_modules_are_fused() -> None:
     assert [pooling_name(enhancer(n, 4)) for n in META_POOLING] == [*list(META_POOLING)[:-1], None]
+    exact = [nn.Identity(), nn.AvgPool2d(5, 1, 2), nn.MaxPool2d(3, 1, 1)]
+    assert [pooling_name(m) for m in exact] == ["none", "avg5", "max3"]
     others = [nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(5, 1, 1)]
     others += [nn.AvgPool2d(3, 1, 1, ceil_mode=True), nn.MaxPool2d(3, 1, 1, dilation=2), nn.AvgPool2d(9, 1, 4)]
     assert [pooling_name(m) for m in others] == [None] * 6  # type: ignore[arg-type]
+
+
+class Residual(nn.Module):
+    """Gates, and adds its input: not what a gated enhancer computes, whatever its method is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.columns = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def gates(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.rows(x.mean(3, keepdim=True)).sigmoid(), self.columns(x.mean(2, keepdim=True)).sigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows, columns = self.gates(x)
+        return x + x * rows * columns
+
+
+class LayerCalledGates(nn.Module):
+    """Has a layer of that name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gates(x).sigmoid() * x
+
+
+@pytest.mark.parametrize("stranger", [Residual, LayerCalledGates])
+def test_a_candidate_is_computed_by_its_own_forward_unless_it_declares_otherwise(stranger: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    candidate = stranger()
+
+    class Space(CentrePixel):
+        def __init__(self) -> None:
+            super().__init__()
+            poolings = {name: enhancer(name, 8) for name in ("none", "avg3")}
+            self.layer = LayerChoice({**poolings, "stranger": candidate}, label="layer.enhancer")
+
+    layer: Any = PMPL().mutate_model(Space()).layer
+    with torch.no_grad():
+        layer._arch_alpha.copy_(torch.tensor([-torch.inf, -torch.inf, 0.0]))
+    x = torch.randn(2, 8, 5, 5)
+    torch.testing.assert_close(layer(x), candidate(x))
+
+
+def test_a_gated_enhancer_has_no_forward_of_its_own() -> None:
+    with pytest.raises(TypeError, match="Both: a GatedEnhancer is defined by gates"):
+        type("Both", (GatedEnhancer,), {"forward": lambda self, x: x})
 
 
 def test_fused_kernels_are_as_exact_as_plain_float32(monkeypatch: pytest.MonkeyPatch) -> None:

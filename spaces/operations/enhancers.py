@@ -14,12 +14,13 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError, unknown
-from nasbench.kernels import spatial_gate
+from nasbench.kernels.reference import POOLING_NAMES
 from nasbench.spaces.operations.attention import ATTENTION
+from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm
 from nasbench.spaces.operations.pooling import ENHANCERS as POOLING
 
 
-class SpatialSeparablePooling(nn.Module):
+class SpatialSeparablePooling(GatedEnhancer):
     """Spatial separable pooling (SSP), the global enhancer.
 
     With z_h the mean over the width and z_w the mean over the height, both are concatenated along space, squeezed to
@@ -56,31 +57,13 @@ class SpatialSeparablePooling(nn.Module):
         rows, columns = squeezed.split([height, width], 2)
         return self.rows(rows).sigmoid(), self.columns(columns.transpose(2, 3)).sigmoid()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate every row and every column of `x` (N, C, H, W)."""
-        rows, columns = self.gates(x)
-        if not self.training:  # plain operations, which every exporter knows
-            return x * rows * columns
-        return spatial_gate(x, rows, columns, x.new_ones(1))
 
-
-def _average(kernel: int) -> Callable[[int], nn.Module]:
-    # Padding zeros are counted: that keeps the operation linear and its own adjoint.
-    return lambda channels: nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=True)
-
-
-def _maximum(kernel: int) -> Callable[[int], nn.Module]:
-    return lambda channels: nn.MaxPool2d(kernel, 1, kernel // 2)
+def _pooling(name: str) -> Callable[[int], nn.Module]:
+    return lambda channels: PoolingTerm(name)
 
 
 META_POOLING: dict[str, Callable[[int], nn.Module]] = {
-    "none": lambda channels: nn.Identity(),
-    "avg3": _average(3),
-    "avg5": _average(5),
-    "avg7": _average(7),
-    "max3": _maximum(3),
-    "max5": _maximum(5),
-    "max7": _maximum(7),
+    **{name: _pooling(name) for name in POOLING_NAMES},
     "global": SpatialSeparablePooling,
 }
 CANDIDATE_SETS = {"full": tuple(META_POOLING), "ablation": ("none", "avg3", "global")}

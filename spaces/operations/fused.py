@@ -1,0 +1,83 @@
+"""Candidates that say how a supernet may compute them in one pass with others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, final
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasbench.errors import OptionError, unknown
+from nasbench.kernels import spatial_gate
+from nasbench.kernels.reference import FIRST_MAX, POOLING_NAMES, WINDOWS
+
+
+@final
+class PoolingTerm(nn.Module):
+    """Pooling at stride 1 that `nasbench.kernels.pooling_mixture` adds up with others, or the identity.
+
+    Averages are padded with zeros that count, which keeps the operation linear and its own adjoint; maxima with −∞.
+
+    Shape: (N, C, H, W) → (N, C, H, W).
+
+    Attributes:
+        name: `none`, `avg3`, `avg5`, `avg7`, `max3`, `max5` or `max7`.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Build the operation called `name`.
+
+        Raises:
+            OptionError: the mixture knows no such name.
+        """
+        super().__init__()
+        if name not in POOLING_NAMES:
+            raise OptionError(unknown("pooling candidate", name, POOLING_NAMES))
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool `x` (N, C, H, W)."""
+        code = POOLING_NAMES.index(self.name)
+        window = WINDOWS[code]
+        if window == 1:
+            return x
+        if code < FIRST_MAX:
+            return F.avg_pool2d(x, window, 1, window // 2, count_include_pad=True)
+        return F.max_pool2d(x, window, 1, window // 2)
+
+    def extra_repr(self) -> str:
+        """The name."""
+        return self.name
+
+
+class GatedEnhancer(nn.Module):
+    """Base of candidates that gate rows and columns, y = x · a_h · a_w, and do nothing else.
+
+    A supernet asks for the gates only and applies them within its sum, so a subclass defines `gates` and may not define
+    `forward`.
+
+    Shape: (N, C, H, W) → (N, C, H, W).
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a `forward` of one's own.
+
+        Raises:
+            TypeError: the class has one.
+        """
+        super().__init_subclass__(**kwargs)
+        if cls.forward is not GatedEnhancer.forward:
+            raise TypeError(f"{cls.__name__}: a GatedEnhancer is defined by gates(x) alone; derive from nn.Module")
+
+    @abstractmethod
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates a_h (N, C, H, 1) and a_w (N, C, 1, W) of `x` (N, C, H, W)."""
+
+    @final
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate every row and every column of `x` (N, C, H, W)."""
+        rows, columns = self.gates(x)
+        if not self.training:  # plain operations, which every exporter knows
+            return x * rows * columns
+        return spatial_gate(x, rows, columns, x.new_ones(1))
