@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, final
 
 import nni
 import torch
@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nasbench import registry
 from nasbench.errors import OptionError, check_range
-from nasbench.spaces.operations.liftdown import auxiliary_loss
+from nasbench.spaces.operations.auxiliary import auxiliary_loss
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
@@ -28,8 +28,20 @@ class ClassificationModule(LightningModule):
 
     Source: the recipe of Dong et al., ICASSP 2023, section 3.1 (SGD 0.9, weight decay 4e-5, cosine).
 
+    A loss of one's own is a subclass that defines `loss`; see `Classification.module_class`.
+
     Batches are (images (N, 3, H, W), labels (N,)).
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a `training_step` of one's own, which would lose the losses that modules add.
+
+        Raises:
+            TypeError: the class has one.
+        """
+        super().__init_subclass__(**kwargs)
+        if cls.training_step is not ClassificationModule.training_step:
+            raise TypeError(f"{cls.__name__} defines training_step: define loss, to which it adds auxiliary losses")
 
     def __init__(
         self,
@@ -64,15 +76,29 @@ class ClassificationModule(LightningModule):
         """Logits (N, classes) of images `x` (N, 3, H, W)."""
         return main_logits(self.model(x))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch."""
-        images, labels = batch
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss of a batch.
+
+        Args:
+            images: (N, 3, H, W).
+            labels: (N,).
+
+        Returns:
+            A scalar to be differentiated, and further numbers by name, which are logged as `train_NAME`.
+        """
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        extra = auxiliary_loss(self.model)
+        smoothing = self.hparams["label_smoothing"]
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing), {"top1": top1(logits, labels)}
+
+    @final
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """`loss` of one batch, and the losses that modules of the network add to it."""
+        images, labels = batch
+        loss, numbers = self.loss(images, labels)
+        extra = auxiliary_loss(self.trained())
         if extra is not None:
             loss = loss + extra
-        self.log_training(len(labels), loss=loss.detach(), top1=top1(logits, labels))
+        self.log_training(len(labels), loss=loss.detach(), **numbers)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -170,6 +196,10 @@ class Classification(Lightning):
 
     Takes plain values only and builds module, trainer and data from them, so that NNI can send it to other processes.
     Give all arguments by keyword.
+
+    Attributes:
+        module_class: what is trained. A subclass with a loss of its own sets it, and overrides `module_options` where
+            that class takes more than `ClassificationModule` does.
     """
 
     # The recipe of Dong et al., ICASSP 2023, section 3.1, in `paper`; the smaller presets are scaled from it.
@@ -178,6 +208,7 @@ class Classification(Lightning):
         "cifar": {"learning_rate": 0.1, "weight_decay": 4e-5},
         "paper": {"learning_rate": 0.05, "weight_decay": 4e-5},
     }
+    module_class: type[ClassificationModule] = ClassificationModule
 
     def __init__(
         self,
@@ -292,8 +323,18 @@ class Classification(Lightning):
         (values,) = self.trainer.test(self.module, datamodule=self.datamodule, verbose=False)
         return {"top1": values["test_top1"], "top5": values.get("test_top5"), "loss": values["test_loss"]}
 
+    def module_options(self, data: Any) -> dict[str, Any]:
+        """What `module_class` is built with beside the arguments of `ClassificationModule`.
+
+        Called by the constructor: what it reads of a subclass's options must be set before `super().__init__`.
+
+        Args:
+            data: the data set, ready to be used.
+        """
+        return {}
+
     def _module(self, data: Any) -> ClassificationModule:
-        return ClassificationModule(data.num_classes, **self._optimisation)
+        return self.module_class(data.num_classes, **self._optimisation, **self.module_options(data))
 
     def _trainer(self) -> Any:
         callbacks = list(self._callbacks)

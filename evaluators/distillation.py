@@ -24,7 +24,6 @@ from nasbench.evaluators.classification import (
     top1,
 )
 from nasbench.evaluators.teachers import FusionTeacher, last_map, standard_architecture
-from nasbench.spaces.operations.liftdown import auxiliary_loss
 
 TEACHERS = ("fusion", "standard")
 TEACHER = "teacher"
@@ -158,9 +157,8 @@ class DistillationModule(ClassificationModule):
             logits[TEACHER] = main_logits(self.teacher(maps if maps else images))
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch; `train_top1` is the mean over the students."""
-        images, labels = batch
         logits = self.outputs(images)
         smoothing = self.hparams["label_smoothing"]
         students = [logits[name] for name in self.names]
@@ -179,13 +177,9 @@ class DistillationModule(ClassificationModule):
                 self.teacher_weight,
                 smoothing,
             )
-        extra = auxiliary_loss(self.trained())
-        if extra is not None:
-            loss = loss + extra
         correct = {f"top1_{name}": top1(output, labels) for name, output in logits.items()}
         mean = torch.stack([correct[f"top1_{name}"] for name in self.names]).mean()
-        self.log_training(len(labels), loss=loss.detach(), top1=mean, **correct)
-        return loss
+        return loss, {"top1": mean, **correct}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy of students and teacher on held-out images."""
@@ -239,6 +233,7 @@ class OnlineDistillation(Classification):
         "cifar": RECIPE,
         "paper": RECIPE,
     }
+    module_class: type[ClassificationModule] = DistillationModule
 
     def __init__(
         self,
@@ -277,6 +272,8 @@ class OnlineDistillation(Classification):
             "distillation_weight": distillation_weight,
             "teacher_weight": teacher_weight,
         }
+        if options.get("stage") == "search":
+            self.module_class = ClassificationModule
         super().__init__(**options)
         self._held_out: dict[str, float] = {}
 
@@ -331,7 +328,6 @@ class OnlineDistillation(Classification):
         found = {k.removeprefix(prefix): float(v) for k, v in metrics.items() if k.startswith(prefix)}
         return {name: found[name] for name in (*self.module.numbered, TEACHER) if name in found}
 
-    def _module(self, data: Any) -> ClassificationModule:
-        if self.stage == "search":
-            return super()._module(data)
-        return DistillationModule(data.num_classes, data.image_size, **self._distillation, **self._optimisation)
+    def module_options(self, data: Any) -> dict[str, Any]:
+        """See `Classification.module_options`."""
+        return {} if self.stage == "search" else {"image_size": data.image_size, **self._distillation}

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError
-from nasbench.spaces.operations.liftdown import LiftDownPool, Lifting, auxiliary_loss
+from nasbench.spaces.operations.auxiliary import auxiliary_loss
+from nasbench.spaces.operations.liftdown import LiftDownPool, Lifting
 from nasbench.spaces.operations.pooling import (
     DOWNSAMPLING,
     ENHANCERS,

@@ -54,9 +54,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def with_path(site: Path) -> str:
+    """PYTHONPATH with the example before what is there already."""
+    return os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+
+
 def nasbench(site: Path | None, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command with or without the example on the path."""
-    environment = {**os.environ, "COLUMNS": "200", **({"PYTHONPATH": str(site)} if site else {})}
+    environment = {**os.environ, "COLUMNS": "200", **({"PYTHONPATH": with_path(site)} if site else {})}
     return subprocess.run(
         [sys.executable, "-m", "nasbench", *arguments],
         capture_output=True,
@@ -106,7 +111,7 @@ def test_its_options_are_checked_like_ours(site: Path, tmp_path: Path) -> None:
         "    try: nasbench.cli.main()\n"
         "    except SystemExit as e: print(e.code)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment = {**os.environ, "PYTHONPATH": with_path(site)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
     )
@@ -121,7 +126,7 @@ def test_it_keeps_the_contract(site: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/test_contract.py", "-k", chosen, "-m", "not slow", "-p", "no:xdist"],
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env={**os.environ, "PYTHONPATH": with_path(site)},
         capture_output=True,
         text=True,
         check=False,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasbench.errors import OptionError, check_range
+from nasbench.spaces.operations.auxiliary import AuxiliaryLoss
 
-__all__ = ["LiftDownPool", "Lifting", "auxiliary_loss", "high_precision"]
+__all__ = ["LiftDownPool", "Lifting", "high_precision"]
 
 _TAPS = 5
 
@@ -76,7 +75,7 @@ class Lifting(nn.Module):
         return update, high_precision(detail).square().mean()
 
 
-class LiftDownPool(nn.Module):
+class LiftDownPool(AuxiliaryLoss):
     """LiftDownPool-2D (Zhao and Snoek, "LiftPool: bidirectional ConvNet pooling", ICLR 2021).
 
     A lifting step along the width gives s and d; one along the height of each gives LL, LH (from s) and HL,
@@ -84,8 +83,7 @@ class LiftDownPool(nn.Module):
     1×1 depthwise – tanh. The three steps have weights of their own, since s and d have nothing in common.
 
     Training adds λ_u · mean (s − (x_e + x_o)/2)² + λ_p · mean d², summed over the three steps, kept in
-    `auxiliary_loss` until `nasbench.spaces.operations.liftdown.auxiliary_loss` collects it. In evaluation,
-    and in copies, it is None.
+    `auxiliary_loss` until the evaluator collects it, see `nasbench.spaces.operations.auxiliary`.
 
     There is no form at stride 1: the operator is the merging of four sub-sampled bands.
 
@@ -101,8 +99,6 @@ class LiftDownPool(nn.Module):
     Raises:
         OptionError: if the stride is not 2, a weight is negative or `channels` is below 1.
     """
-
-    auxiliary_loss: Tensor | None
 
     def __init__(
         self, channels: int, stride: int = 2, update_weight: float = 0.01, predict_weight: float = 0.1
@@ -121,7 +117,6 @@ class LiftDownPool(nn.Module):
         self.horizontal = Lifting(channels, axis=3)
         self.vertical_low = Lifting(channels, axis=2)
         self.vertical_high = Lifting(channels, axis=2)
-        self.auxiliary_loss = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Down-sample x and, while training, keep the auxiliary loss of this batch."""
@@ -143,29 +138,3 @@ class LiftDownPool(nn.Module):
                 [self.update_weight * update + self.predict_weight * predict for update, predict in steps]
             ).sum()
         return (low_low + low_high + high_low + high_high).to(dtype)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the loss out of copies: it belongs to one forward pass, and torch cannot copy it."""
-        return {**self.__dict__, "auxiliary_loss": None}
-
-
-def auxiliary_loss(model: nn.Module) -> Tensor | None:
-    """Collect the auxiliary losses of a network's last training forward.
-
-    Each loss is handed out once and forgotten by its module. So a module that a later step does not run (a
-    candidate that was not sampled) adds nothing to that step, where its old graph could no longer be
-    differentiated.
-
-    Args:
-        model: any network.
-
-    Returns:
-        The sum over all LiftDownPool modules, a scalar to be added to the training loss, or None where there
-        are none or none has run in training mode since the last call.
-    """
-    losses = []
-    for module in model.modules():
-        if isinstance(module, LiftDownPool) and module.auxiliary_loss is not None:
-            losses.append(module.auxiliary_loss)
-            module.auxiliary_loss = None
-    return torch.stack(losses).sum() if losses else None
