@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, cast, final
 import nni
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
+from nni.nas.evaluator.pytorch import Lightning, Trainer
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor, nn
@@ -17,13 +17,14 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from nasbench import registry
+from nasbench.contracts import SearchModule
 from nasbench.errors import OptionError, check_range
 from nasbench.spaces.operations.auxiliary import auxiliary_loss
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
-class ClassificationModule(LightningModule):
+class ClassificationModule(SearchModule):
     """Cross-entropy training of one network: SGD with momentum, cosine or stepped schedule, top-1 and top-5.
 
     Source: the recipe of Dong et al., ICASSP 2023, section 3.1 (SGD 0.9, weight decay 4e-5, cosine).
@@ -57,7 +58,7 @@ class ClassificationModule(LightningModule):
         """Keep the hyper-parameters; the network follows with `set_model`."""
         super().__init__()
         self.save_hyperparameters()
-        self.channels_last = channels_last
+        self.channels_last, self.gradient_clip = channels_last, gradient_clip
         self.metrics = nn.ModuleDict({stage: accuracies(num_classes) for stage in ("val", "test")})
 
     def set_model(self, model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from nasbench import record as records
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
+from nasbench.contracts import SearchWishes, wishes_of
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.memory import peak_bytes, reset_peak
@@ -30,6 +31,8 @@ from nasbench.progress import Display
 from nasbench.quiet import logged, quiet_libraries
 from nasbench.record import DataFacts, Decision, Record, Result, continues, write_atomic
 from nasbench.watch import Report, Watcher
+
+NO_WISHES = SearchWishes()
 
 
 @dataclass
@@ -142,8 +145,14 @@ def _sizes(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name.endswith("_images")}
 
 
-def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
+def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WISHES, **context: Any) -> Any:
     """Build the evaluator of a configuration for a stage, with its data.
+
+    Args:
+        config: names the evaluator, its options and the data set.
+        stage: `search` or `retrain`.
+        wishes: of the strategy; they go over the configuration's.
+        **context: passed on where the evaluator takes it.
 
     Raises:
         OptionError: unknown evaluator or option, or a value out of range.
@@ -152,14 +161,29 @@ def build_evaluator(config: RunConfig, stage: str, **context: Any) -> Any:
     accepted = registry.parameters(registry.load("evaluator", config.evaluator))
     if world_size(config) > 1 and not {"devices", "nodes"} <= accepted.keys():
         raise OptionError(f"evaluator {config.evaluator!r} has no options devices and nodes: it runs in one process")
+    options, data = dict(config.evaluator_options), config.data_options()
+    if wishes.learning_rate is not None:
+        if "learning_rate" not in accepted:
+            raise OptionError(
+                f"strategy {config.strategy!r} sets a learning rate, but evaluator {config.evaluator!r} has no option "
+                "learning_rate"
+            )
+        options["learning_rate"] = wishes.learning_rate
+    if wishes.meta_fraction is not None:
+        if "meta_fraction" not in registry.parameters(registry.load("dataset", config.dataset)):
+            raise OptionError(
+                f"strategy {config.strategy!r} sizes the meta set, but data set {config.dataset!r} has no option "
+                "meta_fraction"
+            )
+        data["meta_fraction"] = wishes.meta_fraction
     return registry.build(
         "evaluator",
         config.evaluator,
-        config.evaluator_options,
+        options,
         dataset=config.dataset,
-        data=config.data_options(),
+        data=data,
         stage=stage,
-        epochs=(config.epochs or 1) if stage == "search" else config.retrain_epochs,
+        epochs=(wishes.epochs or config.epochs or 1) if stage == "search" else config.retrain_epochs,
         device=config.device,
         devices=config.devices,
         nodes=config.nodes,
@@ -177,7 +201,10 @@ def prepare(config: RunConfig) -> Search:
     with quiet_libraries():
         retrain = build_evaluator(config, "retrain")  # its options are checked now, not after the search
         data = retrain.datamodule
-        evaluator = build_evaluator(config, "search") if config.strategy else None
+        strategy = evaluator = None
+        if config.strategy:
+            strategy = registry.build("strategy", config.strategy, config.strategy_options, seed=config.seed)
+            evaluator = build_evaluator(config, "search", wishes_of(strategy))
         seed_everything(config.seed, workers=True, verbose=False)
         space = build_space(config, data.num_classes, data.image_size)
         if not choices(space):
@@ -186,9 +213,8 @@ def prepare(config: RunConfig) -> Search:
         if config.weights is not None and is_first():
             load_weights(space, config.weights)
         notes = [data.summary(), *registry.declared(space, "notes", list)()]
-        if evaluator is None:
+        if strategy is None:
             return Search(space, notes, resolve(space, config.architecture))
-        strategy = registry.build("strategy", config.strategy or "", config.strategy_options, seed=config.seed)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
         engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)

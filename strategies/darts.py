@@ -61,30 +61,17 @@ class DARTS(Differentiable):
         """What a run's label says of the options."""
         return {"order": f"order {options['order']}"}
 
-    def __init__(
-        self,
-        *,
-        order: Literal[1, 2] = 1,
-        eta: float = 3e-4,
-        zeta: float | None = None,
-        warmup_epochs: int = 0,
-        epochs: int | None = None,
-        meta_fraction: float | None = None,
-    ) -> None:
+    def __init__(self, *, order: Literal[1, 2] = 1, **options: Any) -> None:
         """Set the options.
 
         Args:
             order: 1, or 2 (unrolled; about three times the passes).
-            eta: see `Differentiable`; also the following.
-            zeta: see there.
-            warmup_epochs: see there.
-            epochs: see there.
-            meta_fraction: see there.
+            **options: of `Differentiable`.
 
         Raises:
             OptionError: a value is out of range.
         """
-        super().__init__(eta=eta, zeta=zeta, warmup_epochs=warmup_epochs, epochs=epochs, meta_fraction=meta_fraction)
+        super().__init__(**options)
         if order not in (1, 2):
             raise OptionError(f"order must be 1 or 2, not {order!r}")
         self.order = order

@@ -65,29 +65,16 @@ class PMPL(Differentiable):
         "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5},
     }
 
-    def __init__(
-        self,
-        *,
-        rho: float = 0.2,
-        eta: float = 3e-4,
-        zeta: float | None = None,
-        warmup_epochs: int = 0,
-        epochs: int | None = None,
-        meta_fraction: float | None = None,
-    ) -> None:
+    def __init__(self, *, rho: float = 0.2, **options: Any) -> None:
         """Set the options.
 
         Args:
             rho: lead ρ in π at which a layer is fixed.
-            eta: see `Differentiable`; also the following.
-            zeta: see there.
-            warmup_epochs: epochs in which only θ is trained and nothing is fixed.
-            epochs: limit of the search; what is open then is fixed by its largest π.
-            meta_fraction: see there.
+            **options: of `Differentiable`.
 
         Raises:
             OptionError: a value is out of range.
         """
-        super().__init__(eta=eta, zeta=zeta, warmup_epochs=warmup_epochs, epochs=epochs, meta_fraction=meta_fraction)
+        super().__init__(**options)
         check_range("rho", rho, gt=0, lt=1)
         self.rho = rho

@@ -12,6 +12,8 @@ import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch import Tensor, nn
 
+from nasbench.contracts import SearchModule, SearchWishes, Wishing
+from nasbench.data.base import ImageData
 from nasbench.distributed import agree, mean_over_processes
 from nasbench.errors import OptionError, check_range
 from nasbench.strategies.mixed import MixedLayer
@@ -201,14 +203,6 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     # Lightning
 
-    def configure_optimizers(self) -> Any:
-        """The evaluator's optimiser for θ (with ζ where the strategy sets it) and Adam for α."""
-        if self.strategy.zeta is not None:
-            if "learning_rate" not in self.training_module.hparams:
-                raise OptionError("zeta: this evaluator has no hyper-parameter 'learning_rate' to set")
-            self.training_module.hparams["learning_rate"] = self.strategy.zeta
-        return super().configure_optimizers()
-
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         """Adam with NNI's and DARTS's settings: betas (0.5, 0.999), weight decay 1e-3."""
         alphas = self.all_alphas
@@ -225,6 +219,12 @@ class DifferentiableModule(BaseOneShotLightningModule):
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in alphas]
         return optimizers
+
+    def on_train_start(self) -> None:
+        """Check that the evaluator was built with the strategy's ζ."""
+        super().on_train_start()
+        for group in self._weight_optimizer().param_groups:
+            _granted("zeta", self.strategy.zeta, group.get("initial_lr", group["lr"]), "learning_rate")
 
     def on_train_end(self) -> None:
         """Decide what the threshold has not: by the largest π."""
@@ -257,7 +257,8 @@ class DifferentiableModule(BaseOneShotLightningModule):
         return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))
 
     def _gradient_clip(self) -> float | None:
-        return self.training_module.hparams.get("gradient_clip")
+        module = self.training_module
+        return module.gradient_clip if isinstance(module, SearchModule) else None
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -294,8 +295,11 @@ class DifferentiableModule(BaseOneShotLightningModule):
                 parameter.requires_grad_(True)
 
 
-class Differentiable(nni.nas.strategy.DARTS):
-    """Base of the one-shot strategies with architecture parameters."""
+class Differentiable(Wishing, nni.nas.strategy.DARTS):
+    """Base of the one-shot strategies with architecture parameters.
+
+    Whoever builds the evaluator asks for its `wishes` first, as `nasbench.pipeline` does.
+    """
 
     module_class: type[DifferentiableModule] = DifferentiableModule
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
@@ -314,8 +318,8 @@ class Differentiable(nni.nas.strategy.DARTS):
         Args:
             eta: learning rate η of α (Adam).
             zeta: learning rate ζ of θ at its start; the evaluator's where `None`.
-            warmup_epochs: epochs in which only θ is trained.
-            epochs: limit of the search; the evaluator's where `None`.
+            warmup_epochs: epochs in which only θ is trained and nothing is decided.
+            epochs: limit of the search, the evaluator's where `None`; what is open then is decided by its largest π.
             meta_fraction: share of the training images on which α learns; the data set's where `None`.
 
         Raises:
@@ -349,6 +353,10 @@ class Differentiable(nni.nas.strategy.DARTS):
         """What a result keeps of the search: how many layers the threshold has fixed."""
         return {"fixed_by_threshold": sum(d["by"] == "threshold" for d in self.decisions.values())}
 
+    def wishes(self) -> SearchWishes:
+        """See `Wishing`."""
+        return SearchWishes(self.epochs, self.meta_fraction, self.zeta)
+
     @property
     def decisions(self) -> dict[str, dict[str, Any]]:
         """Why each label was decided, see `DifferentiableModule`."""
@@ -371,21 +379,24 @@ class Differentiable(nni.nas.strategy.DARTS):
         return model
 
     def mutate_evaluator(self, evaluator: Any) -> Any:
-        """Pass on the limit of epochs and the share of the meta set, then let NNI wrap the evaluator."""
-        limit = self.epochs or evaluator.trainer.max_epochs
+        """Check that the evaluator suits, then let NNI wrap it."""
+        limit = evaluator.trainer.max_epochs
+        _granted("epochs", self.epochs, limit, "epochs")
+        if isinstance(evaluator.datamodule, ImageData):
+            _granted("meta_fraction", self.meta_fraction, evaluator.datamodule.meta_fraction, "meta_fraction")
         if limit is not None and self.warmup_epochs >= limit:
             raise OptionError(f"warmup_epochs is {self.warmup_epochs}, but the search has only {limit} epoch(s)")
-        if self.epochs is not None:
-            evaluator.trainer.fit_loop.max_epochs = self.epochs
-        if self.meta_fraction is not None:
-            if not hasattr(evaluator.datamodule, "meta_fraction"):
-                raise OptionError("meta_fraction: this evaluator's data has no meta set to size")
-            evaluator.datamodule.meta_fraction = self.meta_fraction
         return super().mutate_evaluator(evaluator)
 
     def configure_oneshot_module(self, training_module: Any) -> DifferentiableModule:
         """Wrap the evaluator's module."""
         return self.module_class(training_module, self)
+
+
+def _granted(option: str, wish: float | None, found: float | None, name: str) -> None:
+    """Check that an evaluator was built as its strategy wished."""
+    if wish is not None and wish != found:
+        raise OptionError(f"{option} is {wish}, but the evaluator was built with {found}: give it {name}={wish}")
 
 
 def _live_parameters(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -109,8 +109,8 @@ def test_darts_second_order_is_the_bilevel_gradient() -> None:
     np.testing.assert_allclose(first_gradient(DARTS(order=2), DartsModule), bilevel_gradient(THETA, ALPHA), rtol=1e-5)
 
 
-def test_zeta_sets_the_rate_of_both_steps() -> None:
-    evaluator = squared_error(numbers([TRAIN]), numbers([META]), 1e-9)
+def test_the_evaluator_s_rate_is_that_of_both_steps() -> None:
+    evaluator = squared_error(numbers([TRAIN]), numbers([META]), RATE)
     module = search(spied(PMPL(zeta=RATE), ProgressiveModule), TwoScales(tuple(THETA)), evaluator)
     np.testing.assert_allclose(module.gradients[0].numpy(), meta_gradient(virtual(THETA, ALPHA), ALPHA), rtol=1e-6)
     trained = [p.item() for n, p in module.named_parameters() if n.endswith("theta")]

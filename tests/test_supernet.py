@@ -14,8 +14,10 @@ from nni.nas.space import RawFormatModelSpace
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nasbench.config import resolve_config
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
+from nasbench.pipeline import prepare
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.spaces.operations.enhancers import META_POOLING, enhancer
 from nasbench.spaces.operations.fused import GatedEnhancer
@@ -185,10 +187,39 @@ def test_the_warm_up_must_leave_epochs_for_the_search() -> None:
 
 
 def test_options_of_the_strategy_reach_the_evaluator() -> None:
-    chosen = evaluator(epochs=9)
-    module = search(PMPL(epochs=1, meta_fraction=0.5, zeta=0.123), small(candidates="none,avg3"), chosen)
+    wanted = {"epochs": 1, "meta_fraction": 0.5, "zeta": 0.123, "warmup_epochs": 0}
+    settings = {"strategy_options": wanted, "epochs": 9, "space_options": {"candidates": "none,avg3", "width": 0.05}}
+    ready = prepare(resolve_config({**DIGITS, **settings, "device": "cpu"}))
+    ready.strategy.run()
+    module = ready.strategy.oneshot_module
     assert module.steps == 2  # 32 training images, batches of 16
     assert module.training_module.hparams["learning_rate"] == 0.123
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"epochs": 2}, "epochs is 2, but the evaluator was built with 1: give it epochs=2"),
+        ({"meta_fraction": 0.5}, "meta_fraction is 0.5, but the evaluator was built with 0.2"),
+        ({"zeta": 0.3}, "zeta is 0.3, but the evaluator was built with 0.05: give it learning_rate=0.3"),
+    ],
+)
+def test_an_evaluator_that_was_not_built_as_wished_is_refused(wish: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        search(PMPL(**wish), small(candidates="none,avg3"), evaluator())
+
+
+class Unhurried(Classification):
+    """Has no learning rate to set."""
+
+    def __init__(self, dataset: str = "digits", data: Any = None, stage: Any = "search", epochs: int = 1) -> None:
+        super().__init__(dataset=dataset, data=data, stage=stage, epochs=epochs, device="cpu")
+
+
+def test_a_wish_that_nobody_can_grant_is_one_clear_line() -> None:
+    settings = {"evaluator": f"{__name__}:Unhurried", "strategy_options": {"zeta": 0.1, "warmup_epochs": 0}}
+    with pytest.raises(OptionError, match=r"strategy 'pmpl' sets a learning rate, .*Unhurried' has no option learning"):
+        prepare(resolve_config({**DIGITS, **settings}))
 
 
 # Planted answers: the strategies find what can be found, and chance does not.
