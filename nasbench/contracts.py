@@ -1,11 +1,19 @@
-"""What the parts of a run promise each other."""
+"""What the parts of a run promise each other: all that `nasbench.pipeline` asks of a stranger's class.
+
+Constructor arguments are a part's options: by keyword, annotated (see `nasbench.options`), checked before anything is
+written. Those named in the protocols below are filled in by the pipeline, each only where the constructor takes it.
+`examples/plugin` has one small class of every kind.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nni.nas.evaluator.pytorch import LightningModule
+from pytorch_lightning import Callback
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,19 @@ def wishes_of(strategy: Any) -> SearchWishes:
     return strategy.wishes() if isinstance(strategy, Wishing) else SearchWishes()
 
 
+class Deciding:
+    """Base of the strategies that decide label by label."""
+
+    @property
+    def decisions(self) -> dict[str, dict[str, Any]]:
+        """Label → `{step, pi, by, train_loss}`.
+
+        `step` counts training batches; `pi` is candidate → probability; `by` is `threshold` (decided during the search)
+        or `limit` (by the largest π when it ended); `train_loss` is the mean of the last steps.
+        """
+        raise NotImplementedError
+
+
 class SearchModule(LightningModule):
     """Base of Lightning modules that tell a one-shot search how their weights are to be trained.
 
@@ -46,3 +67,150 @@ class SearchModule(LightningModule):
     """
 
     gradient_clip: float | None = None
+
+
+class Space(Protocol):
+    """A search space: an NNI `ModelSpace`, whose every choice has a label.
+
+    Constructor arguments that are filled in: the number of classes (`num_classes`, `num_labels` or `n_classes`) and the
+    side of the images (`image_size`, `input_size` or `img_size`). The space is built anew for every network that is
+    trained, so two builds with the same options must have the same choices and, once those are made, the same modules.
+
+    What a space may have beside this:
+
+    - `architectures(self) -> dict[str, Architecture]`: architectures with names, for `--choice` and `--architecture`;
+      the first is what `--strategy fixed` trains without a choice.
+    - `named_options(cls, name) -> dict`, a class method: the options that a named architecture needs; empty for others.
+    - `profile_defaults`, a class attribute: classes and image size at which `nasbench profile` counts.
+
+    Candidates may say that they can be computed together with others, see `nasbench.spaces.operations.fused`.
+    """
+
+    def __call__(self, x: Tensor) -> Any:
+        """Logits (N, classes) of images (N, 3, S, S), or a tuple of these and auxiliary logits."""
+        ...
+
+    def simplify(self) -> Mapping[str, Any]:
+        """Label → NNI mutable with `values`, in the order in which records list them. NNI's `ModelSpace` has it."""
+        ...
+
+    def freeze(self, sample: Mapping[str, Any]) -> nn.Module:
+        """The network of an architecture. NNI's `ModelSpace` has it."""
+        ...
+
+
+class Strategy(Protocol):
+    """A search strategy: an NNI `Strategy`.
+
+    A constructor argument `seed` is filled in with the run's seed. NNI's base class has `engine` and `model_space`;
+    `_run` submits networks to the engine, which trains them at once. Whoever submits several asks
+    `engine.budget_available()` before each: it is over after `--max-trials` networks.
+
+    A one-shot strategy is an NNI `OneShotStrategy` (ours derive from `nasbench.strategies.supernet.Differentiable`),
+    which turns the space into a supernet and trains it by an evaluator of stage `search`. One that is `Wishing` is
+    asked for its wishes first; one that is `Deciding` tells why each label was decided.
+    """
+
+    def initialize(self, model_space: Any, engine: Any) -> Any:
+        """Take a space with its evaluator; raise a `NasbenchError` for what does not fit. NNI's `Strategy` has it."""
+        ...
+
+    def run(self) -> None:
+        """Search. NNI's `Strategy` has it; a class of one's own defines `_run`."""
+        ...
+
+    def list_models(self, sort: bool = True, limit: int | None = None) -> Iterator[Any]:
+        """The best model first, each with its architecture as `sample`. NNI's `Strategy` lists by metric."""
+        ...
+
+
+class Dataset(Protocol):
+    """A data set: a Lightning data module; `nasbench.data.base.ImageData` does all of this but the reading.
+
+    Constructor arguments that are filled in: `data_root`, `image_size`, `batch_size`, `stage` (`search` or `retrain`),
+    `train_images`, `workers`, `download`, `seed`, and `meta_fraction` where the strategy wishes for one.
+
+    Batches are (images (N, 3, S, S), labels (N,)) once `on_after_batch_transfer` has seen them.
+
+    Attributes:
+        num_classes: after `setup`.
+        image_size: side S of the images in pixels.
+        batch_size: images a step, over all processes.
+    """
+
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+
+    image_size: int
+    batch_size: int
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the set, or its index.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        ...
+
+    def train_dataloader(self) -> Iterable[Any]:
+        """Batches for the weights θ, shuffled."""
+        ...
+
+    def val_dataloader(self) -> Iterable[Any]:
+        """Search: batches for the architecture parameters α. Retraining: held-out images."""
+        ...
+
+    def test_dataloader(self) -> Iterable[Any]:
+        """Test images; read once, after the retraining."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """What the record keeps.
+
+        Returns:
+            `class_names`, `image_size`, `mean` and `std` (of each channel, of pixels in 0–1), and anything else that
+            JSON can hold; `train_images`, `meta_images` and `held_out_images` are shown.
+        """
+        ...
+
+
+class Evaluator(Protocol):
+    """What trains and measures: NNI's `Lightning` with a few methods more, decorated with `nni.trace`.
+
+    Derive from `nasbench.evaluators.classification.Classification` for another loss or another way to train.
+    Constructor arguments that are filled in: `dataset`, `data` (its options), `stage` (`search` or `retrain`),
+    `epochs`, `device`, `devices`, `nodes` (without these two it runs in one process), `precision` and
+    `checkpoints` (a folder for `last.ckpt`); `learning_rate`, where the strategy wishes for one. They are plain values:
+    NNI sends evaluators to other processes by them.
+
+    A one-shot search uses `module`, `trainer` and the loaders of `datamodule` only: the module's `training_step` gives
+    the loss, and its `configure_optimizers` one optimiser. A `SearchModule` says how the gradient is clipped.
+
+    May have `check_space(self, space) -> None`: raises an `OptionError` where networks of a space cannot be trained.
+
+    Attributes:
+        datamodule: the data set, set up.
+        module: Lightning module with `set_model(network)`.
+        trainer: Lightning trainer.
+    """
+
+    datamodule: Dataset
+    module: Any
+    trainer: Any
+
+    def observe(self, callbacks: Sequence[Callback]) -> None:
+        """Let Lightning callbacks watch this and every later fit; the record is written by one."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> Any:
+        """Train a network in place, from the weights that it has; each call anew. Logs `val_top1`, if anything."""
+        ...
+
+    def test(self) -> Mapping[str, Any]:
+        """Measure the network that was trained last on the test images.
+
+        Returns:
+            `top1` and `top5` (fractions; `top5` is `None` with under five classes), `loss`, and anything else that JSON
+            can hold; it goes into the result.
+        """
+        ...

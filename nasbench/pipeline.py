@@ -20,7 +20,7 @@ from nasbench import record as records
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
-from nasbench.contracts import SearchWishes, wishes_of
+from nasbench.contracts import Deciding, Evaluator, SearchWishes, Strategy, wishes_of
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.memory import peak_bytes, reset_peak
@@ -48,8 +48,8 @@ class Search:
     space: Any
     notes: list[str]
     architecture: Architecture | None = None
-    strategy: Any = None
-    evaluator: Any = None
+    strategy: Strategy | None = None
+    evaluator: Evaluator | None = None
     engine: SequentialExecutionEngine | None = None
 
 
@@ -145,7 +145,7 @@ def _sizes(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name.endswith("_images")}
 
 
-def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WISHES, **context: Any) -> Any:
+def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WISHES, **context: Any) -> Evaluator:
     """Build the evaluator of a configuration for a stage, with its data.
 
     Args:
@@ -312,7 +312,7 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
 def _search(config: RunConfig, io: StageIO, search: Search) -> Architecture:
     if search.architecture is not None:
         return search.architecture
-    assert search.engine is not None
+    assert search.strategy is not None and search.evaluator is not None and search.engine is not None
     search.evaluator.observe(io.watch("search"))
     seed_everything(config.seed, workers=True, verbose=False)
     search.strategy.run()
@@ -327,7 +327,7 @@ def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> 
     """Why each label has its candidate: by the strategy's own words, else by its kind."""
     if strategy is None:
         return dict.fromkeys(architecture, Decision(by="given"))
-    known = dict(registry.declared(strategy, "decisions", {}))
+    known = strategy.decisions if isinstance(strategy, Deciding) else {}
     pi: dict[str, Any] = {}
     if isinstance(strategy, OneShotStrategy) and not known:
         with contextlib.suppress(Exception):  # not every strategy of NNI's has probabilities

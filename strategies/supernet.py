@@ -12,7 +12,7 @@ import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch import Tensor, nn
 
-from nasbench.contracts import SearchModule, SearchWishes, Wishing
+from nasbench.contracts import Deciding, SearchModule, SearchWishes, Wishing
 from nasbench.data.base import ImageData
 from nasbench.distributed import agree, mean_over_processes
 from nasbench.errors import OptionError, check_range
@@ -295,7 +295,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
                 parameter.requires_grad_(True)
 
 
-class Differentiable(Wishing, nni.nas.strategy.DARTS):
+class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     """Base of the one-shot strategies with architecture parameters.
 
     Whoever builds the evaluator asks for its `wishes` first, as `nasbench.pipeline` does.

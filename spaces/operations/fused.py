@@ -74,7 +74,6 @@ class GatedEnhancer(nn.Module):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The gates a_h (N, C, H, 1) and a_w (N, C, 1, W) of `x` (N, C, H, W)."""
 
-    @final
     def forward(self, x: Tensor) -> Tensor:
         """Gate every row and every column of `x` (N, C, H, W)."""
         rows, columns = self.gates(x)
