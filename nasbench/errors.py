@@ -40,6 +40,12 @@ class RecordError(NasbenchError):
     """A run record that is damaged, in use, or of another configuration."""
 
 
+class NonFiniteError(NasbenchError, ArithmeticError):
+    """A loss, a weight or an architecture parameter that is no longer a finite number."""
+
+    exit_code = 1
+
+
 def unknown(kind: str, name: object, known: Iterable[object]) -> str:
     """Say that a name is unknown, with the nearest valid one.
 

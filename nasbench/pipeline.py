@@ -23,6 +23,7 @@ from nasbench.config import RunConfig
 from nasbench.contracts import Deciding, Evaluator, SearchWishes, Strategy, wishes_of
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.finite import FiniteGuard
 from nasbench.memory import peak_bytes, reset_peak
 from nasbench.networks import build_space, derived, label_of, load_weights, names_of
 from nasbench.presets import complete
@@ -87,7 +88,7 @@ class RecordIO(StageIO):
 
     def watch(self, stage: str) -> list[Callback]:
         """See `StageIO`."""
-        return [Watcher(stage, self._record, self._display, self._report)]
+        return [FiniteGuard(stage), Watcher(stage, self._record, self._display, self._report)]
 
     def architecture(self) -> Architecture:
         """See `StageIO`."""
@@ -303,7 +304,8 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
             display.say(f"interrupted; `nasbench run --config {record.path}/config.yaml --out {record.path}` goes on")
             raise KeyboardInterrupt from e
         except BaseException as e:
-            record.set_status(state="failed", error=registry.blame(e))
+            reason = str(e) if isinstance(e, NasbenchError) else registry.blame(e)
+            record.set_status(state="failed", error=reason)
             raise
         record.set_status(state="finished")
     return record
@@ -312,7 +314,9 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
 def _search(config: RunConfig, io: StageIO, search: Search) -> Architecture:
     if search.architecture is not None:
         return search.architecture
-    assert search.strategy is not None and search.evaluator is not None and search.engine is not None
+    assert search.strategy is not None
+    assert search.evaluator is not None
+    assert search.engine is not None
     search.evaluator.observe(io.watch("search"))
     seed_everything(config.seed, workers=True, verbose=False)
     search.strategy.run()

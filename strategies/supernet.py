@@ -16,6 +16,7 @@ from nasbench.contracts import Deciding, SearchModule, SearchWishes, Wishing
 from nasbench.data.base import ImageData
 from nasbench.distributed import agree, mean_over_processes
 from nasbench.errors import OptionError, check_range
+from nasbench.finite import check_finite
 from nasbench.strategies.mixed import MixedLayer
 
 RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many steps
@@ -100,7 +101,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         if id(alpha) in self._soft:
             index = list(self.strategy.mutables[label].values).index(candidate)
             with torch.no_grad():
-                alpha.fill_(-torch.inf)[index] = 0.0
+                alpha.fill_(torch.finfo(alpha.dtype).min / 2)[index] = 0.0  # finite, and its exponential is exactly 0
         _retire([alpha])
         self.fixed[label] = candidate
         live = {id(p) for p in _live_parameters(self.model)}
@@ -110,12 +111,13 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def decide(self, label: str, by: str, pi: dict[Any, float]) -> None:
         """Write down why a label was decided."""
-        loss = mean_over_processes([torch.stack(list(self._recent)).mean()])[0].item() if self._recent else None
+        recent = mean_over_processes([torch.stack(list(self._recent)).mean()])[0] if self._recent else None
+        check_finite("search", self.steps, self, recent)
         self.decisions[label] = {
             "step": self.steps,
             "pi": {str(k): v for k, v in pi.items()},
             "by": by,
-            "train_loss": loss,
+            "train_loss": None if recent is None else recent.item(),
         }
 
     # One step
