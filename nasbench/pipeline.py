@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from nasbench.profile import profile
 from nasbench.progress import Display
 from nasbench.quiet import logged, quiet_libraries
 from nasbench.record import DataFacts, Decision, Record, Result, continues, write_atomic
-from nasbench.watch import Report, Watcher
+from nasbench.watch import Report, Watcher, probabilities
 
 NO_WISHES = SearchWishes()
 
@@ -332,14 +331,14 @@ def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> 
     if strategy is None:
         return dict.fromkeys(architecture, Decision(by="given"))
     known = strategy.decisions if isinstance(strategy, Deciding) else {}
-    pi: dict[str, Any] = {}
-    if isinstance(strategy, OneShotStrategy) and not known:
-        with contextlib.suppress(Exception):  # not every strategy of NNI's has probabilities
-            pi = strategy.oneshot_module.export_probs()
-    by = "limit" if pi else registry.declared(strategy, "decided_by", f"found by {config.strategy}")
-    return {
-        label: Decision(**known[label])
-        if label in known
-        else Decision(by=by, pi={str(k): v for k, v in pi[label].items()} if label in pi else None)
-        for label in architecture
-    }
+    found = probabilities(strategy.oneshot_module) if isinstance(strategy, OneShotStrategy) else {}
+    otherwise = registry.declared(strategy, "decided_by", f"found by {config.strategy}")
+
+    def decision(label: str, candidate: Any) -> Decision:
+        if label in known:
+            return Decision(**known[label])
+        pi = {str(k): v for k, v in found.get(label, {}).items()}
+        largest = bool(pi) and pi.get(str(candidate)) == max(pi.values())
+        return Decision(by="limit" if largest else otherwise, pi=pi or None)
+
+    return {label: decision(label, candidate) for label, candidate in architecture.items()}

@@ -63,7 +63,6 @@ def _choices(record: Record) -> Table:
     architecture, decisions = record.architecture(), record.decisions()
     reasons: dict[str, Callable[[Decision], str]] = {
         "threshold": lambda d: f"led by ρ at step {d.step} (training loss {d.train_loss or 0:.2f})",
-        "limit": lambda d: "largest π when the search ended",
     }
     table = Table("choice", "candidate", "π", "runner-up", "why", box=None, header_style="dim", pad_edge=False)
     for label, candidate in architecture.items():
@@ -73,6 +72,9 @@ def _choices(record: Record) -> Table:
         others = sorted(((p, c) for c, p in pi.items() if c != str(candidate)), reverse=True)
         reason = reasons.get(decision.by)
         why = reason(decision) if reason else decision.by
+        if decision.by == "limit":
+            largest = chosen is not None and chosen == max(pi.values())
+            why = "largest π when the search ended" if largest else "chosen by the strategy"
         table.add_row(
             label,
             str(candidate),

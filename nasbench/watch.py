@@ -4,16 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot, which imports it in a circle)
+import torch
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from nni.nas.oneshot.pytorch.sampling import EnasLightningModule, RandomSamplingLightningModule
+from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
 from pytorch_lightning import Callback
 
 from nasbench.progress import Display
 from nasbench.record import METRICS, METRICS_HEADER, SEARCH, SEARCH_HEADER, Record
+from nasbench.strategies.supernet import DifferentiableModule
 
 SNAPSHOTS = 200  # rows of search.csv a candidate, over a whole search
 
 Report = Callable[[Mapping[str, float]], None]
+
+
+def probabilities(module: Any) -> dict[str, dict[Any, float]]:
+    """π = softmax(α) of a one-shot search, ours or NNI's, by label and candidate.
+
+    No draw enters: GumbelDARTS mixes its candidates by random weights, and NNI reads π through them. RandomOneShot has
+    no π; ENAS has a controller, whose next choice depends on the ones that it has drawn before.
+
+    Args:
+        module: the Lightning module that is trained in the search.
+
+    Returns:
+        Empty where there is no π.
+    """
+    sampling = (EnasLightningModule, RandomSamplingLightningModule)
+    if not isinstance(module, BaseOneShotLightningModule) or isinstance(module, sampling):
+        return {}
+    drawing = [m for m in module.modules() if isinstance(m, GumbelSoftmax)]
+    for softmax in drawing:
+        softmax.forward = partial(torch.softmax, dim=softmax.dim)  # type: ignore[method-assign]
+    try:
+        return {str(label): distribution for label, distribution in module.export_probs().items()}
+    finally:
+        for softmax in drawing:
+            del softmax.forward  # the class's own again
 
 
 class Watcher(Callback):
@@ -47,10 +79,10 @@ class Watcher(Callback):
         """Show the step; keep π now and then, and whenever a layer is fixed."""
         self._steps += 1
         loss = outputs["loss"] if isinstance(outputs, dict) and "loss" in outputs else outputs
-        if hasattr(loss, "detach"):
+        if isinstance(loss, torch.Tensor):
             # A running mean on the device: reading the value every step would stall it.
             self._loss = loss.detach() if self._loss is None else self._loss.lerp(loss.detach(), 0.1)
-        fixed = len(getattr(pl_module, "fixed", ()))
+        fixed = len(pl_module.fixed) if isinstance(pl_module, DifferentiableModule) else 0
         if fixed != self._fixed or self._steps % self._interval == 0:
             self._fixed = fixed
             self._snapshot(pl_module)
@@ -81,7 +113,7 @@ class Watcher(Callback):
         for key, text in (("train_top1", "train"), ("val_top1", "held out")):
             if key in metrics:
                 facts.append(f"{text} {100 * float(metrics[key]):.1f} %")
-        if hasattr(pl_module, "fixed"):
+        if isinstance(pl_module, DifferentiableModule):
             facts.append(f"fixed {len(pl_module.fixed)}/{len(pl_module.alphas)}")
         return "  ".join(facts)
 
@@ -93,20 +125,20 @@ class Watcher(Callback):
         metrics = trainer.callback_metrics
         accuracy = metrics.get("val_top1", metrics.get("train_top1"))
         measures = {"default": 0.0 if accuracy is None else float(accuracy)}
-        if hasattr(pl_module, "export_probs"):
-            fixed = getattr(pl_module, "fixed", {})
-            probabilities = pl_module.export_probs()
-            open_layers = [pi.values() for label, pi in probabilities.items() if label not in fixed]
+        found = probabilities(pl_module)
+        if found:
+            fixed = pl_module.fixed if isinstance(pl_module, DifferentiableModule) else {}
+            open_layers = [pi.values() for label, pi in found.items() if label not in fixed]
             entropy = sum(-p * math.log(p) for pi in open_layers for p in pi if p > 0)
-            measures |= {"fixed_layers": len(fixed), "entropy": entropy / max(1, len(probabilities))}
+            measures |= {"fixed_layers": len(fixed), "entropy": entropy / len(found)}
         return measures
 
     def _snapshot(self, pl_module: Any) -> None:
-        if not hasattr(pl_module, "export_probs") or self._last_snapshot == self._steps:
+        if self._last_snapshot == self._steps:
             return
         self._last_snapshot = self._steps
-        decided = getattr(pl_module, "fixed", {})
-        for label, distribution in pl_module.export_probs().items():
+        decided = pl_module.fixed if isinstance(pl_module, DifferentiableModule) else {}
+        for label, distribution in probabilities(pl_module).items():
             fixed = int(label in decided)
             for candidate, pi in distribution.items():
                 self._search.append((self._steps, label, candidate, f"{pi:.6g}", fixed))

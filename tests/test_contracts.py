@@ -14,8 +14,9 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from nasbench.config import resolve_config
-from nasbench.pipeline import load_model, run
+from nasbench.networks import load_model
+from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 
 
 class Bright(LightningDataModule):
@@ -118,6 +119,6 @@ def test_a_run_of_parts_that_keep_the_contracts_and_derive_from_none_of_ours(tmp
         part: f"{__name__}:{name}" for part, name in (("space", "Two"), ("strategy", "Both"), ("evaluator", "Plain"))
     }
     done = run(resolve_config({**here, "preset": "quick", "epochs": 2, "retrain_epochs": 6, "device": "cpu"}), tmp_path)
-    assert done.status()["state"] == "finished"
-    assert done.read_json("result.json")["top1"] > 0.8
+    assert done.status().state == "finished"
+    assert done.result().top1 > 0.8
     assert load_model(done.path)(torch.zeros(1, 3, 4, 4)).shape == (1, 2)

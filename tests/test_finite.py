@@ -11,11 +11,11 @@ import torch
 from pytorch_lightning import Callback
 
 from nasbench import cli
-from nasbench.config import resolve_config
 from nasbench.errors import NonFiniteError
 from nasbench.evaluators.classification import Classification
 from nasbench.finite import FiniteGuard
 from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 from nasbench.record import Record
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
 from tests.test_supernet import DIGITS, evaluator, search, small
@@ -31,8 +31,8 @@ def failed(folder: Path) -> tuple[str, list[str]]:
     """The error of the one record in a folder, which failed, and its finished stages."""
     (path,) = folder.iterdir()
     status = Record(path).status()
-    assert status["state"] == "failed"
-    return str(status["error"]), list(status["stages"])
+    assert status.state == "failed"
+    return str(status.error), list(status.stages)
 
 
 @pytest.mark.parametrize(

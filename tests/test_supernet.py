@@ -14,10 +14,10 @@ from nni.nas.space import RawFormatModelSpace
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nasbench.config import resolve_config
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.pipeline import prepare
+from nasbench.presets import resolve_config
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.spaces.operations.enhancers import META_POOLING, enhancer
 from nasbench.spaces.operations.fused import GatedEnhancer

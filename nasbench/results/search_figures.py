@@ -37,7 +37,7 @@ def alphas(run: RunRow) -> Figure:
         figure = new_figure(PAGE, 1.05 + 1.1 * lines)
         panels = list(figure.subplots(lines, PANELS, sharex=True, sharey=True, squeeze=False).flat)
         for axes, (label, layer) in zip(panels, layers.items(), strict=False):
-            _layer(axes, label, layer, str(chosen[label]), decisions[label], names, last)
+            _layer(axes, label, layer, chosen.get(label), decisions.get(label), names, last)
         for number, axes in enumerate(panels):
             if number >= len(layers):
                 axes.set_axis_off()
@@ -55,7 +55,7 @@ def alphas(run: RunRow) -> Figure:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 9), handlelength=2.4)
         figure.suptitle(
             f"π of each layer's candidates over the search: {_title(run)}\n"
-            "(in the titles: what was chosen; * never fixed, the largest π when the search ended)"
+            "(in the titles: what was chosen; * not fixed before the search ended)"
         )
         figure.supylabel("π (probability)", fontsize=7)
     return figure
@@ -84,8 +84,8 @@ def _layer(
     axes: Axes,
     label: str,
     layer: Mapping[str, tuple[list[int], list[float]]],
-    chosen: str,
-    decision: Decision,
+    chosen: Any,
+    decision: Decision | None,
     names: Sequence[str],
     last: int,
 ) -> None:
@@ -96,18 +96,19 @@ def _layer(
             steps,
             values,
             **style,
-            linewidth=1.5 if name == chosen else 0.8,
+            linewidth=1.5 if name == str(chosen) else 0.8,
             markersize=2.6,
             markevery=(names.index(name) * every // max(1, len(names)), every),
-            zorder=3 if name == chosen else 2,
+            zorder=3 if name == str(chosen) else 2,
         )
-    fixed = decision.by == "threshold"
-    step = decision.step
-    if fixed and step is not None:
+    fixed = decision if decision is not None and decision.by == "threshold" else None
+    step = fixed.step if fixed else None
+    if step is not None:
         axes.axvline(step, color="#606060", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         axes.axvspan(step, last, color="#ececec", linewidth=0, zorder=0)
     name = label.removesuffix(".enhancer")
-    axes.set_title(f"{name}: {chosen}" + ("" if fixed else "*"), pad=2.5, fontsize=6.8)
+    title = name if chosen is None else f"{name}: {chosen}"  # the edges of NNI's cells are no choices of their own
+    axes.set_title(title + ("" if fixed else "*"), pad=2.5, fontsize=6.8)
     axes.set_xlim(0, last)
     axes.locator_params(axis="y", nbins=3)
     axes.locator_params(axis="x", nbins=3)
