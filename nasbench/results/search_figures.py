@@ -197,4 +197,4 @@ def _candidates(runs: Sequence[RunRow], labels: Sequence[str], listed: bool) -> 
 
 
 def _title(run: RunRow) -> str:
-    return f"{run['variant']} on {run['dataset']}, seed {run['seed']}"
+    return f"{run['label']} on {run['dataset']}, seed {run['seed']}"

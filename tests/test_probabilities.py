@@ -1,0 +1,65 @@
+"""π of a search, ours or NNI's: read without draws, and told as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nni.nas.strategy
+import pytest
+import torch
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.space import RawFormatModelSpace
+
+from nasbench.pipeline import run
+from nasbench.presets import resolve_config
+from nasbench.record import SEARCH
+from nasbench.results.collect import collect
+from nasbench.results.figures import plot
+from nasbench.watch import probabilities
+from tests.test_supernet import evaluator, small
+
+TINY: dict[str, Any] = {
+    **{"space_options": {"width": 0.05}, "image_size": 8, "train_images": 64, "batch_size": 16},
+    **{"epochs": 1, "retrain_epochs": 1, "device": "cpu"},
+}
+
+
+def test_record_table_and_figure_agree_about_a_search_by_draws(tmp_path: Path) -> None:
+    settings = TINY | {"strategy": "nni.nas.strategy:GumbelDARTS"}
+    done = run(resolve_config(settings | {"strategy_options": {"arc_learning_rate": 0.01}}), tmp_path)
+    architecture, decisions = done.architecture(), done.decisions()
+    last: dict[str, dict[str, float]] = {}
+    for row in done.curves(SEARCH):
+        last.setdefault(row["label"], {})[row["candidate"]] = float(row["pi"])
+    for label, candidate in architecture.items():
+        pi = decisions[label].pi or {}
+        assert max(pi, key=lambda name: pi[name]) == max(last[label], key=lambda name: last[label][name]) == candidate
+        assert last[label] == pytest.approx(pi, rel=1e-5)
+        assert decisions[label].by == "limit"
+    figure = next(iter(plot(collect([tmp_path]).frame, "alphas").values()))
+    assert [axes.get_title() for axes in figure.axes[:17]] == [
+        f"{label.removesuffix('.enhancer')}: {candidate}*" for label, candidate in architecture.items()
+    ]
+
+
+def test_reading_pi_draws_nothing() -> None:
+    strategy = nni.nas.strategy.GumbelDARTS()
+    strategy.initialize(RawFormatModelSpace.from_model(small(), evaluator()), SequentialExecutionEngine())
+    module = strategy.oneshot_module
+    module.set_model(strategy.supernet)
+    before = torch.get_rng_state()
+    first, second = probabilities(module), probabilities(module)
+    assert first == second
+    assert torch.equal(before, torch.get_rng_state())
+    alpha = dict(strategy.supernet.named_parameters())["features.1.enhancer._arch_alpha"]
+    assert list(first["block01.enhancer"].values()) == pytest.approx(alpha.softmax(0).tolist())
+    module.export_probs()  # NNI's own draws again
+    assert not torch.equal(before, torch.get_rng_state())
+
+
+def test_a_choice_without_the_largest_pi_is_not_said_to_have_it(tmp_path: Path) -> None:
+    settings = TINY | {"strategy": "nni.nas.strategy:RandomOneShot"}
+    done = run(resolve_config(settings), tmp_path)
+    assert {d.by for d in done.decisions().values()} == {"found by nni.nas.strategy:RandomOneShot"}
+    assert done.curves(SEARCH) == []
