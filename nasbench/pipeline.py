@@ -99,6 +99,8 @@ class RecordIO(StageIO):
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
         seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
+        if search.engine is not None and not search.engine.budget_available():
+            self._display.say(f"the search trained {config.max_trials} networks, as many as --max-trials allows")
         names = names_of(search.space, architecture)
         self._finish("search", seconds, names=names, search=strategy_numbers, notes=search.notes, **seen)
 

@@ -21,7 +21,8 @@ class Random(Strategy):
         """Set the options.
 
         Args:
-            trials: architectures that are drawn; more than one are each trained and compared.
+            trials: architectures that are drawn; more than one are each trained and compared, as many as the engine's
+                budget allows.
             seed: of the draws.
 
         Raises:
@@ -54,7 +55,7 @@ class Random(Strategy):
             model: Any = self.model_space.random(random_state=state)
             if self.trials == 1:
                 self._single = model
-            else:
+            elif self.engine.budget_available():
                 self.engine.submit_models(model)
 
     def list_models(self, sort: bool = True, limit: int | None = None) -> Any:
