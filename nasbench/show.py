@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -13,6 +13,8 @@ from nasbench.record import STAGES, Decision, Record
 
 if TYPE_CHECKING:
     from nasbench.profile import Profile
+
+UNDECIDED = 0.1  # share of 1 / K by which π may differ from uniform and still say nothing
 
 
 def summary(record: Record) -> RenderableType:
@@ -25,6 +27,8 @@ def summary(record: Record) -> RenderableType:
     status = record.status()
     if record.finished("search"):
         parts.append(_choices(record))
+        if doubt := _doubt(list(record.decisions().values())):
+            parts += ["", Text(doubt, style="yellow")]
     if record.finished("test"):
         parts.append(_result(record))
     stages = Table("stage", "time", "peak memory", "images", box=None, header_style="dim", pad_edge=False)
@@ -70,6 +74,7 @@ def _choices(record: Record) -> Table:
         pi = decision.pi or {}
         chosen = pi.get(str(candidate))
         others = sorted(((p, c) for c, p in pi.items() if c != str(candidate)), reverse=True)
+        digits = _digits(chosen, others[0][0]) if others and chosen is not None else 2
         reason = reasons.get(decision.by)
         why = reason(decision) if reason else decision.by
         if decision.by == "limit":
@@ -78,11 +83,28 @@ def _choices(record: Record) -> Table:
         table.add_row(
             label,
             str(candidate),
-            "" if chosen is None else f"{chosen:.2f}",
-            f"{others[0][1]} {others[0][0]:.2f}" if others else "",
+            "" if chosen is None else f"{chosen:.{digits}f}",
+            f"{others[0][1]} {others[0][0]:.{digits}f}" if others else "",
             why,
         )
     return table
+
+
+def _digits(one: float, other: float) -> int:
+    """How many decimals tell two probabilities apart; two where nothing does."""
+    return next((d for d in range(2, 7) if f"{one:.{d}f}" != f"{other:.{d}f}"), 2)
+
+
+def _doubt(decisions: Sequence[Decision]) -> str:
+    """What to think of a search that has learnt nothing; empty where it has learnt something."""
+    known = [d for d in decisions if d.pi and len(d.pi) > 1]
+    left = [d.pi for d in known if d.by != "threshold" and d.pi]
+    if not left or any(abs(p * len(pi) - 1) > UNDECIDED for pi in left for p in pi.values()):
+        return ""
+    spread = max(abs(p - 1 / len(pi)) for pi in left for p in pi.values())
+    which = "choice" if len(left) == len(known) else "choice of the others"
+    fixed = f"{len(known) - len(left)} of {len(known)} fixed"
+    return f"{fixed}; π within {spread:.1g} of uniform: the {which} is arbitrary"
 
 
 def _result(record: Record) -> Text:

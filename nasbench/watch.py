@@ -73,6 +73,11 @@ class Watcher(Callback):
         self._interval = max(1, total // SNAPSHOTS)
         name = self._name if self._fits == 1 else f"{self._name} #{self._fits}"
         self._display.stage(name, int(trainer.max_epochs), total)
+        if isinstance(pl_module, DifferentiableModule):
+            warm_up = int(trainer.num_training_batches) * pl_module.strategy.warmup_epochs
+            warning = pl_module.outlook(total - warm_up)
+            if warning:
+                self._display.say(f"warning: {warning}")
         self._snapshot(pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -27,6 +28,21 @@ def lead(pi: Sequence[float]) -> tuple[int, float]:
     return order[0], pi[order[0]] - (pi[order[1]] if len(pi) > 1 else 0.0)
 
 
+def reachable_lead(steps: int, eta: float, candidates: int) -> float:
+    """The largest lead in π that α can have after some steps of Adam, from equal α.
+
+    A step of Adam moves α by η at most, so the gap between two by 2η; with the other candidates equal, a gap of g in α
+    is a lead of (1 − e^−g) / (1 + (K − 1) e^−g) in π.
+
+    Args:
+        steps: of α.
+        eta: η, the learning rate of α.
+        candidates: K, two or more.
+    """
+    rest = math.exp(-2 * eta * steps)
+    return (1 - rest) / (1 + (candidates - 1) * rest)
+
+
 class ProgressiveModule(DifferentiableModule):
     """PMPL's search: first-order MAML on α, and layers fixed one by one."""
 
@@ -37,6 +53,18 @@ class ProgressiveModule(DifferentiableModule):
         weights = self.weights()
         with self.moved(weights, self.virtual_gradient(train, weights), -self.learning_rate()):
             return self.gradient(meta, alphas)
+
+    def outlook(self, steps: int) -> str | None:
+        """Warn where η is too small for any candidate to lead by ρ."""
+        eta, rho = self.strategy.eta, self.strategy.rho
+        leads = {len(a): reachable_lead(steps, eta, len(a)) for a in self.alphas.values() if len(a) > 1}
+        late = [len(a) for a in self.alphas.values() if leads.get(len(a), 1.0) < rho]
+        if not late:
+            return None
+        return (
+            f"{len(late)} of {len(self.alphas)} layers cannot be fixed: in {steps} steps at η = {eta:g} a candidate "
+            f"can lead by {leads[max(late)]:.2g} at most, and ρ is {rho:g}; raise eta or epochs"
+        )
 
     def after_step(self) -> None:
         """Fix every layer whose best candidate leads by ρ (eq. 4); stop when all are."""

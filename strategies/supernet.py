@@ -166,6 +166,17 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def after_step(self) -> None:
         """What a strategy does after a step beyond the warm-up."""
 
+    def outlook(self, steps: int) -> str | None:
+        """What is known beforehand to go wrong.
+
+        Args:
+            steps: of the search after its warm-up.
+
+        Returns:
+            A warning in one line, or `None`.
+        """
+        return None
+
     def loss(self, batch: Any) -> Tensor:
         """The evaluator's training loss of a batch."""
         outcome = self.training_module.training_step(batch, 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,16 @@ import pytest
 import torch
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
+from rich.console import Console
 
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
+from nasbench.progress import Display
 from nasbench.record import SEARCH
 from nasbench.results.collect import collect
 from nasbench.results.figures import plot
+from nasbench.show import summary
+from nasbench.strategies.pmpl import reachable_lead
 from nasbench.watch import probabilities
 from tests.test_supernet import evaluator, small
 
@@ -63,3 +70,35 @@ def test_a_choice_without_the_largest_pi_is_not_said_to_have_it(tmp_path: Path) 
     done = run(resolve_config(settings), tmp_path)
     assert {d.by for d in done.decisions().values()} == {"found by nni.nas.strategy:RandomOneShot"}
     assert done.curves(SEARCH) == []
+
+
+def test_a_lead_that_cannot_be_reached() -> None:
+    assert reachable_lead(24, 0.003, 8) == pytest.approx(0.019, abs=5e-4)
+    for candidates in (2, 3, 8, 13):
+        gap = math.log((1 + 0.2 * (candidates - 1)) / (1 - 0.2))  # the gap in α that is a lead of 0.2
+        assert reachable_lead(1, gap / 2, candidates) == pytest.approx(0.2)
+    assert reachable_lead(10**6, 1.0, 8) == 1.0
+
+
+def shown(config: Any, out: Path) -> tuple[str, str]:
+    """What a run says while it goes on, and its summary."""
+    said, told = StringIO(), StringIO()
+    record = run(config, out, Display(Console(file=said)))
+    Console(file=told, width=200).print(summary(record))
+    return said.getvalue(), told.getvalue()
+
+
+def test_a_search_that_learns_nothing_says_so_before_and_after(tmp_path: Path) -> None:
+    hopeless = {"strategy_options": {"eta": 1e-3, "warmup_epochs": 0}}
+    said, told = shown(resolve_config(TINY | hopeless), tmp_path / "a")
+    assert "warning: 17 of 17 layers cannot be fixed: in 3 steps at η = 0.001 a candidate can lead by 0.00" in said
+    assert re.search(r"0 of 17 fixed; π within 0\.00\d+ of uniform: the choice is arbitrary", told)
+    for row in re.findall(r"^block.*$", told, re.MULTILINE):
+        chosen, runner_up = re.findall(r"0\.\d+", row)[:2]
+        assert chosen > runner_up  # as many digits as tell them apart
+
+
+def test_a_search_that_learns_something_raises_no_doubt(tmp_path: Path) -> None:
+    said, told = shown(resolve_config(TINY | {"strategy_options": {"eta": 0.5, "warmup_epochs": 0}}), tmp_path / "a")
+    assert "warning" not in said
+    assert "arbitrary" not in told
