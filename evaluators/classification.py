@@ -18,7 +18,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nasbench import registry
 from nasbench.contracts import SearchModule
-from nasbench.errors import OptionError, check_range
+from nasbench.errors import OptionError
+from nasbench.options import Count, Fraction, NonNegative, Positive, Rate, Share, checked
 from nasbench.spaces.operations.auxiliary import auxiliary_loss
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
@@ -211,23 +212,24 @@ class Classification(Lightning):
     }
     module_class: type[ClassificationModule] = ClassificationModule
 
+    @checked
     def __init__(
         self,
         dataset: str = "digits",
         data: dict[str, Any] | None = None,
         stage: Literal["search", "retrain"] = "retrain",
-        epochs: int = 10,
-        learning_rate: float = 0.05,
-        momentum: float = 0.9,
-        weight_decay: float = 4e-5,
-        label_smoothing: float = 0.0,
-        gradient_clip: float | None = None,
-        milestones: list[float] | None = None,
-        ema: float | None = None,
+        epochs: Count = 10,
+        learning_rate: Rate = 0.05,
+        momentum: Share = 0.9,
+        weight_decay: NonNegative = 4e-5,
+        label_smoothing: Share = 0.0,
+        gradient_clip: Positive | None = None,
+        milestones: list[Fraction] | None = None,
+        ema: Fraction | None = None,
         channels_last: bool = True,
         device: str = "auto",
-        devices: int = 1,
-        nodes: int = 1,
+        devices: Count = 1,
+        nodes: Count = 1,
         precision: Literal["32", "bf16", "16", "64"] = "32",
         checkpoints: str | None = None,
     ) -> None:
@@ -256,19 +258,6 @@ class Classification(Lightning):
         Raises:
             OptionError: a value is out of range, the device does not exist, or a batch cannot be shared out equally.
         """
-        check_range("epochs", epochs, ge=1)
-        check_range("learning_rate", learning_rate, gt=0)
-        check_range("momentum", momentum, ge=0, lt=1)
-        check_range("weight_decay", weight_decay, ge=0)
-        check_range("label_smoothing", label_smoothing, ge=0, lt=1)
-        if gradient_clip is not None:
-            check_range("gradient_clip", gradient_clip, gt=0)
-        for share in milestones or ():
-            check_range("milestones", share, gt=0, lt=1)
-        if ema is not None:
-            check_range("ema", ema, gt=0, lt=1)
-        if precision not in PRECISIONS:
-            raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if precision == "16" and stage == "search":
             raise OptionError(
                 "precision 16 needs loss scaling, which the search's own gradient steps lack: use bf16 or 32"
@@ -360,8 +349,6 @@ class Classification(Lightning):
 
 
 def _accelerator(device: str, devices: int, nodes: int) -> dict[str, Any]:
-    check_range("devices", devices, ge=1)
-    check_range("nodes", nodes, ge=1)
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
         raise OptionError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")

@@ -6,7 +6,7 @@ Source: "Training convolutional neural networks with cheap convolutions and onli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import nni
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasbench.architecture import another
-from nasbench.errors import OptionError, check_range
 from nasbench.evaluators.classification import (
     Classification,
     ClassificationModule,
@@ -24,8 +23,8 @@ from nasbench.evaluators.classification import (
     top1,
 )
 from nasbench.evaluators.teachers import FusionTeacher, last_map, standard_architecture
+from nasbench.options import NonNegative, Positive, Range, checked
 
-TEACHERS = ("fusion", "standard")
 TEACHER = "teacher"
 # Soft targets pull without bound, the harder the wider a teacher's last layer: beside MobileNetV2's 1280 channels a
 # learning rate of 0.05 diverges without this. In the paper's own network it cuts only the first few dozen steps.
@@ -235,14 +234,15 @@ class OnlineDistillation(Classification):
     }
     module_class: type[ClassificationModule] = DistillationModule
 
+    @checked
     def __init__(
         self,
         *,
-        students: int = 4,
+        students: Annotated[int, Range(ge=1, le=64)] = 4,
         teacher: Literal["fusion", "standard"] = "fusion",
-        temperature: float = 4.0,
-        distillation_weight: float = 1.0,
-        teacher_weight: float = 1.0,
+        temperature: Positive = 4.0,
+        distillation_weight: NonNegative = 1.0,
+        teacher_weight: NonNegative = 1.0,
         **options: Any,
     ) -> None:
         """Describe the training; data are read when it starts.
@@ -259,12 +259,6 @@ class OnlineDistillation(Classification):
         Raises:
             OptionError: a value is out of range.
         """
-        check_range("students", students, ge=1, le=64)
-        if teacher not in TEACHERS:
-            raise OptionError(f"teacher must be one of {', '.join(TEACHERS)}, not {teacher!r}")
-        check_range("temperature", temperature, gt=0)
-        check_range("distillation_weight", distillation_weight, ge=0)
-        check_range("teacher_weight", teacher_weight, ge=0)
         self._distillation: dict[str, Any] = {
             "students": students,
             "teacher": teacher,

@@ -100,9 +100,10 @@ def check_range(
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise OptionError(f"{name} must be a number, not {value!r}")
+    if value != value or abs(value) == float("inf"):
+        raise OptionError(f"{name} must be a finite number, not {value}")
     inside = (
-        value == value
-        and (gt is None or value > gt)
+        (gt is None or value > gt)
         and (ge is None or value >= ge)
         and (lt is None or value < lt)
         and (le is None or value <= le)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
-from nasbench.errors import OptionError, check_range
+from nasbench.errors import OptionError
+from nasbench.options import Count, Range, checked
 from nasbench.spaces.operations.cheap import CHEAP, convolution
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
@@ -88,11 +89,12 @@ class CheapResNet(FittedSpace, ModelSpace):
     profile_defaults = (10, 32)
     presets: ClassVar = {"quick": {"depth": 20}}
 
+    @checked
     def __init__(
         self,
-        depth: int = 56,
-        width: float = 1.0,
-        num_classes: int = 10,
+        depth: Annotated[int, Range(ge=8, le=1202)] = 56,
+        width: Annotated[float, Range(ge=0.25, le=8)] = 1.0,
+        num_classes: Count = 10,
         image_size: int = 32,
         strides: Rule = "fit",
     ) -> None:
@@ -110,9 +112,6 @@ class CheapResNet(FittedSpace, ModelSpace):
             OptionError: a value is out of range.
         """
         super().__init__()
-        check_range("depth", depth, ge=8, le=1202)
-        check_range("width", width, ge=0.25, le=8)
-        check_range("num_classes", num_classes, ge=1)
         if (depth - 2) % 6:
             below = depth - (depth - 2) % 6
             raise OptionError(f"depth must be 6n + 2 (8, 14, 20, …), e.g. {below} or {below + 6}, not {depth}")

@@ -10,7 +10,8 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 
-from nasbench.errors import OptionError, check_range, unknown
+from nasbench.errors import OptionError, unknown
+from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.attention import SK
 from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
@@ -86,18 +87,19 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
 
     presets: ClassVar = {"quick": {"width": 0.25}}
 
+    @checked
     def __init__(
         self,
-        width: float = 1.0,
+        width: Width = 1.0,
         candidates: Candidates = "full",
         position: Literal["expanded", "output"] = "expanded",
-        num_classes: int = 1000,
+        num_classes: Count = 1000,
         image_size: int = 224,
-        reduction: int = 32,
-        dropout: float = 0.2,
+        reduction: Count = 32,
+        dropout: Share = 0.2,
         downsampling: str = "stride",
         depthwise: Literal["conv", "sk"] = "conv",
-        attention_reduction: int | None = None,
+        attention_reduction: Count | None = None,
         strides: Rule = "fit",
     ) -> None:
         """Build the space.
@@ -121,21 +123,12 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
             OptionError: a value is unknown or out of range.
         """
         super().__init__()
-        check_range("width", width, ge=0.05, le=8)
-        check_range("num_classes", num_classes, ge=1)
-        check_range("reduction", reduction, ge=1)
-        check_range("dropout", dropout, ge=0, lt=1)
-        if position not in ("expanded", "output"):
-            raise OptionError(f"position must be 'expanded' or 'output', not {position!r}")
         if downsampling not in ("stride", *DOWNSAMPLING):
             raise OptionError(unknown("downsampling", downsampling, ["stride", *DOWNSAMPLING]))
-        if depthwise not in ("conv", "sk"):
-            raise OptionError(f"depthwise must be 'conv' or 'sk', not {depthwise!r}")
         if depthwise == "sk" and downsampling != "stride":
             raise OptionError("depthwise 'sk' brings its own stride: it goes with downsampling 'stride' only")
         if attention_reduction is None:
             attention_reduction = REDUCTION[position]
-        check_range("attention_reduction", attention_reduction, ge=1)
         self.candidate_names = candidate_names(candidates)
         reductions = {"global": reduction, "se": attention_reduction, "cbam": attention_reduction}
         self.strides = fit_strides(image_size, STRIDES, strides)

@@ -13,7 +13,8 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
-from nasbench.errors import OptionError, check_range, unknown
+from nasbench.errors import OptionError, unknown
+from nasbench.options import Count, Width, checked
 from nasbench.spaces.operations.choices import OnFirst, enhancer_label, uniform_architectures
 from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
@@ -207,15 +208,16 @@ class MENetSpace(FittedSpace, ModelSpace):
 
     presets: ClassVar = {"quick": {"width": 0.25}}
 
+    @checked
     def __init__(
         self,
         model: str = "108-8x1",
-        width: float = 1.0,
+        width: Width = 1.0,
         candidates: Gates = "full",
-        groups: list[int] | None = None,
-        num_classes: int = 1000,
+        groups: list[Count] | None = None,
+        num_classes: Count = 1000,
         image_size: int = 224,
-        reduction: int = 32,
+        reduction: Count = 32,
         strides: Rule = "fit",
     ) -> None:
         """Build the space.
@@ -239,11 +241,6 @@ class MENetSpace(FittedSpace, ModelSpace):
         super().__init__()
         if model not in MODELS:
             raise OptionError(unknown("model", model, MODELS))
-        check_range("width", width, ge=0.05, le=8)
-        check_range("num_classes", num_classes, ge=1)
-        check_range("reduction", reduction, ge=1)
-        for count in groups or ():
-            check_range("groups", count, ge=1)
         if groups is not None and (not groups or len(set(groups)) != len(groups)):
             raise OptionError("groups must be one or more different numbers")
         self.model, self.gates = model, candidate_names(candidates, extra=(GATE,))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
 
-from nasbench.errors import OptionError, check_range, unknown
+from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
@@ -67,15 +67,16 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
 
     presets: ClassVar = {"quick": {"model": "small", "width": 0.25}}
 
+    @checked
     def __init__(
         self,
         model: Literal["large", "small"] = "large",
-        width: float = 1.0,
+        width: Width = 1.0,
         candidates: Candidates = "full",
-        num_classes: int = 1000,
+        num_classes: Count = 1000,
         image_size: int = 224,
-        reduction: int = 32,
-        dropout: float = 0.2,
+        reduction: Count = 32,
+        dropout: Share = 0.2,
         strides: Rule = "fit",
     ) -> None:
         """Build the space.
@@ -95,12 +96,6 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
             OptionError: a value is unknown or out of range.
         """
         super().__init__()
-        if model not in NETWORKS:
-            raise OptionError(unknown("model", model, NETWORKS))
-        check_range("width", width, ge=0.05, le=8)
-        check_range("num_classes", num_classes, ge=1)
-        check_range("reduction", reduction, ge=1)
-        check_range("dropout", dropout, ge=0, lt=1)
         self.candidate_names = candidate_names(candidates)
         self.strides = fit_strides(image_size, STRIDES[model], strides)
         stem, *block_strides = self.strides.chosen

@@ -11,7 +11,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2, channel_shuffle
 
-from nasbench.errors import check_range
+from nasbench.options import Count, Width, checked
 from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
@@ -81,13 +81,14 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
 
     presets: ClassVar = {"quick": {"width": 0.25}}
 
+    @checked
     def __init__(
         self,
-        width: float = 1.0,
+        width: Width = 1.0,
         candidates: Candidates = "full",
-        num_classes: int = 1000,
+        num_classes: Count = 1000,
         image_size: int = 224,
-        reduction: int = 32,
+        reduction: Count = 32,
         strides: Rule = "fit",
     ) -> None:
         """Build the space.
@@ -105,9 +106,6 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
             OptionError: a value is unknown or out of range.
         """
         super().__init__()
-        check_range("width", width, ge=0.05, le=8)
-        check_range("num_classes", num_classes, ge=1)
-        check_range("reduction", reduction, ge=1)
         self.candidate_names = candidate_names(candidates)
         self.strides = fit_strides(image_size, (2, 2, 2, 2, 2), strides)
         stem, pool, *stages = self.strides.chosen

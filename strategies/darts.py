@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nasbench.distributed import mean_over_processes
-from nasbench.errors import OptionError
+from nasbench.options import checked
 from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 
 HESSIAN_STEP = 0.01  # ε · ‖∇θ'‖, as in the paper
@@ -61,6 +61,7 @@ class DARTS(Differentiable):
         """What a run's label says of the options."""
         return {"order": f"order {options['order']}"}
 
+    @checked
     def __init__(self, *, order: Literal[1, 2] = 1, **options: Any) -> None:
         """Set the options.
 
@@ -72,6 +73,4 @@ class DARTS(Differentiable):
             OptionError: a value is out of range.
         """
         super().__init__(**options)
-        if order not in (1, 2):
-            raise OptionError(f"order must be 1 or 2, not {order!r}")
         self.order = order

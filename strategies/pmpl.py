@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from nasbench.errors import check_range
+from nasbench.options import Fraction, checked
 from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 
 
@@ -93,7 +93,8 @@ class PMPL(Differentiable):
         "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5},
     }
 
-    def __init__(self, *, rho: float = 0.2, **options: Any) -> None:
+    @checked
+    def __init__(self, *, rho: Fraction = 0.2, **options: Any) -> None:
         """Set the options.
 
         Args:
@@ -104,5 +105,4 @@ class PMPL(Differentiable):
             OptionError: a value is out of range.
         """
         super().__init__(**options)
-        check_range("rho", rho, gt=0, lt=1)
         self.rho = rho

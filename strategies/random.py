@@ -8,7 +8,7 @@ from typing import Any
 from nni.nas.strategy import Strategy
 from numpy.random import RandomState
 
-from nasbench.errors import check_range
+from nasbench.options import Count, Seed, checked
 
 
 class Random(Strategy):
@@ -17,7 +17,8 @@ class Random(Strategy):
     A single trial is not trained in the search at all: the architecture is taken as it is drawn.
     """
 
-    def __init__(self, *, trials: int = 1, seed: int = 0) -> None:
+    @checked
+    def __init__(self, *, trials: Count = 1, seed: Seed = 0) -> None:
         """Set the options.
 
         Args:
@@ -29,8 +30,6 @@ class Random(Strategy):
             OptionError: a value is out of range.
         """
         super().__init__()
-        check_range("trials", trials, ge=1)
-        check_range("seed", seed, ge=0, lt=2**32)
         self.trials, self.seed = trials, seed
         self._single: Any = None
 

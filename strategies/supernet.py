@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from nasbench.contracts import Deciding, SearchModule, SearchWishes, Wishing
 from nasbench.data.base import ImageData
 from nasbench.distributed import agree, mean_over_processes
-from nasbench.errors import OptionError, check_range
+from nasbench.errors import OptionError
 from nasbench.finite import check_finite
+from nasbench.options import Count, Fraction, Rate, Whole, checked
 from nasbench.strategies.mixed import MixedLayer
 
 RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many steps
@@ -317,14 +318,15 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     module_class: type[DifferentiableModule] = DifferentiableModule
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
 
+    @checked
     def __init__(
         self,
         *,
-        eta: float = 3e-4,
-        zeta: float | None = None,
-        warmup_epochs: int = 0,
-        epochs: int | None = None,
-        meta_fraction: float | None = None,
+        eta: Rate = 3e-4,
+        zeta: Rate | None = None,
+        warmup_epochs: Whole = 0,
+        epochs: Count | None = None,
+        meta_fraction: Fraction | None = None,
     ) -> None:
         """Set the options.
 
@@ -339,14 +341,6 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
             OptionError: a value is out of range.
         """
         super().__init__()
-        check_range("eta", eta, gt=0)
-        check_range("warmup_epochs", warmup_epochs, ge=0)
-        if zeta is not None:
-            check_range("zeta", zeta, gt=0)
-        if epochs is not None:
-            check_range("epochs", epochs, ge=1)
-        if meta_fraction is not None:
-            check_range("meta_fraction", meta_fraction, gt=0, lt=1)
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
         self.epochs, self.meta_fraction = epochs, meta_fraction
         self.alphas: dict[str, nn.Parameter] = {}

@@ -381,7 +381,7 @@ def test_the_learning_rate_falls_at_the_milestones() -> None:
     ("options", "message"),
     [
         ({"students": 0}, "students must be ≥ 1"),
-        ({"teacher": "teacher"}, "teacher must be one of fusion, standard, not 'teacher'"),
+        ({"teacher": "teacher"}, "teacher must be 'fusion' or 'standard', not 'teacher'"),
         ({"temperature": 0}, "temperature must be > 0"),
         ({"distillation_weight": -1}, "distillation_weight must be ≥ 0"),
         ({"teacher_weight": -1}, "teacher_weight must be ≥ 0"),

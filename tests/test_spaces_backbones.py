@@ -239,7 +239,7 @@ def test_pretrained_weights_fit_by_name(build: Build, options: dict[str, Any], b
 @pytest.mark.parametrize(
     ("build", "options", "message"),
     [
-        (MobileNetV3MetaPooling, {"model": "medium"}, "unknown model 'medium'"),
+        (MobileNetV3MetaPooling, {"model": "medium"}, "model must be 'large' or 'small', not 'medium'"),
         (MobileNetV3MetaPooling, {"dropout": 1.0}, "dropout must be"),
         *((b, {"width": 0}, "width must be ≥ 0.05") for b in (MobileNetV3MetaPooling, ShuffleNetV2MetaPooling)),
         *((b, {"image_size": 3}, "image_size") for b in (MobileNetV3MetaPooling, ShuffleNetV2MetaPooling)),

@@ -31,19 +31,13 @@ from timm.layers.selective_kernel import SelectiveKernel
 from timm.layers.squeeze_excite import SqueezeExcite
 from torch import nn
 
-from nasbench.errors import check_range
+from nasbench.options import Count, checked
 
 __all__ = ["ATTENTION", "ATTENTION_OUTPUT", "CBAM", "SE", "SK", "CoordAttention"]
 
 
 def _hidden(channels: int, reduction: int, minimum: int) -> int:
-    """Return max(minimum, channels // reduction), the width of a module's bottleneck.
-
-    Raises:
-        OptionError: if `channels` or `reduction` is below 1.
-    """
-    check_range("channels", channels, ge=1)
-    check_range("reduction", reduction, ge=1)
+    """Return max(minimum, channels // reduction), the width of a module's bottleneck."""
     return max(minimum, channels // reduction)
 
 
@@ -65,7 +59,8 @@ class SE(SqueezeExcite):
         OptionError: if `channels` or `reduction` is below 1.
     """
 
-    def __init__(self, channels: int, reduction: int = 24) -> None:
+    @checked
+    def __init__(self, channels: Count, reduction: Count = 24) -> None:
         super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=1))
 
 
@@ -88,7 +83,8 @@ class CBAM(CbamModule):
         OptionError: if `channels` or `reduction` is below 1.
     """
 
-    def __init__(self, channels: int, reduction: int = 24) -> None:
+    @checked
+    def __init__(self, channels: Count, reduction: Count = 24) -> None:
         super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=1), mlp_bias=True)
 
 
@@ -116,9 +112,9 @@ class SK(SelectiveKernel):
         OptionError: if `channels`, `reduction` or `stride` is below 1.
     """
 
-    def __init__(self, channels: int, reduction: int = 8, stride: int = 1) -> None:
+    @checked
+    def __init__(self, channels: Count, reduction: Count = 8, stride: Count = 1) -> None:
         hidden = _hidden(channels, reduction, minimum=8)
-        check_range("stride", stride, ge=1)
         super().__init__(
             channels,
             kernel_size=[3, 5],
@@ -155,7 +151,8 @@ class CoordAttention(CoordAttn):
         OptionError: if `channels` or `reduction` is below 1.
     """
 
-    def __init__(self, channels: int, reduction: int = 32) -> None:
+    @checked
+    def __init__(self, channels: Count, reduction: Count = 32) -> None:
         super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=8), bias=True)
 
 

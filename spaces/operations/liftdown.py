@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasbench.errors import OptionError, check_range
+from nasbench.errors import OptionError
+from nasbench.options import Count, NonNegative, checked
 from nasbench.spaces.operations.auxiliary import AuxiliaryLoss
 
 __all__ = ["LiftDownPool", "Lifting", "high_precision"]
@@ -100,8 +101,9 @@ class LiftDownPool(AuxiliaryLoss):
         OptionError: if the stride is not 2, a weight is negative or `channels` is below 1.
     """
 
+    @checked
     def __init__(
-        self, channels: int, stride: int = 2, update_weight: float = 0.01, predict_weight: float = 0.1
+        self, channels: Count, stride: int = 2, update_weight: NonNegative = 0.01, predict_weight: NonNegative = 0.1
     ) -> None:
         super().__init__()
         if stride != 2:
@@ -109,9 +111,6 @@ class LiftDownPool(AuxiliaryLoss):
                 f"LiftDownPool splits its input into four sub-sampled bands and has no stride {stride}: "
                 "use it for down-sampling, not as an enhancer"
             )
-        check_range("channels", channels, ge=1)
-        check_range("update_weight", update_weight, ge=0)
-        check_range("predict_weight", predict_weight, ge=0)
         self.update_weight = update_weight
         self.predict_weight = predict_weight
         self.horizontal = Lifting(channels, axis=3)

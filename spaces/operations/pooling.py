@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from timm.layers.blur_pool import BlurPool2d
 from torch import Tensor, nn
 
-from nasbench.errors import OptionError, check_range
+from nasbench.errors import OptionError
+from nasbench.options import Count, checked
 from nasbench.spaces.operations.liftdown import LiftDownPool, high_precision
 
 __all__ = [
@@ -36,13 +37,13 @@ __all__ = [
 ]
 
 
-def _window_size(channels: int, stride: int) -> int:
+@checked
+def _window_size(channels: Count, stride: int) -> int:
     """Return the side of the windows that belong to a stride: 2 for cells, 3 around a pixel.
 
     Raises:
         OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
-    check_range("channels", channels, ge=1)
     if stride not in (1, 2):
         raise OptionError(f"a pooling operator has stride 2 (down-sampling) or 1 (enhancer), not {stride!r}")
     return 2 if stride == 2 else 3

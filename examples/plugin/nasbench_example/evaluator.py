@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nasbench.errors import check_range
 from nasbench.evaluators.classification import Classification, ClassificationModule
+from nasbench.options import Positive, checked
 
 
 class MixupModule(ClassificationModule):
@@ -33,8 +33,8 @@ class Mixup(Classification):
 
     module_class = MixupModule
 
-    def __init__(self, alpha: float = 0.2, **options: Any) -> None:
-        check_range("alpha", alpha, gt=0)
+    @checked
+    def __init__(self, alpha: Positive = 0.2, **options: Any) -> None:
         self.alpha = alpha
         super().__init__(**options)  # the options of Classification stay options of this class
 

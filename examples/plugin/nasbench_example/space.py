@@ -5,16 +5,15 @@ from __future__ import annotations
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
-from nasbench.errors import check_range
+from nasbench.options import Count, checked
 
 
 class KernelSizes(ModelSpace):
     """A small convolutional network whose every layer chooses its kernel."""
 
-    def __init__(self, layers: int = 3, channels: int = 16, num_classes: int = 10) -> None:
+    @checked
+    def __init__(self, layers: Count = 3, channels: Count = 16, num_classes: int = 10) -> None:
         super().__init__()
-        check_range("layers", layers, ge=1)
-        check_range("channels", channels, ge=1)
         self.layers = layers
         self.stem = nn.Conv2d(3, channels, 3, 2, 1)
         self.body = nn.Sequential(

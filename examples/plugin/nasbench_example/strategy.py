@@ -7,15 +7,15 @@ from typing import Any
 from nni.nas.strategy import Strategy
 from numpy.random import RandomState
 
-from nasbench.errors import check_range
+from nasbench.options import Count, checked
 
 
 class HillClimbing(Strategy):
     """Changes one choice at a time and keeps what is better on held-out images."""
 
-    def __init__(self, *, steps: int = 4, seed: int = 0) -> None:
+    @checked
+    def __init__(self, *, steps: Count = 4, seed: int = 0) -> None:
         super().__init__()
-        check_range("steps", steps, ge=1)
         self.steps, self.seed = steps, seed
 
     def _run(self) -> None:

@@ -1,0 +1,88 @@
+"""Ranges of options, said once where the option is: annotated types, and the decorator that checks them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, cast
+
+from nasbench.errors import OptionError, check_range
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, beside its type in an `Annotated`; NaN and infinities are outside.
+
+    Attributes:
+        gt: exclusive lower bound.
+        ge: inclusive lower bound.
+        lt: exclusive upper bound.
+        le: inclusive upper bound.
+    """
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+
+Positive = Annotated[float, Range(gt=0)]
+NonNegative = Annotated[float, Range(ge=0)]
+Fraction = Annotated[float, Range(gt=0, lt=1)]
+"""A share that is neither nothing nor all."""
+Share = Annotated[float, Range(ge=0, lt=1)]
+"""A share that may be nothing."""
+Rate = Annotated[float, Range(gt=0, le=1e38)]
+"""A learning rate; single precision ends there."""
+Width = Annotated[float, Range(ge=0.05, le=8)]
+"""A multiplier of a network's channels."""
+Count = Annotated[int, Range(ge=1)]
+Whole = Annotated[int, Range(ge=0)]
+Seed = Annotated[int, Range(ge=0, lt=2**32)]
+
+
+def checked(init: F) -> F:
+    """Let a constructor (or function) check the values of its arguments by their annotations, before it runs.
+
+    Seen are `Range` and `Literal`, also within `| None` and `list`. What an option's type is, the registry checks. The
+    signature stays the constructor's own.
+
+    Args:
+        init: the constructor. It then raises an `OptionError` that names the argument, the bounds and the value.
+    """
+    signature = inspect.signature(init)
+
+    @functools.cache
+    def hints() -> dict[str, Any]:  # at the first call: annotations may name what the module defines further down
+        return typing.get_type_hints(init, include_extras=True)
+
+    @functools.wraps(init)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in hints() and signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
+                _check(name, hints()[name], value)
+        return init(*args, **kwargs)
+
+    return cast(F, wrapper)
+
+
+def _check(name: str, hint: Any, value: Any) -> None:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        for mark in inner[1:]:
+            if isinstance(mark, Range):
+                check_range(name, value, **asdict(mark))
+    elif origin in (Union, types.UnionType):
+        for member in inner if value is not None else ():
+            _check(name, member, value)
+    elif origin is list:
+        for item in value if isinstance(value, (list, tuple)) else ():
+            _check(name, inner[0], item)
+    elif origin is Literal and value not in inner:
+        raise OptionError(f"{name} must be {' or '.join(map(repr, inner))}, not {value!r}")
