@@ -3,6 +3,11 @@
 Constructor arguments are a part's options: by keyword, annotated (see `nasbench.options`), checked before anything is
 written. Those named in the protocols below are filled in by the pipeline, each only where the constructor takes it.
 `examples/plugin` has one small class of every kind.
+
+Any part may declare beside its constructor: `presets` (preset → options of the part), or the class method
+`preset_options(which, common, settings)` where these depend on the run's settings; `settle(options) -> options`, a
+class method that puts values in the place of those that depend on others; `words(options) -> dict`, a static method:
+option → what a run's label says of it. A data set may name its `default_preset`.
 """
 
 from __future__ import annotations
@@ -81,6 +86,7 @@ class Space(Protocol):
     - `architectures(self) -> dict[str, Architecture]`: architectures with names, for `--choice` and `--architecture`;
       the first is what `--strategy fixed` trains without a choice.
     - `named_options(cls, name) -> dict`, a class method: the options that a named architecture needs; empty for others.
+    - `notes(self) -> list[str]`: what a user should know of this network, one line each.
     - `profile_defaults`, a class attribute: classes and image size at which `nasbench profile` counts.
 
     Candidates may say that they can be computed together with others, see `nasbench.spaces.operations.fused`.
@@ -109,6 +115,9 @@ class Strategy(Protocol):
     A one-shot strategy is an NNI `OneShotStrategy` (ours derive from `nasbench.strategies.supernet.Differentiable`),
     which turns the space into a supernet and trains it by an evaluator of stage `search`. One that is `Wishing` is
     asked for its wishes first; one that is `Deciding` tells why each label was decided.
+
+    What a strategy may have beside this: `decided_by`, words for why a label has its candidate; `numbers`, what the
+    result keeps of the search; `searches(options) -> bool`, a static method: whether anything is trained.
     """
 
     def initialize(self, model_space: Any, engine: Any) -> Any:
@@ -162,6 +171,10 @@ class Dataset(Protocol):
 
     def test_dataloader(self) -> Iterable[Any]:
         """Test images; read once, after the retraining."""
+        ...
+
+    def summary(self) -> str:
+        """One line for the user: what there is to learn from and to be tested on."""
         ...
 
     def description(self) -> dict[str, Any]:

@@ -39,6 +39,9 @@ class Bright(LightningDataModule):
     def test_dataloader(self) -> Any:
         return self._loader(2)
 
+    def summary(self) -> str:
+        return "2 classes, made up"
+
     def description(self) -> dict[str, Any]:
         return {"class_names": ["dark", "bright"], "image_size": 4, "mean": [0.0] * 3, "std": [1.0] * 3}
 
