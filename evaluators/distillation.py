@@ -227,7 +227,7 @@ class OnlineDistillation(Classification):
     128, 300 epochs.
     """
 
-    presets: ClassVar = {
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"learning_rate": 0.05, **CLIP},
         "cifar": RECIPE,
         "paper": RECIPE,
