@@ -40,7 +40,7 @@ def probabilities(module: Any) -> dict[str, dict[Any, float]]:
         return {}
     drawing = [m for m in module.modules() if isinstance(m, GumbelSoftmax)]
     for softmax in drawing:
-        softmax.forward = partial(torch.softmax, dim=softmax.dim)  # type: ignore[method-assign]
+        softmax.forward = partial(torch.softmax, dim=softmax.dim)
     try:
         return {str(label): distribution for label, distribution in module.export_probs().items()}
     finally:
