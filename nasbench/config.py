@@ -85,6 +85,8 @@ class RunConfig(BaseModel):
     """Processes that load image files."""
     weights: Annotated[Path | None, Role.RECIPE] = None
     """Start from these pretrained weights."""
+    weights_partial: Annotated[bool, Role.RECIPE] = False
+    """Take weights although they fill under half of the network's convolutions."""
     device: Annotated[str, Role.DEVICE] = "auto"
     """auto, cpu, cuda or cuda:N."""
     devices: Annotated[int, Role.DEVICE] = Field(default=1, ge=1, le=1024)

@@ -66,13 +66,13 @@ def checked(init: F) -> F:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in hints() and signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
-                _check(name, hints()[name], value)
+                check(name, hints()[name], value)
         return init(*args, **kwargs)
 
     return cast(F, wrapper)
 
 
-def _check(name: str, hint: Any, value: Any) -> None:
+def check(name: str, hint: Any, value: Any) -> None:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         for mark in inner[1:]:
@@ -80,9 +80,9 @@ def _check(name: str, hint: Any, value: Any) -> None:
                 check_range(name, value, **asdict(mark))
     elif origin in (Union, types.UnionType):
         for member in inner if value is not None else ():
-            _check(name, member, value)
+            check(name, member, value)
     elif origin is list:
         for item in value if isinstance(value, (list, tuple)) else ():
-            _check(name, inner[0], item)
+            check(name, inner[0], item)
     elif origin is Literal and value not in inner:
         raise OptionError(f"{name} must be {' or '.join(map(repr, inner))}, not {value!r}")

@@ -212,9 +212,9 @@ def prepare(config: RunConfig) -> Search:
         if not choices(space):
             raise OptionError(f"space {config.space!r} has no choices to search")
         registry.declared(retrain, "check_space", lambda space: None)(space)
-        if config.weights is not None and is_first():
-            load_weights(space, config.weights)
         notes = [data.summary(), *registry.declared(space, "notes", list)()]
+        if config.weights is not None and is_first():
+            notes.append(f"weights: {load_weights(space, config.weights, config.weights_partial)}")
         if strategy is None:
             return Search(space, notes, resolve(space, config.architecture))
         one_shot = isinstance(strategy, OneShotStrategy)
@@ -255,7 +255,7 @@ def run_stages(config: RunConfig, io: StageIO, search: Search | None, checkpoint
     seed_everything(config.seed, workers=True, verbose=False)
     model = derived(config, chosen, DataFacts.model_validate(facts))
     if config.weights is not None and is_first():
-        load_weights(model, config.weights)
+        load_weights(model, config.weights, partial=True)  # what does not fit was said before the search
     evaluator.observe(io.watch("retrain"))
     evaluator.evaluate(model)
     io.trained(model, time.perf_counter() - start, facts)

@@ -21,6 +21,7 @@ from typing import Any
 
 from nasbench.config import GIVEN
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.options import check as check_option
 
 GROUPS = {
     "space": "nasbench.spaces",
@@ -312,6 +313,10 @@ def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]
                 raise OptionError(f"{kind} {name!r}: option {option}={value!r}: {reason}") from e
             except PydanticUserError:
                 pass  # an annotation that pydantic cannot read is left to the class itself
+            try:
+                check_option(option, hint, checked[option])
+            except OptionError as e:
+                raise OptionError(f"{kind} {name!r}: {e}") from e
     return checked
 
 

@@ -43,7 +43,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a module that leaves a trace as soon as it is imported; it is the current one."""
-    (tmp_path / "stranger.py").write_text("open('trace', 'w').close()\ndef part(**options): open('trace', 'w').close()\n")
+    (tmp_path / "stranger.py").write_text(
+        "open('trace', 'w').close()\ndef part(**options): open('trace', 'w').close()\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
     return tmp_path
