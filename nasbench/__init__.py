@@ -1,20 +1,60 @@
 """Neural architecture search for lightweight vision networks, on NNI and PyTorch."""
 
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nasbench.api import Run, collect, run
+    from nasbench.config import RunConfig
+    from nasbench.errors import NasbenchError
+    from nasbench.networks import load_model
+    from nasbench.record import Record, Result
 
 __version__ = "0.1.0"
+__all__ = ["NasbenchError", "Record", "Result", "Run", "RunConfig", "collect", "load_model", "run"]
 
-# In a source tree the packages `nasbench.spaces`, `nasbench.strategies` and `nasbench.evaluators` lie beside
-# this folder, not in it; `python -m nasbench` started there finds this folder before any installed copy.
-_root = Path(__file__).resolve().parent.parent
-if (_root / "pyproject.toml").is_file() and (_root / "spaces" / "operations").is_dir():
-    __path__.append(str(_root))
+# PyTorch and NNI take seconds to import; `nasbench --help` needs neither.
+_MODULES = {
+    **dict.fromkeys(("Run", "collect", "run"), "nasbench.api"),
+    **dict.fromkeys(("Record", "Result"), "nasbench.record"),
+    **{"NasbenchError": "nasbench.errors", "RunConfig": "nasbench.config", "load_model": "nasbench.networks"},
+}
 
 
 def __getattr__(name: str) -> object:
-    # PyTorch and NNI take seconds to import; `nasbench --help` needs neither.
-    if name in ("load_model", "run"):
-        from nasbench import networks, pipeline
+    if name not in _MODULES:
+        raise AttributeError(f"module 'nasbench' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return found
 
-        return getattr(networks if name == "load_model" else pipeline, name)
-    raise AttributeError(f"module 'nasbench' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+class _Siblings:
+    """Finds the packages that lie beside this folder in a source tree, and in it once they are installed.
+
+    `python -m nasbench` started in a source tree finds this folder before any installed copy.
+    """
+
+    ROOT = Path(__file__).resolve().parent.parent
+    PACKAGES = tuple(f"nasbench.{name}" for name in ("spaces", "strategies", "evaluators", "benchmarks"))
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if name not in cls.PACKAGES:
+            return None
+        folder = cls.ROOT / name.rpartition(".")[2]
+        return spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+
+
+if (_Siblings.ROOT / "pyproject.toml").is_file() and (_Siblings.ROOT / "spaces" / "operations").is_dir():
+    sys.meta_path.insert(0, _Siblings)  # before that of an editable install, which may be of another tree

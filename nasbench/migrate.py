@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from nasbench import packs
 from nasbench.config import KINDS, RunConfig, make_config
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.record import (
@@ -68,13 +69,15 @@ def migrate(folder: Path) -> list[Path]:
         folder: a record, or a folder with records at any depth.
 
     Returns:
-        The records that were changed; those of this version are left as they are.
+        The records that were changed; those of this version, and those in packs, are left as they are.
 
     Raises:
         RecordError: a record is damaged, or of a newer version.
     """
     changed = []
     for path in find_records(folder):
+        if packs.is_inside(path):
+            continue
         try:
             status = json.loads((path / STATUS).read_text(encoding="utf-8"))
             version = status.get("schema_version", 1)
@@ -150,7 +153,7 @@ def _config_1(settings: Mapping[str, Any], architecture: Mapping[str, Any] | Non
 
 
 def _candidates_1(given: Any, gated: bool) -> list[str]:
-    if given in _SETS:
+    if isinstance(given, str) and given in _SETS:
         none, *others = _SETS[given]
         return [none, *(["me"] if gated else []), *others]
     return [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)

@@ -10,6 +10,7 @@ from typing import Any
 from nasbench import registry
 from nasbench.config import GIVEN, KINDS, RunConfig, make_config
 from nasbench.errors import OptionError, unknown
+from nasbench.packs import locate
 from nasbench.record import ARCHITECTURE
 
 # What concerns every part; what a part's own options are in a preset stands beside the part. The paper's recipe is that
@@ -124,7 +125,7 @@ def read_architecture(choice: Any) -> Any:
         raise OptionError(f"an architecture is a name or a mapping of labels to candidates, not {choice!r}")
     if choice.startswith("{"):
         return _mapping(choice, "the architecture")
-    path = Path(choice)
+    path = locate(Path(choice))
     if (path / ARCHITECTURE).is_file():
         path = path / ARCHITECTURE
     elif path.suffix != ".json" or not path.is_file():

@@ -28,6 +28,8 @@ CONFIG, STATUS, ENVIRONMENT, DATA = "config.yaml", "status.json", "environment.j
 ARCHITECTURE, DECISIONS, RESULT = "architecture.json", "decisions.json", "result.json"
 SEARCH, METRICS = "search.csv", "metrics.csv"
 MODEL, CHECKPOINTS, LOG, LOCK = "model.safetensors", "checkpoints", "log.txt", ".lock"
+# What tells about a run: all but the weights, and what was only needed meanwhile.
+DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, SEARCH, METRICS)
 STAGES = ("search", "retrain", "test")
 SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
@@ -352,6 +354,11 @@ def _processor() -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def is_record(path: Path) -> bool:
+    """Whether there is a record at a path, also in a pack."""
+    return (packs.locate(path) / CONFIG).is_file()
 
 
 def find_records(folder: Path) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -44,14 +44,6 @@ def summary(record: Record) -> RenderableType:
         parts.append(Text(f"failed: {status.error}", style="red"))
     parts += ["", Text(f"record: {record.path}")]
     return Group(*parts)
-
-
-def plain_console(stderr: bool = False) -> Console:
-    """A console that does not wrap tables at 80 columns where nobody is watching."""
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=120)
-    return console
 
 
 def _heading(record: Record) -> Text:
@@ -129,7 +121,7 @@ def _bytes(count: int) -> str:
 
 def _images(facts: dict[str, object]) -> str:
     names = (("train_images", "training"), ("meta_images", "meta"), ("held_out_images", "held out"))
-    return ", ".join(f"{facts[key]:,} {text}" for key, text in names if key in facts)
+    return ", ".join(f"{facts[key]:,} {text}" for key, text in names if isinstance(facts.get(key), int))
 
 
 def profile_table(counts: Profile) -> RenderableType:

@@ -47,7 +47,7 @@ def test_the_last_line_of_stdout_is_the_json(finished: tuple[Path, subprocess.Co
     result = json.loads(done.stdout)
     assert list(result) == [
         *("top1", "top5", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes"),
-        *("fixed_by_threshold", "architecture", "record"),
+        *("search", "architecture", "names", "label", "record"),
     ]
     assert 0 <= result["top1"] <= result["top5"] <= 1
     assert len(result["architecture"]) == 17
@@ -79,7 +79,7 @@ def test_help_is_light() -> None:
 
 def test_list_reads_names_without_importing() -> None:
     listed = json.loads(nasbench("list", "--json").stdout)
-    assert {"pmpl", "darts", "random", "fixed"} <= set(listed["strategies"])
+    assert {"pmpl", "darts", "random"} <= set(listed["strategies"])
     assert {"digits", "fashion_mnist", "cifar10", "cifar100", "imagenet", "imagefolder", "arrays"} <= set(
         listed["datasets"]
     )
@@ -106,8 +106,9 @@ def test_profile() -> None:
 def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
     printed = nasbench("run", "--strategy", "darts", "--seed", "3", "-s", "order=2", "--print-config").stdout
     settings = yaml.safe_load(printed)
-    assert settings["strategy_options"] == {"eta": 0.1, "warmup_epochs": 3, "order": 2}
-    assert (settings["preset"], settings["seed"], settings["space_options"]) == ("quick", 3, {"width": 0.25})
+    told = {"order": 2, "eta": 0.1, "zeta": None, "warmup_epochs": 3, "epochs": None, "meta_fraction": None}
+    assert settings["strategy_options"] == told
+    assert (settings["preset"], settings["seed"], settings["space_options"]["width"]) == ("quick", 3, 0.25)
     path = tmp_path / "config.yaml"
     path.write_text(printed)
     assert nasbench("run", "--config", str(path), "--print-config").stdout == printed
@@ -122,9 +123,9 @@ def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
         (["run", "--space", "nowhere:Space"], "there is no module 'nowhere'"),
         (["run", "--space", "nni.nas.hub.pytorch:MobileNetV3Spac"], "did you mean 'MobileNetV3Space'"),
         (["run", "--space", "tests.toys:Broken"], "RuntimeError: no such weights"),
-        (["run", "--space", "torch.nn:Identity"], "not an NNI ModelSpace"),
+        (["run", "--space", "torch.nn:Identity"], "no nni ModelSpace"),
         (["run", "--strategy", "pmlp"], "did you mean 'pmpl'"),
-        (["run", "--strategy", "torch.nn:Identity"], "not an NNI Strategy"),
+        (["run", "--strategy", "torch.nn:Identity"], "no nni Strategy"),
         (["run", "--dataset", "digit"], "did you mean 'digits'"),
         (["run", "--evaluator", "classify"], "unknown evaluator 'classify'"),
         (["run", "--preset", "quik"], "did you mean 'quick'"),
@@ -132,7 +133,7 @@ def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
         (["run", "-s", "rho"], "NAME=VALUE"),
         (["run", "-s", "rho=2"], "rho must be > 0 and < 1, not 2"),
         (["run", "-s", "rho=high"], "rho='high'"),
-        (["run", "-s", "epochs=2"], "warmup_epochs is 3, but the search has only 2"),
+        (["run", "-s", "epochs=2", "-s", "warmup_epochs=3"], "warmup_epochs is 3, but the search has only 2"),
         (["run", "-p", "widht=1"], "did you mean 'width'"),
         (["run", "-p", "width=0"], "width must be ≥ 0.05"),
         (["run", "-p", "candidates=none,globl"], "did you mean 'global'"),
@@ -141,7 +142,8 @@ def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
         (["run", "--space", "tests.toys:CentrePixel", "--strategy", "fixed"], "names no architecture"),
         (["run", "--strategy", "fixed", "--choice", "globall"], "did you mean 'global'"),
         (["run", "--strategy", "fixed", "--choice", "no_such.json"], "unknown architecture 'no_such.json'"),
-        (["run", "--choice", "global"], "unknown option of strategy 'pmpl' 'choice'"),
+        (["run", "--strategy", "pmpl", "--choice", "global"], "nothing is left to strategy 'pmpl'"),
+        (["run", "--strategy", "fixed", "-s", "order=2"], "unknown option of strategy 'fixed' 'order'"),
         (["run", "--epochs", "0"], "epochs: input should be greater than or equal to 1"),
         (["run", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["run", "--seed", "-1"], "seed: input should be greater than or equal to 0"),

@@ -98,3 +98,17 @@ def test_a_folder_called_spaces_does_not_shadow_ours(tmp_path: Path) -> None:
     (tmp_path / "spaces" / "__init__.py").write_text("raise SystemExit('a stranger')")
     code = "import nasbench.spaces\nprint(nasbench.spaces.__name__)"
     assert imported_from(code, tmp_path) == "nasbench.spaces"
+
+
+@pytest.mark.parametrize("name", ["tests", "nasbench", "docs", "experiments", "pyproject"])
+def test_nothing_else_of_the_source_tree_is_in_the_package(name: str) -> None:
+    code = f"import importlib.util, nasbench\nprint(importlib.util.find_spec('nasbench.{name}'))"
+    assert imported_from(code, ROOT) == "None"
+
+
+def test_the_package_imports_nothing_but_itself() -> None:
+    heavy = "{'torch', 'nni', 'pandas', 'numpy', 'matplotlib', 'pydantic', 'rich', 'typer', 'yaml'}"
+    code = (
+        f"import sys\nbefore = set(sys.modules)\nimport nasbench\nprint(sorted({heavy} & (set(sys.modules) - before)))"
+    )
+    assert imported_from(code, ROOT) == "[]"

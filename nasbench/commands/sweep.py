@@ -1,37 +1,36 @@
-"""The commands `sweep` and `ui`. Nothing here imports PyTorch or NNI before a command needs them."""
+"""`nasbench sweep`."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from typer.core import TyperCommand
 
+from nasbench.commands.found import show_table
+from nasbench.commands.options import DEFAULT_RUNS, Host, Port
+from nasbench.config import read_config
 from nasbench.errors import OptionError
 from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
-from nasbench.results.commands import DEFAULT_RUNS, say
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from nasbench.sweeps.allocation import Allocation
-    from nasbench.sweeps.config import SweepConfig
-    from nasbench.sweeps.plan import Plan, Result
+from nasbench.nni_bridge.machines import read_machines
+from nasbench.record import Record
+from nasbench.results import tables
+from nasbench.results.collect import collect
+from nasbench.results.report import report
+from nasbench.studies.metapooling import SPACE
+from nasbench.sweeps.allocation import Allocation
+from nasbench.sweeps.config import SweepConfig, ablation, read_sweep
+from nasbench.sweeps.plan import Plan, Result, check, plan
+from nasbench.sweeps.sweep import run_sweep
+from nasbench.terminal import plain_console, plain_table, say
 
 ABLATION = "ablation"
 SEEDS = "--seeds"
 
-Port = Annotated[
-    int | None, typer.Option(min=1024, max=65534, help="Port of NNI's portal; by default the first free one from 8080.")
-]
-Host = Annotated[
-    str, typer.Option(help="Where the portal listens: 127.0.0.1, or 0.0.0.0 for every interface. It has no password.")
-]
+app = typer.Typer(add_completion=False)
 
 
 class SeveralSeeds(TyperCommand):
@@ -50,7 +49,8 @@ class SeveralSeeds(TyperCommand):
         return super().parse_args(ctx, repeated)
 
 
-def sweep(
+@app.command(cls=SeveralSeeds)
+def command(
     what: Annotated[str, typer.Argument(metavar="ablation|FILE", help="The ablation, or a YAML file of a sweep.")],
     space: Annotated[str | None, typer.Option(help="For ablation: search space, if not the table's.")] = None,
     dataset: Annotated[str | None, typer.Option(help="For ablation: data set.")] = None,
@@ -76,12 +76,8 @@ def sweep(
     ] = False,
 ) -> None:
     """Make many runs as trials of an NNI experiment, live in its web portal. Run it again to go on after a stop."""
-    from nasbench.sweeps.config import ablation, read_sweep
-
     base: dict[str, Any] = {}
     if what == ABLATION:
-        from nasbench.config import read_config
-
         base = read_config(config) if config is not None else {}
         base |= {k: v for k, v in (("space", space), ("dataset", dataset), ("preset", preset)) if v is not None}
         described = ablation(base, seeds or [0, 1, 2], concurrency)
@@ -96,16 +92,12 @@ def sweep(
     folder = out or DEFAULT_RUNS / described.name.replace("/", "_")
     check_host(host)
 
-    from nasbench.nni_bridge.machines import read_machines
-    from nasbench.sweeps.plan import check, plan
-    from nasbench.sweeps.sweep import run_sweep
-
     machines = read_machines(on) if on is not None else None
     allocation = check(described, machines)
     planned = plan(described, folder, [DEFAULT_RUNS])
     say(_summary(planned, allocation, described.name, folder))
     if dry_run:
-        _print(_plan_table(planned, described))
+        plain_console().print(_plan_table(planned, described))
         return
     warn_if_exposed(host, say)
     try:
@@ -113,7 +105,7 @@ def sweep(
     except KeyboardInterrupt:
         say("interrupted; the same command goes on")
         raise
-    _print(_results_table(results, described.name))
+    plain_console().print(_results_table(results, described.name))
     _tables(folder, base if what == ABLATION else None)
     bad = [r for r in results if r.state not in ("finished", "stopped early")]
     if bad:
@@ -121,46 +113,9 @@ def sweep(
         raise typer.Exit(1)
 
 
-def ui(
-    experiment: Annotated[
-        str | None, typer.Argument(help="NNI's id of the experiment, or the folder of a sweep; by default the newest.")
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
-    port: Port = None,
-    host: Host = LOOPBACK,
-) -> None:
-    """Open a finished sweep, or a run that had --ui, in NNI's web portal again, until Ctrl-C."""
-    from nasbench.nni_bridge import portal
-
-    check_host(host)
-    if list_:
-        _print(_experiments_table(portal.experiments()))
-        return
-    found = portal.find(experiment)
-    if found.address is not None:
-        typer.echo(found.address)
-        return
-    warn_if_exposed(host, say)
-    with portal.terminable():
-        opened, address = portal.view(found.id, port, host)
-        try:
-            typer.echo(address)
-            say(f"{found.name}, {found.trials} trial(s); Ctrl-C closes the portal")
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.pause()
-        finally:
-            portal.stop(opened)
-
-
 def _tables(folder: Path, ablation_of: Mapping[str, Any] | None) -> None:
     """Print the ablation's table, and write the report of everything in the folder."""
-    from nasbench.results import tables
-    from nasbench.results.collect import collect
-    from nasbench.results.formats import rich, width
-    from nasbench.results.report import report
     from nasbench.results.training import base_setting
-    from nasbench.show import plain_console
-    from nasbench.studies.metapooling import SPACE
 
     collected = collect([folder])
     if collected.frame.empty:
@@ -172,9 +127,7 @@ def _tables(folder: Path, ablation_of: Mapping[str, Any] | None) -> None:
             if own
             else tables.build("table3", collected.frame, base_setting("table3", ablation_of))
         )
-        console = plain_console()
-        console.width = max(console.width, width(built))
-        console.print(rich(built))
+        show_table(built)
     say(f"report: {report(collected.frame, folder / 'report', collected.problems)}")
 
 
@@ -201,7 +154,7 @@ def _expected(planned: Plan, allocation: Allocation) -> str:
 
 
 def _plan_table(planned: Plan, sweep: SweepConfig) -> Table:
-    table = _table(sweep.name, ("run", "left"), ("state", "left"), ("expected", "right"), ("record", "left"))
+    table = plain_table(sweep.name, ("run", "left"), ("state", "left"), ("expected", "right"), ("record", "left"))
     for result in planned.results:
         table.add_row(result.label, result.state, "", _name(result.record))
     for item in planned.todo:
@@ -214,9 +167,9 @@ def _plan_table(planned: Plan, sweep: SweepConfig) -> Table:
 
 
 def _results_table(results: Sequence[Result], name: str) -> Table:
-    from nasbench.record import Record
-
-    table = _table(name, ("run", "left"), ("state", "left"), ("how", "left"), ("top-1", "right"), ("time", "right"))
+    table = plain_table(
+        name, ("run", "left"), ("state", "left"), ("how", "left"), ("top-1", "right"), ("time", "right")
+    )
     table.add_column("record, or why it failed", overflow="fold")
     for result in results:
         top1 = ""
@@ -226,31 +179,6 @@ def _results_table(results: Sequence[Result], name: str) -> Table:
         how = result.how if result.state != "not finished" else ""
         table.add_row(result.label, result.state, how, top1, _duration(result.seconds), last)
     return table
-
-
-def _experiments_table(experiments: Sequence[Any]) -> Table:
-    table = _table(None, ("experiment", "left"), ("name", "left"), ("started", "left"), ("trials", "right"))
-    table.add_column("folder, or address while it runs", overflow="fold")
-    for e in experiments:
-        started = f"{datetime.fromtimestamp(e.started):%Y-%m-%d %H:%M:%S}"
-        where = e.address or str(e.folder.parent if e.folder.name == ".nni" else e.folder)
-        table.add_row(e.id, e.name, started, str(e.trials), where)
-    return table
-
-
-def _table(title: str | None, *columns: tuple[str, Any]) -> Table:
-    from rich.table import Table as RichTable
-
-    table = RichTable(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify=justify, no_wrap=justify == "right")
-    return table
-
-
-def _print(table: Table) -> None:
-    from nasbench.show import plain_console
-
-    plain_console().print(table)
 
 
 def _name(record: Path | None) -> str:

@@ -1,0 +1,6 @@
+"""One module a command, imported when it is used: each has a typer `app` with one function, `command`."""
+
+COMMANDS = (
+    *("run", "list", "show", "profile", "bench", "table", "plot", "report", "compare", "sweep", "ui"),
+    *("migrate", "pack"),
+)

@@ -1,0 +1,25 @@
+"""`nasbench compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasbench.commands.found import show_table
+from nasbench.commands.options import Format, Output
+from nasbench.results.compare import compare
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    run_a: Annotated[Path, typer.Argument(help="Record of a finished run.")],
+    run_b: Annotated[Path, typer.Argument(help="Record of another.")],
+    how: Format = "rich",
+    output: Output = None,
+) -> None:
+    """Show what differs between two runs in configuration, architecture and result."""
+    show_table(compare(run_a, run_b), how, output)

@@ -1,0 +1,73 @@
+"""What the commands on finished runs share: the runs that are there, and tables on the terminal or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.text import Text
+
+from nasbench.commands.options import DEFAULT_RUNS
+from nasbench.errors import NasbenchError, RecordError
+from nasbench.record import write_atomic
+from nasbench.results.cells import Table
+from nasbench.results.collect import Collection, collect
+from nasbench.results.formats import render, rich, width
+from nasbench.terminal import clean, plain_console, say
+
+
+def collected(paths: Sequence[Path], quiet: bool = False) -> Collection:
+    """The runs of records and folders; says which were skipped.
+
+    Args:
+        paths: records, packs and folders.
+        quiet: say nothing of paths that have no record (yet).
+    """
+    found = collect(paths)
+    for problem in found.problems:
+        if not quiet or problem.path not in paths:
+            say(f"skipped {problem.path}: {problem.reason}")
+    return found
+
+
+def finished(runs: Sequence[Path] | None) -> Collection:
+    """Likewise, of which there has to be one.
+
+    Raises:
+        RecordError: there is none.
+    """
+    paths = list(runs or [DEFAULT_RUNS])
+    found = collected(paths)
+    if found.frame.empty:
+        raise RecordError(f"there is no finished run in {', '.join(map(str, paths))}")
+    return found
+
+
+def show_table(table: Table, how: str = "rich", output: Path | None = None) -> None:
+    """Print a table, or write it to a file.
+
+    Raises:
+        OptionError: unknown format.
+        NasbenchError: the file cannot be written.
+    """
+    if how == "rich":
+        console = plain_console()
+        console.width = max(console.width, width(table))
+        if output is None:
+            console.print(rich(table))
+            return
+        with console.capture() as captured:
+            console.print(rich(table))
+        content = Text.from_ansi(captured.get()).plain + "\n"
+    else:
+        content = render(table, how)
+    if output is None:
+        typer.echo(clean(content), nl=False)
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(output, content)
+    except OSError as e:
+        raise NasbenchError(f"{output} cannot be written: {e.strerror}") from e
+    say(f"written: {output}")

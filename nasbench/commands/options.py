@@ -1,0 +1,153 @@
+"""Options that several commands have, and those of a run, which are made from `RunConfig`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+import yaml
+
+from nasbench.config import KINDS, RunConfig
+from nasbench.errors import OptionError
+from nasbench.presets import OPTIONAL
+
+DEFAULT_RUNS = Path("runs")  # where `nasbench run` puts records
+
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[RUNS]...", help="Records, packs, or folders with either at any depth; by default runs."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON as the last line of stdout.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the code of modules that records name: for spaces that are not registered.")
+]
+Format = Annotated[str, typer.Option("--format", help="rich, md, latex, csv, html or json.")]
+Output = Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")]
+Width = Annotated[float | None, typer.Option(help="Width multiplier; short for -p width=…")]
+Candidates = Annotated[
+    str | None,
+    typer.Option(help="Candidates of a choice: a set's name or names with commas; short for -p candidates=…"),
+]
+Port = Annotated[
+    int | None, typer.Option(min=1024, max=65534, help="Port of NNI's portal; by default the first free one from 8080.")
+]
+Host = Annotated[
+    str, typer.Option(help="Where the portal listens: 127.0.0.1, or 0.0.0.0 for every interface. It has no password.")
+]
+
+NONE = "none"  # how a setting is given that is to have no value
+# Names beside, or in the place of, those that follow from the fields.
+NAMES = {
+    "architecture": ("--choice", "--architecture"),
+    **{f"{kind}_options": (f"-{letter}", f"--{kind}-option") for kind, letter in zip(KINDS, "psed", strict=True)},
+}
+
+
+def _option(name: str) -> Any:
+    """The annotation of the option of one of the fields of `RunConfig`; it is `None` where it is not given."""
+    field = RunConfig.model_fields[name]
+    kinds = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else (field.annotation,)
+    kind: Any = next(k for k in kinds if k is not NoneType)
+    names = NAMES.get(name, (f"--{name.replace('_', '-')}",))
+    if get_origin(kind) is dict:
+        return Annotated[list[str] | None, typer.Option(*names, metavar="NAME=VALUE", help=field.description)]
+    if name in OPTIONAL:
+        parser, metavar = partial(_or_none, kind), f"{kind.__name__.upper()}|{NONE}"
+        return Annotated[Any, typer.Option(*names, parser=parser, metavar=metavar, help=field.description)]
+    return Annotated[
+        (kind if kind in (bool, int, float, Path) else str) | None, typer.Option(*names, help=field.description)
+    ]
+
+
+def _or_none(kind: type, word: str) -> Any:
+    return word if word == NONE else kind(word)
+
+
+SpaceOptions = _option("space_options")
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Put an option for every field of `RunConfig` in the place of a command's `**settings`."""
+    own = list(inspect.signature(command).parameters.values())[:-1]
+    hints = get_type_hints(command, include_extras=True)
+    annotations = {name: _option(name) for name in RunConfig.model_fields} | {p.name: hints[p.name] for p in own}
+    defaults = dict.fromkeys(RunConfig.model_fields) | {p.name: p.default for p in own}
+    command.__annotations__ = {**annotations, "return": None}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+            for name, annotation in annotations.items()
+        ]
+    )
+    return command
+
+
+def merge(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay the options of the command line over settings that were read from a file.
+
+    Args:
+        given: the file's.
+        settings: field of `RunConfig` → value, `None` where it was not given; options as words NAME=VALUE.
+
+    Raises:
+        OptionError: an option is not given as NAME=VALUE.
+    """
+    told = {name: value for name, value in settings.items() if value is not None}
+    merged = dict(given)
+    for kind in KINDS:
+        if told.get(kind) not in (None, merged.get(kind)):
+            merged.pop(f"{kind}_options", None)  # they belong to the part that is replaced
+    if "architecture" in told:
+        merged.pop("strategy", None)
+        merged.pop("strategy_options", None)
+    elif "strategy" in told:
+        merged.pop("architecture", None)
+    for kind in KINDS:
+        name = f"{kind}_options"
+        if told.get(name):
+            told[name] = {**_mapping(name, merged.get(name)), **pairs(name, told[name])}
+        else:
+            told.pop(name, None)
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
+    return merged | {name: None if name in OPTIONAL and value == NONE else value for name, value in plain.items()}
+
+
+def pairs(what: str, words: Iterable[str] | None) -> dict[str, Any]:
+    """Options that were given as NAME=VALUE, the value in YAML.
+
+    Args:
+        what: they are, for the message.
+        words: as they were given.
+
+    Raises:
+        OptionError: a word is none of these.
+    """
+    found = {}
+    for word in words or ():
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise OptionError(f"{what.replace('_', ' ')} must be given as NAME=VALUE, not {word!r}")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise OptionError(f"{word!r}: the value is not YAML") from e
+    return found
+
+
+def short(width: float | None, candidates: str | None) -> list[str]:
+    """The options of a space that have names of their own, as NAME=VALUE."""
+    promoted = {"width": width, "candidates": candidates}
+    return [f"{name}={value}" for name, value in promoted.items() if value is not None]
+
+
+def _mapping(name: str, options: Any) -> dict[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise OptionError(f"{name} must be a mapping of names to values, not {options!r}")
+    return options

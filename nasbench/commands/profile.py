@@ -1,0 +1,71 @@
+"""`nasbench profile`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasbench.commands.options import Candidates, Json, SpaceOptions, Trust, Width, merge, short
+from nasbench.config import make_config
+from nasbench.errors import OptionError
+from nasbench.networks import profile_architecture, profile_record
+from nasbench.presets import FIRST, complete, read_architecture
+from nasbench.record import Record, is_record
+from nasbench.show import profile_table
+from nasbench.terminal import plain_console, print_json
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    space: Annotated[
+        str | None,
+        typer.Option(help="Search space: a name of `nasbench list`, or module:Class; by default mbv2_metapool."),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="A candidate, a named architecture, a JSON file, or a record, whose own network is counted; "
+            "by default the first named."
+        ),
+    ] = None,
+    width: Width = None,
+    candidates: Candidates = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Take classes and image size from this data set (else the space's own)."),
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    space_options: SpaceOptions = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Count parameters and multiply-adds of one architecture, in all and by block, and time it on the CPU."""
+    promoted = [*(space_options or ()), *short(width, candidates)]
+    given = {"space": space, "dataset": dataset, "image_size": image_size, "data_root": data_root}
+    if architecture is not None and is_record(Path(architecture)):
+        told = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+        told += [f"-p {option}" for option in promoted]
+        if told:
+            raise OptionError(f"{', '.join(told)}: {architecture} is a record, which says itself what its network is")
+        record = Record(architecture)
+        name = record.config().space
+        chosen, counts = profile_record(record, timed=True, trust=trust)
+    else:
+        settings = merge({}, given | {"space_options": promoted})
+        choice = FIRST if architecture is None else read_architecture(architecture)
+        config = complete(make_config({**settings, "strategy": None, "architecture": choice}))
+        name = config.space
+        chosen, counts = profile_architecture(config, use_dataset=dataset is not None, timed=True)
+    if as_json:
+        told_parts = [{"name": p.name, "params": p.params, "madds": p.madds, "output": p.output} for p in counts.parts]
+        latency = asdict(counts.latency) if counts.latency else None
+        counted = {"params": counts.params, "madds": counts.madds, "notes": counts.notes, "latency": latency}
+        print_json({"space": name, **counted, "architecture": chosen, "blocks": told_parts})
+    else:
+        plain_console().print(profile_table(counts))

@@ -1,0 +1,58 @@
+"""`nasbench run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nasbench import pipeline
+from nasbench.commands.options import DEFAULT_RUNS, Candidates, Host, Json, Port, Width, merge, short, with_settings
+from nasbench.config import dump_config, read_config
+from nasbench.distributed import node_rank
+from nasbench.follower import follow_node
+from nasbench.nni_bridge.address import LOOPBACK
+from nasbench.nni_bridge.single import run_in_portal
+from nasbench.presets import resolve_config
+from nasbench.show import summary
+from nasbench.terminal import plain_console, print_json, say
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@with_settings
+def command(
+    width: Width = None,
+    candidates: Candidates = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options given beside it win.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder that receives the record; or the record of an interrupted run, which goes on."),
+    ] = DEFAULT_RUNS,
+    ui: Annotated[bool, typer.Option("--ui", help="Show the run live in NNI's web portal.")] = False,
+    port: Port = None,
+    host: Host = LOOPBACK,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete settings and stop.")] = False,
+    as_json: Json = False,
+    **settings: Any,
+) -> None:
+    """Search a space, train the network that was found from scratch, and test it."""
+    promoted = short(width, candidates)
+    if promoted:
+        settings["space_options"] = [*(settings["space_options"] or ()), *promoted]
+    resolved = resolve_config(merge(read_config(config) if config is not None else {}, settings))
+    if print_config:
+        typer.echo(dump_config(resolved), nl=False)
+        return
+    if ui:
+        record = run_in_portal(resolved, out, say, port, host)
+    elif node_rank(resolved) > 0:
+        follow_node(resolved)
+        return
+    else:
+        record = pipeline.run(resolved, out)
+    plain_console(stderr=as_json).print(summary(record))
+    if as_json:
+        print_json(record.result().model_dump(mode="json"))

@@ -1,0 +1,28 @@
+"""`nasbench show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasbench.commands.options import Json
+from nasbench.record import Record
+from nasbench.show import summary
+from nasbench.terminal import plain_console, print_json
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    record: Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a run chose, and how good the network is."""
+    opened = Record(record)
+    if as_json:
+        print_json({**opened.result().model_dump(mode="json"), "record": str(record)})
+    else:
+        plain_console().print(summary(opened))

@@ -1,0 +1,98 @@
+"""`nasbench table`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nasbench.commands.found import collected, show_table
+from nasbench.commands.options import DEFAULT_RUNS, Format, Output, Runs
+from nasbench.config import read_config
+from nasbench.errors import OptionError, RecordError, unknown
+from nasbench.results import tables
+from nasbench.results.collect import collect
+from nasbench.results.formats import FORMATS
+from nasbench.studies.metapooling import TABLES
+from nasbench.terminal import say
+
+PLACEMENTS = ("downsampling", "enhancer")
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    name: Annotated[
+        str, typer.Argument(help="table1, table2, table3, table4 (of the paper), enhancers, strategies or pivot.")
+    ],
+    runs: Runs = None,
+    how: Format = "rich",
+    output: Output = None,
+    train: Annotated[bool, typer.Option("--run", help="First train what the table lacks.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="With --run: seeds 0 … N − 1 of every row.")] = 3,
+    dataset: Annotated[str | None, typer.Option(help="Use, and with --run train, runs on this data set only.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Likewise for a preset: quick, cifar or paper.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="With --run: YAML file of settings for every row, e.g. width and epochs.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="With --run: folder that receives the records.")] = DEFAULT_RUNS,
+    placement: Annotated[
+        str, typer.Option(help="For table1: the pooling as downsampling, or as the enhancer of every block.")
+    ] = "downsampling",
+    rows: Annotated[str, typer.Option(help="For pivot: column of the runs that goes down.")] = "label",
+    columns: Annotated[str, typer.Option(help="For pivot: column that goes across.")] = "dataset",
+    value: Annotated[str, typer.Option(help="For pivot: numeric column that is averaged.")] = "top1",
+) -> None:
+    """Print a table of the papers with our own numbers, or another comparison of runs."""
+    if how not in ("rich", *FORMATS):
+        raise OptionError(unknown("format", how, ("rich", *FORMATS)))
+    if name not in (*TABLES, *tables.BUILDERS, "pivot"):
+        raise OptionError(unknown("table", name, (*TABLES, *tables.BUILDERS, "pivot")))
+    if placement not in PLACEMENTS:
+        raise OptionError(unknown("placement", placement, PLACEMENTS))
+    if placement == "enhancer":
+        if not name.startswith("table1"):
+            raise OptionError(f"--placement enhancer is for table1; {name} has no such form")
+        name = "table1-enhancer"
+    where = list(runs or ([] if train else [DEFAULT_RUNS]))
+    setting: tuple[str, float | None] | None = None
+    failed: list[str] = []
+    if train:
+        if name not in TABLES:
+            raise OptionError(f"--run trains the rows of {', '.join(TABLES)}; {name} only shows runs that exist")
+        where = [*where, out]
+        setting, failed = _train(name, where, seeds, dataset, preset, config, out)
+    frame = collected(where, quiet=train).frame
+    for column, wanted in (("dataset", dataset), ("preset", preset)):
+        if wanted is not None:
+            frame = frame[frame[column] == wanted]
+    built = tables.pivot(frame, rows, columns, value) if name == "pivot" else tables.build(name, frame, setting)
+    show_table(built, how, output)
+    if failed:
+        raise RecordError(f"{len(failed)} run(s) of {name} failed: {'; '.join(failed)}")
+
+
+def _train(
+    name: str,
+    where: Sequence[Path],
+    seeds: int,
+    dataset: str | None,
+    preset: str | None,
+    config: Path | None,
+    out: Path,
+) -> tuple[tuple[str, float | None], list[str]]:
+    from nasbench.results.training import base_setting, missing, train
+
+    base: dict[str, Any] = read_config(config) if config is not None else {}
+    base |= {k: v for k, v in (("dataset", dataset), ("preset", preset)) if v is not None}
+    found = collect([path for path in where if path.exists()])
+    lacking = missing(name, found.frame, base, range(seeds))
+    say(f"{name}: {len(lacking)} run(s) to train" if lacking else f"{name}: nothing to train, every row has its runs")
+    failed = []
+    for item, reason in train(lacking, out, say):
+        failed.append(f"{item.row}, seed {item.overrides['seed']}: {reason}")
+        say(f"failed: {failed[-1]}")
+    return base_setting(name, base), failed

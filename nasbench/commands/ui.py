@@ -1,0 +1,59 @@
+"""`nasbench ui`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from nasbench.commands.options import Host, Port
+from nasbench.nni_bridge import portal
+from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
+from nasbench.terminal import plain_console, plain_table, say, write
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    experiment: Annotated[
+        str | None, typer.Argument(help="NNI's id of the experiment, or the folder of a sweep; by default the newest.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
+    port: Port = None,
+    host: Host = LOOPBACK,
+) -> None:
+    """Open a finished sweep, or a run that had --ui, in NNI's web portal again, until Ctrl-C."""
+    check_host(host)
+    if list_:
+        plain_console().print(_experiments_table(portal.experiments()))
+        return
+    found = portal.find(experiment)
+    if found.address is not None:
+        write(found.address)
+        return
+    warn_if_exposed(host, say)
+    with portal.terminable():
+        opened, address = portal.view(found.id, port, host)
+        try:
+            write(address)
+            say(f"{found.name}, {found.trials} trial(s); Ctrl-C closes the portal")
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+        finally:
+            portal.stop(opened)
+
+
+def _experiments_table(experiments: Sequence[portal.Listed]) -> Table:
+    table = plain_table(None, ("experiment", "left"), ("name", "left"), ("started", "left"), ("trials", "right"))
+    table.add_column("folder, or address while it runs", overflow="fold")
+    for e in experiments:
+        started = f"{datetime.fromtimestamp(e.started):%Y-%m-%d %H:%M:%S}"
+        where = e.address or str(e.folder.parent if e.folder.name == ".nni" else e.folder)
+        table.add_row(e.id, e.name, started, str(e.trials), where)
+    return table
