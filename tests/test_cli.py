@@ -148,7 +148,7 @@ def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
         (["run", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["run", "--seed", "-1"], "seed: input should be greater than or equal to 0"),
         (["run", "--image-size", "3"], "image_size"),
-        (["run", "--train-images", "99999"], "digits has 1438 training images"),
+        (["run", "--train-images", "0"], "train_images: input should be greater than or equal to 1"),
         (["run", "--device", "tpu"], "device must be"),
         (["run", "--precision", "8"], "precision"),
         (["run", "--config", "absent.yaml"], "config absent.yaml cannot be read"),
