@@ -22,6 +22,7 @@ from typing import Any
 from nasbench.config import RunConfig, resolve_config
 from nasbench.errors import NasbenchError
 from nasbench.record import Record, same_run, write_atomic
+from nasbench.results.cells import Cell, Column, Kind, text
 from nasbench.results.collect import MACHINE, find_records
 from nasbench.results.statistics import Estimate, difference, mean
 
@@ -149,13 +150,13 @@ def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for row, runs in found.items():
         values = {
-            name: {seed: 100 * r[name] for seed, r in runs.items() if r[name] is not None}
+            name: {seed: r[name] for seed, r in runs.items() if r[name] is not None}
             for name in ("top1", "students_top1", "teacher_top1")
         }
-        cells = [row, *(text(mean(list(v.values()))) if v else "–" for v in values.values())]
+        cells = [row, *(shown(mean(list(v.values())), "percent") if v else "–" for v in values.values())]
         if row != "alone" and "alone" in found:
-            alone = {seed: 100 * r["top1"] for seed, r in found["alone"].items()}
-            cells += [text(difference(values[name], alone), "+") for name in ("top1", "students_top1")]
+            alone = {seed: r["top1"] for seed, r in found["alone"].items()}
+            cells += [shown(difference(values[name], alone), "points") for name in ("top1", "students_top1")]
         lines.append("| " + " | ".join(cells + ["–"] * (len(heading) - len(cells))) + " |")
     one = next(iter(next(iter(found.values())).values()))
     seeds = len(next(iter(found.values())))
@@ -169,10 +170,9 @@ def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def text(estimate: Estimate, sign: str = "") -> str:
-    """A number of percent with its interval."""
-    half = "" if estimate.half is None else f" ± {estimate.half:.2f}"
-    return f"{estimate.value:{sign}.2f}{half}"
+def shown(estimate: Estimate, kind: Kind) -> str:
+    """A fraction with its interval for readers."""
+    return text(Column("", "", kind), Cell(estimate.value, estimate.half))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nasbench.errors import OptionError, unknown
+from nasbench.errors import OptionError, quoted, unknown
 
 
 class Role(Enum):
@@ -45,7 +45,13 @@ class RunConfig(BaseModel):
     run completes the options of its parts with their defaults before it starts, and its record holds them all.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # and not null: that is another value
+        use_attribute_docstrings=True,
+    )
 
     space: Annotated[str, Role.SEARCH] = "mbv2_metapool"
     """Search space: a name of `nasbench list`, or module:Class."""
@@ -167,7 +173,7 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        raise OptionError(f"{where}: {reason.lower()}, not {first['input']!r}" if where else reason) from e
+        raise OptionError(f"{where}: {reason.lower()}, not {quoted(first['input'])}" if where else reason) from e
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -180,7 +186,7 @@ def read_config(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise OptionError(f"config {path} cannot be read: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise OptionError(f"config {path} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(content, dict):
         raise OptionError(f"config {path} must be a mapping of settings to values")

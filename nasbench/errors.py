@@ -46,6 +46,15 @@ class NonFiniteError(NasbenchError, ArithmeticError):
     exit_code = 1
 
 
+LONGEST = 200  # characters of somebody else's text that a message quotes
+
+
+def quoted(text: object) -> str:
+    """Somebody else's text as it can stand in a message: on one line, in quotes, and not too long."""
+    shown = repr(text if not isinstance(text, str) else text[: LONGEST + 1])
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+
+
 def unknown(kind: str, name: object, known: Iterable[object]) -> str:
     """Say that a name is unknown, with the nearest valid one.
 
@@ -58,7 +67,7 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> str:
         One line, e.g. `unknown space 'mbv2': did you mean 'mbv2_metapool'? (known: mbv2_metapool)`.
     """
     names = [str(k) for k in known]
-    text = str(name)
+    text = str(name)[:LONGEST]
     close = get_close_matches(text.lower(), names, n=1, cutoff=0.5) or [k for k in names if text and k.startswith(text)]
     hint = f" did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")

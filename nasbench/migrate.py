@@ -59,6 +59,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "evaluator": {"classification": _TRAINING, "online_distillation": {**_TEACHER, **_TRAINING}},
     "dataset": {},
 }
+_REASONS = {"fixed": "given", "random": "drawn at random"}
 _META = {"meta_fraction": 0.2}
 
 
@@ -98,16 +99,14 @@ def migrate(folder: Path) -> list[Path]:
 def _from_1(path: Path, status: Mapping[str, Any]) -> None:
     architecture = _read(path / ARCHITECTURE)
     settings = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    config = _config_1(settings, architecture)
+    # What was interrupted on the way has files of both versions.
+    config = make_config(settings) if "architecture" in settings else _config_1(settings, architecture)
     files: dict[str, Any] = {}
     names, label = _called(config, architecture) if architecture else ([], "")
     decisions = _read(path / DECISIONS)
     numbers: dict[str, Any] = {}
     if decisions is not None:
-        words = {"fixed": "given", "random": "drawn at random", "threshold": "threshold", "limit": "limit"}
-        decisions = {
-            k: Decision(**{**d, "by": words.get(d["by"], f"found by {d['by']}")}) for k, d in decisions.items()
-        }
+        decisions = {k: Decision(**{**d, "by": _reason_1(d["by"])}) for k, d in decisions.items()}
         reasons = [d.by for d in decisions.values()]
         if set(reasons) <= {"threshold", "limit"}:
             numbers = {"fixed_by_threshold": reasons.count("threshold")}
@@ -119,7 +118,7 @@ def _from_1(path: Path, status: Mapping[str, Any]) -> None:
     if "search" in stages:
         stages["search"] |= {"names": names, "search": numbers}
     result = _read(path / RESULT)
-    if result is not None:
+    if result is not None and "label" not in result:
         del result["fixed_by_threshold"]
         files[RESULT] = Result(**result, search=numbers, names=names, label=label)
     files[STATUS] = Status(**{**status, "stages": stages, "schema_version": SCHEMA})
@@ -140,8 +139,10 @@ def _config_1(settings: Mapping[str, Any], architecture: Mapping[str, Any] | Non
         new |= {"strategy": None, "strategy_options": {}, "architecture": name or dict(architecture or {})}
     for kind in KINDS:
         if new.get(kind) is not None:
-            defaults = DEFAULTS[kind].get(new[kind], {})
-            new[f"{kind}_options"] = {**defaults, **(new.get(f"{kind}_options") or {})}
+            defaults, given = DEFAULTS[kind].get(new[kind], {}), new.get(f"{kind}_options") or {}
+            # An option of 1 and one of 1.0 were the same, and so they shall be written.
+            plain = {k: float(v) if type(v) is int and type(defaults.get(k)) is float else v for k, v in given.items()}
+            new[f"{kind}_options"] = {**defaults, **plain}
     space = new["space_options"]
     if "candidates" in space:
         space["candidates"] = _candidates_1(space["candidates"], new["space"] == "menet")
@@ -150,6 +151,12 @@ def _config_1(settings: Mapping[str, Any], architecture: Mapping[str, Any] | Non
     if new["strategy"] is None or (new["strategy"] == "random" and new["strategy_options"]["trials"] == 1):
         new |= {"epochs": None, "max_trials": None}
     return make_config(new)
+
+
+def _reason_1(by: str) -> str:
+    if by in ("threshold", "limit", *_REASONS.values()) or by.startswith("found by "):
+        return by
+    return _REASONS.get(by, f"found by {by}")
 
 
 def _candidates_1(given: Any, gated: bool) -> list[str]:

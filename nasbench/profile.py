@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nasbench.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Part:
@@ -137,6 +139,46 @@ def latency(
         model.train(training)
     low, _, high = quantiles(times, n=4, method="inclusive")
     return Latency(batch, torch.get_num_threads(), len(times), median(times), (low, high))
+
+
+def last_map(network: nn.Module, images: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """The last feature map that a network computes.
+
+    That is the output of the module `features`, where the network has one that returns a map. Otherwise it is, of all
+    modules that return a map, the output of the last one whose H·W is over 1 (what comes after it has been pooled
+    already), or simply of the last one where no map is larger.
+
+    Args:
+        network: in whatever mode it is.
+        images: (N, C, S, S).
+
+    Returns:
+        The module's name within the network, and the map (N, C', H, W).
+
+    Raises:
+        OptionError: no module returns a map.
+    """
+    found: dict[str, torch.Tensor] = {}
+    names = {module: name for name, module in network.named_modules() if name}
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4:
+            found.pop(names[module], None)  # of several calls the last one counts
+            found[names[module]] = output
+
+    hooks = [module.register_forward_hook(note) for module in names]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise OptionError(
+            f"{type(network).__name__} has no feature map: none of its modules returns a tensor (N, C, H, W)"
+        )
+    larger = [name for name, output in found.items() if output.shape[2] * output.shape[3] > 1]
+    chosen = "features" if "features" in found else (larger or list(found))[-1]
+    return chosen, found[chosen]
 
 
 def _params(module: nn.Module) -> int:

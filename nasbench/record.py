@@ -5,23 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
-import platform
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nasbench import packs
+from nasbench import machine, packs
 from nasbench.config import RUN, RunConfig, dump_config, make_config, read_config
-from nasbench.errors import NasbenchError, RecordError
+from nasbench.errors import NasbenchError, RecordError, quoted
 
 SCHEMA = 2  # version of what follows; `nasbench migrate` brings records of earlier ones up to date
 CONFIG, STATUS, ENVIRONMENT, DATA = "config.yaml", "status.json", "environment.json", "data.json"
@@ -33,13 +31,12 @@ DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT
 STAGES = ("search", "retrain", "test")
 SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
-PACKAGES = (
-    *("nasbench", "torch", "torchvision", "nni", "pytorch-lightning", "torchmetrics", "numpy", "timm", "numba"),
-)
+LARGEST = 2**22  # bytes of a file of settings or facts: a stranger's must not take hours to read
 
 Architecture = dict[str, Any]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Part(BaseModel):
@@ -53,7 +50,7 @@ class DataFacts(Part):
 
     dataset: str = ""
     class_names: list[str]
-    image_size: int
+    image_size: Count
     mean: list[float] = []
     std: list[float] = []
 
@@ -68,19 +65,27 @@ class Decision(Part):
     train_loss: float | None = None
 
 
+class Environment(Part):
+    """What a result may depend on beside the configuration (`environment.json`)."""
+
+    command: list[str] = []
+    started: str | None = None
+    packages: dict[str, str | None] = {}
+
+
 class Result(Part):
     """What came out (`result.json`); an evaluator may add to it."""
 
     top1: Fraction
     top5: Fraction | None
-    params: int
-    madds: int
-    search_seconds: Count
-    retrain_seconds: Count
-    peak_memory_bytes: int
-    search: dict[str, Any] = {}
+    params: Count
+    madds: Count
+    search_seconds: Seconds
+    retrain_seconds: Seconds
+    peak_memory_bytes: Count
+    search: dict[str, Count | float] = {}
     """The strategy's own numbers."""
-    architecture: Architecture
+    architecture: Annotated[Architecture, Field(min_length=1)]
     names: list[str] = []
     """What the architecture is called: named architectures of the space, or its one candidate."""
     label: str
@@ -91,8 +96,8 @@ class Result(Part):
 class StageFacts(Part):
     """What a stage took."""
 
-    seconds: Count
-    peak_memory_bytes: int
+    seconds: Seconds
+    peak_memory_bytes: Count
 
 
 class Status(Part):
@@ -168,7 +173,7 @@ class Record:
                 f"no record can be written in {folder}: {e.strerror}; choose another folder with --out"
             ) from e
         record = cls(path)
-        record.write_json(ENVIRONMENT, environment())
+        record.write_json(ENVIRONMENT, {**machine.facts(), "started": _now()})
         record.set_status(state="running")
         return record
 
@@ -199,9 +204,12 @@ class Record:
         """
         self.status()  # which knows the version
         try:
-            return make_config(read_config(self._file(CONFIG)))
-        except NasbenchError as e:
-            raise RecordError(f"{self.path / CONFIG} is damaged: {e}") from e
+            self._check_size(CONFIG)
+            config = make_config(read_config(self._file(CONFIG)))
+            json.dumps(config.model_dump(mode="json"), allow_nan=False)  # YAML knows more than plain, finite values
+        except (NasbenchError, OSError, ValueError, TypeError, RecursionError) as e:
+            raise RecordError(f"{self.path / CONFIG} is damaged: {' '.join(str(e).split())}") from e
+        return config
 
     def status(self) -> Status:
         """How far the run has come.
@@ -209,8 +217,8 @@ class Record:
         Raises:
             RecordError: the file is missing or damaged, or the record is of another version.
         """
-        content = self._read_json(STATUS)
-        found = content.get("schema_version", 1) if isinstance(content, dict) else SCHEMA
+        content = self._mapping(STATUS)
+        found = content.get("schema_version", 1)
         if found != SCHEMA and isinstance(found, int):
             hint = f"`nasbench migrate {self.path}` brings it up to date" if found < SCHEMA else "use that nasbench"
             older = "an earlier" if found < SCHEMA else "a newer"
@@ -223,27 +231,44 @@ class Record:
 
     def architecture(self) -> Architecture:
         """Label → candidate."""
-        return self._mapping(ARCHITECTURE)
+        found = self._mapping(ARCHITECTURE)
+        if not found:
+            raise RecordError(f"{self.path / ARCHITECTURE} is damaged: it is empty")
+        return found
 
     def decisions(self) -> dict[str, Decision]:
-        """Label → why it has its candidate."""
-        return {k: self._model(DECISIONS, Decision, v) for k, v in self._mapping(DECISIONS).items()}
+        """Label → why it has its candidate, for every label of the architecture."""
+        found = {k: self._model(DECISIONS, Decision, v) for k, v in self._mapping(DECISIONS).items()}
+        for label in self.architecture():
+            if label not in found:
+                raise RecordError(f"{self.path / DECISIONS} is damaged: it says nothing of {quoted(label)}")
+        return found
 
     def result(self) -> Result:
         """What came out."""
         return self._model(RESULT, Result, self._read_json(RESULT))
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Environment:
         """Versions, machine and command."""
-        return self._mapping(ENVIRONMENT)
+        return self._model(ENVIRONMENT, Environment, self._read_json(ENVIRONMENT))
 
     def curves(self, name: str) -> list[dict[str, str]]:
-        """The rows of `SEARCH` or `METRICS`; empty where there are none."""
-        path = self._file(name)
+        """The rows of `SEARCH` or `METRICS`; empty where there are none.
+
+        Raises:
+            RecordError: the file is damaged.
+        """
+        path, header = self._file(name), SEARCH_HEADER if name == SEARCH else METRICS_HEADER
         if not path.is_file():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                found = list(csv.reader(file, strict=True))
+        except (OSError, ValueError, csv.Error) as e:
+            raise RecordError(f"{self.path / name} is damaged: {e}") from e
+        if found[:1] != [[*header]] or any(len(row) != len(header) for row in found):
+            raise RecordError(f"{self.path / name} is damaged: its columns are not {', '.join(header)}")
+        return [dict(zip(header, row, strict=True)) for row in found[1:]]
 
     def file(self, name: str) -> Path | None:
         """One of the record's files or folders to read; `None` where it does not exist."""
@@ -292,7 +317,8 @@ class Record:
 
     def _read_json(self, name: str) -> Any:
         try:
-            return json.loads(self._file(name).read_text(encoding="utf-8"), parse_constant=_refuse)
+            self._check_size(name)
+            return json.loads(self._file(name).read_text(encoding="utf-8"), parse_constant=finite, parse_float=finite)
         except FileNotFoundError as e:
             raise RecordError(f"{self.path} has no {name}: the run has not come that far") from e
         except (OSError, ValueError, RecursionError) as e:
@@ -309,47 +335,28 @@ class Record:
             return model.model_validate(content)
         except ValidationError as e:
             first = e.errors()[0]
-            where = ".".join(map(str, first["loc"]))
+            where = quoted(".".join(map(str, first["loc"])))[1:-1] or "it"
             raise RecordError(f"{self.path / name} is damaged: {where}: {first['msg'].lower()}") from e
+
+    def _check_size(self, name: str) -> None:
+        size = self._file(name).stat().st_size
+        if size > LARGEST:
+            raise RecordError(f"{self.path / name} is damaged: it holds {size >> 20} MiB")
 
 
 def _plain(content: Any) -> Any:
     return content.model_dump(mode="json")
 
 
-def _refuse(number: str) -> Any:
-    raise ValueError(f"{number} is not a number of JSON")
+def finite(number: str) -> float:
+    """The number that a text says.
 
-
-def environment() -> dict[str, Any]:
-    """What a result may depend on beside the configuration: versions, machine, command."""
-    import torch
-
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": _now(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": versions,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+    Raises:
+        ValueError: it says none, or one that is not finite.
+    """
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return float(number)
 
 
 def _now() -> str:

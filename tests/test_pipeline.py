@@ -65,7 +65,7 @@ def test_the_record_is_complete_and_readable(record: Record) -> None:
     search = status.stages["search"].model_extra or {}
     assert (search["train_images"], search["meta_images"]) == (77, 19)
     assert status.stages["retrain"].train_images == 87  # type: ignore[attr-defined]
-    assert record.environment()["packages"]["torch"]
+    assert record.environment().packages["torch"]
 
 
 def test_search_csv_tells_every_candidate_s_share(record: Record) -> None:

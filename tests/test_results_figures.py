@@ -1,12 +1,11 @@
-"""Receptive fields, figures, the report in a browser, comparisons, and the commands."""
+"""Receptive fields, figures, the report in a browser, and comparisons."""
 
 from __future__ import annotations
 
 import base64
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,25 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-import typer
 from browser import chromium, visit
 from PIL import Image
-from test_results_records import LABELS, NAMES, write_run
+from records import LABELS, NAMES, write_run
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
 
-from nasbench.config import RunConfig, resolve_config
-from nasbench.errors import NasbenchError, OptionError, RecordError
-from nasbench.results import commands
+from nasbench.errors import OptionError, RecordError
+from nasbench.presets import resolve_config
+from nasbench.profile import last_map
 from nasbench.results.collect import Problem, collect
 from nasbench.results.compare import compare
 from nasbench.results.figures import WHAT, plot
-from nasbench.results.receptive_field import effective, effective_side, last_map, probe, theoretical
+from nasbench.results.formats import render
+from nasbench.results.receptive_field import effective, effective_side, probe, theoretical
 from nasbench.results.report import report
 from nasbench.results.style import COLUMN, DPI, PAGE, encode, save, series
+from nasbench.results.tables import BUILDERS, build
 from nasbench.spaces.operations.attention import SE, SK
 from nasbench.spaces.operations.enhancers import enhancer
+from nasbench.studies.metapooling import TABLES
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,9 +52,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("real")
     for choice in ("none", "global"):
-        given: dict[str, Any] = {"strategy": "fixed", "strategy_options": {"choice": choice}}
-        given["space_options"] = {"width": 0.05, "candidates": "ablation"}
-        run(resolve_config({**given, "retrain_epochs": 1, "train_images": 40, "image_size": 8}), folder)
+        space = {"width": 0.05, "candidates": "ablation"}
+        small = {"retrain_epochs": 1, "train_images": 40, "image_size": 8, "device": "cpu"}
+        run(resolve_config({"architecture": choice, "space_options": space, **small}), folder)
     return folder
 
 
@@ -114,7 +114,7 @@ def test_the_theoretical_field_by_hand_and_by_gradient_support() -> None:
     seen = torch.zeros(64, 64)
     for _ in range(60):  # a maximum passes its gradient to one input only: many images see the whole window
         image = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
-        last = last_map(net, image)
+        _, last = last_map(net, image)
         (gradient,) = torch.autograd.grad(last[:, :, last.shape[2] // 2, last.shape[3] // 2].sum(), image)
         seen += gradient.abs().sum((0, 1))
     rows, columns = seen.sum(1).nonzero().flatten(), seen.sum(0).nonzero().flatten()
@@ -200,7 +200,7 @@ def test_every_figure_is_drawn_and_written(what: str, runs: Path, real: Path, tm
 def test_the_moment_of_fixing_is_marked(runs: Path) -> None:
     figure = next(iter(plot(collect([runs]).frame, "alphas").values()))
     panel = figure.axes[1]
-    assert panel.get_title() == "block02: global"
+    assert panel.get_title() == "block02: avg3"  # as in architecture.json, whatever has the largest π
     marked = [line for line in panel.lines if list(line.get_xdata()) == [3, 3]]  # type: ignore[arg-type]
     assert len(marked) == 1
 
@@ -245,7 +245,10 @@ def test_a_figure_that_no_run_has_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_report_stands_alone(runs: Path, tmp_path: Path) -> None:
-    write_run(runs, 0.5, seed=0, dataset="<img src=http://example.com/x.png>:Data")
+    strange = write_run(runs, 0.5) / "config.yaml"
+    strange.write_text(
+        strange.read_text().replace("dataset: digits", "dataset: <img src=http://example.com/x.png>:Data")
+    )
     found = collect([runs])
     path = report(found.frame, tmp_path / "out", [Problem(Path("broken"), "damaged: <b>")])
     content = path.read_text(encoding="utf-8")
@@ -261,6 +264,49 @@ def test_the_report_stands_alone(runs: Path, tmp_path: Path) -> None:
     assert "torch" in content[content.index('id="environment"') :]
     for image in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", content):
         ElementTree.parse(BytesIO(base64.b64decode(image)))
+
+
+class Ids(HTMLParser):
+    """The ids of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name == "id"]
+
+
+def test_no_id_stands_twice_in_a_report(runs: Path, tmp_path: Path) -> None:
+    """One search over all eight candidates is a row of two forms of Table 1."""
+    one = tmp_path / "one"
+    write_run(one, strategy="pmpl", architecture=dict.fromkeys(LABELS, "max3"), steps=4)
+    for folder in (one, runs):
+        frame = collect([folder]).frame
+        page = report(frame, tmp_path / "out").read_text(encoding="utf-8")
+        ids = Ids(page).found
+        assert len(ids) > 6
+        assert len(set(ids)) == len(ids)
+        labels = [re.findall(r"\\label{[^}]*}", render(build(name, frame), "latex")) for name in (*TABLES, *BUILDERS)]
+        assert [len(found) for found in labels] == [1] * len(labels)
+        assert len({found[0] for found in labels}) == len(labels)
+        assert page.count("Table 1: Meta-Pooling<") <= 1
+        assert "Table 1: Meta-Pooling; Table 1" not in page
+
+
+def test_a_report_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for kind, usual in (("space", "mbv2_metapool"), ("strategy", "pmpl"), ("evaluator", "classification")):
+        path = write_run(tmp_path / kind, strategy="pmpl", architecture=dict.fromkeys(LABELS, "max3"), steps=4)
+        written = (path / "config.yaml").read_text()
+        (path / "config.yaml").write_text(written.replace(f"{kind}: {usual}", f"{kind}: stranger:Anything"))
+        (path / "model.safetensors").write_bytes(b"")
+        frame = collect([tmp_path / kind]).frame
+        assert f"--{kind} stranger:Anything" in report(frame, tmp_path / "out").read_text()
+        compare(path, path)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.skipif(chromium() is None, reason="chromium is not installed")
@@ -281,113 +327,15 @@ def test_compare(runs: Path) -> None:
     fixed, pmpl = (next(p for n, p in by_name.items() if s in n) for s in ("fixed_seed0", "pmpl_seed1"))
     table = compare(fixed, pmpl)
     rows = {(row["part"].value, row["what"].value): row for row in table.rows}
-    assert rows["result", "top-1"]["delta"].value == "+10.00 %"
-    assert (rows["config", "strategy"]["a"].value, rows["config", "strategy"]["b"].value) == ("fixed", "pmpl")
+    shown = {(texts[0], texts[1]): texts[2:] for texts in map(table.texts, range(len(table.rows)))}
+    assert rows["result", "top-1"]["delta"].value == pytest.approx(0.1)
+    assert shown["result", "top-1"] == ["80.00 %", "90.00 %", "+10.00 points"]
+    assert shown["result", "M-adds"] == ["2.00 M", "2.00 M", "+0.00 M"]
+    assert (rows["config", "strategy"]["a"].value, rows["config", "strategy"]["b"].value) == (None, "pmpl")
+    assert (rows["config", "architecture"]["a"].value, rows["config", "architecture"]["b"].value) == ("none", None)
     assert rows["config", "strategy_options.rho"]["a"].value is None
     assert ("config", "dataset") not in rows
     assert rows["architecture", LABELS[0]]["b"].value == "avg3"
     assert "Same environment." in table.notes
     with pytest.raises(RecordError, match="nowhere"):
         compare(fixed, "nowhere")
-
-
-app = typer.Typer(pretty_exceptions_enable=False)
-for _command in (commands.table, commands.plot, commands.report, commands.compare):
-    app.command()(_command)
-
-
-def call(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def test_the_commands(runs: Path, tmp_path: Path) -> None:
-    shown = call("table", "table3", runs)
-    assert shown.exit_code == 0
-    assert "all three, PMPL" in shown.stdout
-    placed = call("table", "table1", runs, "--placement", "enhancer", "--format", "csv")
-    assert "MaxPool" in placed.stdout
-    assert "LiftDownPool" not in placed.stdout
-    output = tmp_path / "deep" / "table.csv"
-    assert call("table", "table3", runs, "--format", "csv", "--output", output).exit_code == 0
-    assert output.read_text() == call("table", "table3", runs, "--format", "csv").stdout
-    assert call("table", "pivot", runs, "--columns", "seed", "--format", "md").stdout.count("|") > 9
-    assert len(call("plot", runs, "--what", "curves", "--output", tmp_path / "f").stdout.splitlines()) == 2
-    assert (
-        "rho"
-        in call("compare", *sorted(runs.iterdir())[:2]).stdout + call("compare", *sorted(runs.iterdir())[::3]).stdout
-    )
-    damaged = runs / "damaged"
-    damaged.mkdir()
-    (damaged / "config.yaml").write_text("[]")
-    named = call("table", "enhancers", runs)
-    assert named.exit_code == 0
-    assert f"skipped {damaged}: config" in named.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("table", "table9", "."), "unknown table 'table9'"),
-        (("table", "table3", ".", "--format", "pdf"), "unknown format 'pdf'"),
-        (("table", "table1", ".", "--placement", "behind"), "unknown placement 'behind'"),
-        (("table", "table3", ".", "--placement", "enhancer"), "--placement enhancer is for table1"),
-        (("table", "pivot", "--run"), "--run trains the rows of table1"),
-        (("plot", "nowhere"), "no finished run in nowhere"),
-        (("plot", "nowhere", "--what", "pie"), "unknown figure 'pie'"),
-        (("report", "nowhere"), "no finished run in nowhere"),
-    ],
-)
-def test_mistakes_are_one_line(words: tuple[str, ...], message: str) -> None:
-    failed = call(*words)
-    assert isinstance(failed.exception, NasbenchError)
-    assert message in str(failed.exception)
-    assert "\n" not in str(failed.exception)
-
-
-def test_what_is_missing_is_trained_and_a_failure_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nasbench import pipeline
-
-    asked: list[RunConfig] = []
-
-    def fake(config: RunConfig, out: Path) -> None:
-        asked.append(config)
-        if config.strategy_options.get("choice") == "global" and config.seed == 1:
-            raise RuntimeError("out of memory")
-        choice = config.strategy_options.get("choice", "none")
-        given = config.model_dump(exclude={"strategy_options", "space"})
-        if config.strategy != "fixed":
-            given["strategy_options"] = dict(config.strategy_options)
-        write_run(out, 0.5 + 0.01 * config.seed, architecture={"local": "avg3"}.get(choice, choice), **given)
-
-    monkeypatch.setattr(pipeline, "run", fake)
-    out = tmp_path / "runs"
-    words = ("table", "table3", "--run", "--seeds", "2", "--dataset", "digits", "--preset", "quick", "--out", out)
-    first = call(*words)
-    assert len(asked) == 14
-    assert "[1/14] no enhancer, seed 0" in first.stderr
-    assert "50.50 ± " in first.stdout
-    assert isinstance(first.exception, RecordError)
-    assert "global everywhere, seed 1: RuntimeError: out of memory" in str(first.exception)
-    monkeypatch.setattr(pipeline, "run", lambda config, out: fake(config.model_copy(update={"seed": 0}), out))
-    call(*words)
-    assert len(asked) == 15  # the failed one alone
-
-
-def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nasbench import pipeline
-
-    path = write_run(tmp_path, space_options={"candidates": "ablation"})
-    (path / "status.json").write_text('{"state": "interrupted", "stages": {}}')
-    where: list[Path] = []
-    monkeypatch.setattr(pipeline, "run", lambda config, out: where.append(out))
-    call("table", "table3", "--run", "--seeds", "1", "--out", tmp_path)
-    assert where == [path] + [tmp_path] * 6
-
-
-def test_the_commands_import_nothing_heavy() -> None:
-    heavy = "{'torch', 'pandas', 'matplotlib', 'scipy', 'nni', 'numpy'}"
-    code = f"import sys, nasbench.results.commands; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

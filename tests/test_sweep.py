@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from records import write_run
 from sweeping import QUICK, enter_own_space, fates
-from test_results_records import write_run
 
 from nasbench.cli import main
 from nasbench.errors import OptionError

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-from nasbench.errors import OptionError
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["text", "percent", "points", "millions", "count", "seconds", "bytes", "tick"]
+Kind = Literal["text", "number", "percent", "points", "millions", "count", "seconds", "bytes", "tick"]
 Value = str | float | int | bool | None
 MISSING = "–"
 # What multiplies a stored value for the reader: accuracies are stored as fractions, sizes as plain numbers.
 SCALE = {"percent": 100.0, "points": 100.0, "millions": 1e-6, "bytes": 2.0**-20}
+UNITS = {"percent": "%", "points": "points", "millions": "M", "seconds": "s", "bytes": "MiB"}
 DIGITS = {"percent": 2, "points": 2, "millions": 2, "seconds": 1}
 
 
@@ -27,7 +26,8 @@ class Column:
     Attributes:
         key: its name in data formats.
         header: its name for readers, with the unit.
-        kind: what its values are: `percent` and `points` hold fractions, `millions` plain counts, `seconds`, `bytes`.
+        kind: what its values are: `percent` and `points` hold fractions, `millions` plain counts, `seconds`, `bytes`;
+            a `number` is of any size and shown with the digits that it needs.
         digits: decimals; the kind's own where `None`.
     """
 
@@ -47,6 +47,8 @@ class Cell:
         n: runs behind the value.
         marks: `best`, `baseline`, or `welch` (an interval that is not paired by seed).
         digits: decimals for the reader, where they are not the column's.
+        kind: of the value where it is not the column's; the unit is then shown beside it.
+        change: whether it is a difference, shown with its sign.
     """
 
     value: Value = None
@@ -54,6 +56,8 @@ class Cell:
     n: int | None = None
     marks: tuple[str, ...] = ()
     digits: int | None = None
+    kind: Kind | None = None
+    change: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Table:
 
     def frame(self) -> pd.DataFrame:
         """The table as flat data: a column each, and `_half`, `_n` and `_marks` beside it where any cell has them."""
+        import pandas as pd
+
         columns: dict[str, list[Any]] = {}
         for column in self.columns:
             cells = [self.cell(i, column.key) for i in range(len(self.rows))]
@@ -96,40 +102,14 @@ class Table:
                 columns[f"{column.key}_n"] = [c.n for c in cells]
             if any(c.marks for c in cells):
                 columns[f"{column.key}_marks"] = [" ".join(c.marks) or None for c in cells]
-        return typed_frame(columns)
+        # Types of their values, with `None` as the missing value of each type.
+        empty = [key for key, values in columns.items() if all(v is None for v in values)]
+        return pd.DataFrame(columns).astype(dict.fromkeys(empty, "float64")).convert_dtypes()
 
     def json(self) -> str:
-        """Everything, as JSON that `table_from_json` turns back into an equal table."""
+        """Everything, as JSON."""
         content = {**asdict(self), "rows": [{k: asdict(c) for k, c in row.items()} for row in self.rows]}
         return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-
-
-def typed_frame(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """A frame whose columns have the types of their values, with `None` as the missing value of each type."""
-    import pandas as pd
-
-    empty = [key for key, values in columns.items() if all(v is None for v in values)]
-    return pd.DataFrame(dict(columns)).astype(dict.fromkeys(empty, "float64")).convert_dtypes()
-
-
-def table_from_json(content: str) -> Table:
-    """The table that `Table.json` wrote.
-
-    Raises:
-        OptionError: it is not one.
-    """
-    try:
-        read = json.loads(content)
-        columns = tuple(Column(**column) for column in read["columns"])
-        if any(column.kind not in get_args(Kind) for column in columns):
-            raise ValueError("unknown kind of column")
-        rows = tuple(
-            {key: Cell(**{**cell, "marks": tuple(cell["marks"])}) for key, cell in row.items()} for row in read["rows"]
-        )
-        notes, rules = tuple(read["notes"]), tuple(read["rules"])
-        return Table(read["name"], read["caption"], columns, rows, notes, rules)
-    except (ValueError, KeyError, TypeError) as e:
-        raise OptionError(f"this is not a table that `nasbench table --format json` wrote: {e!r}") from e
 
 
 def text(column: Column, cell: Cell) -> str:
@@ -140,15 +120,32 @@ def text(column: Column, cell: Cell) -> str:
         return MISSING
     if "baseline" in cell.marks:
         return "baseline"
-    if column.kind == "text" or not isinstance(cell.value, (int, float)):
+    kind = cell.kind or column.kind
+    if kind == "text" or isinstance(cell.value, (str, bool)):
         return str(cell.value)
-    digits = next(d for d in (cell.digits, column.digits, DIGITS.get(column.kind, 0)) if d is not None)
-    scale = SCALE.get(column.kind, 1.0)
-    number = _number(cell.value * scale, digits, "+" if column.kind == "points" else "")
+    digits = cell.digits if cell.digits is not None else column.digits
+    shown = number(cell.value, kind, digits, sign=cell.change or kind == "points", unit=cell.kind is not None)
     if cell.half is not None:
-        number += f" ± {_number(cell.half * scale, digits)}"
-    return number + (" w" if "welch" in cell.marks else "")
+        shown += f" ± {number(cell.half, kind, digits)}"
+    return shown + (" w" if "welch" in cell.marks else "")
 
 
-def _number(value: float, digits: int, sign: str = "") -> str:
-    return f"{round(value, digits) + 0.0:{sign},.{digits}f}".replace("-", "−")  # + 0.0: no negative zero
+def number(
+    value: float, kind: Kind = "number", digits: int | None = None, sign: bool = False, unit: bool = False
+) -> str:
+    """The one way in which numbers are written for readers.
+
+    Args:
+        value: as stored.
+        kind: see `Column`.
+        digits: decimals; the kind's own where `None`.
+        sign: also of what is positive.
+        unit: write it, too.
+    """
+    plus = "+" if sign else ""
+    if kind == "number":
+        shown = f"{value:{plus}}" if isinstance(value, int) else f"{value:{plus}g}"
+    else:
+        decimals = DIGITS.get(kind, 0) if digits is None else digits
+        shown = f"{round(value * SCALE.get(kind, 1.0), decimals) + 0.0:{plus},.{decimals}f}"  # + 0.0: no negative zero
+    return shown.replace("-", "−") + (f" {UNITS[kind]}" if unit and kind in UNITS else "")

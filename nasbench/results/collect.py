@@ -9,21 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasbench.config import GIVEN, KINDS, SETTING, Role, RunConfig, digest
-from nasbench.errors import NasbenchError
-from nasbench.record import Record, Result, find_records
+from nasbench.errors import NasbenchError, RecordError
+from nasbench.record import DECISIONS, RESULT, Record, Result, find_records
+from nasbench.results.cells import Kind
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LONGEST = 500  # characters of a reason
 RunRow = Mapping[str, Any]  # a row of the frame
+# What was measured of every run: what a reader calls it, and what kind of number it is.
+MEASURES: dict[str, tuple[str, Kind]] = {
+    "top1": ("top-1", "percent"),
+    "top5": ("top-5", "percent"),
+    "params": ("params", "millions"),
+    "madds": ("M-adds", "millions"),
+    "search_seconds": ("search", "seconds"),
+    "retrain_seconds": ("retraining", "seconds"),
+    "peak_memory_bytes": ("peak memory", "bytes"),
+}
 SHOWN = (
     *("space", "dataset", "train_images", "preset", "seed", "epochs", "retrain_epochs", "batch_size", "precision"),
 )
-MEASURED = ("top1", "top5", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", "label")
 COLUMNS = (
-    *("path", "name", "space", "strategy", "label", "candidates", "width", "dataset", "classes", "image_size"),
-    *("train_images", "preset", "seed", "epochs", "retrain_epochs", "batch_size", "precision"),
-    *("top1", "top5", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes"),
+    *("path", "name", "strategy", "label", "candidates", "width", "classes", "image_size", *SHOWN, *MEASURES),
     *("architecture", "started", "finished", "setting", "protocol"),
 )
 
@@ -64,6 +73,9 @@ def collect(paths: Iterable[str | Path]) -> Collection:
 
     Returns:
         The finished runs, ordered by path; what is damaged or unfinished is among the problems.
+
+    Raises:
+        RecordError: a path does not exist.
     """
     import pandas as pd
 
@@ -73,7 +85,9 @@ def collect(paths: Iterable[str | Path]) -> Collection:
     for given in map(Path, paths):
         found = sorted(find_records(given))
         if not found:
-            problems.append(Problem(given, "no run record in it" if given.is_dir() else "no such folder"))
+            if not given.exists():
+                raise RecordError(f"{given} does not exist: give records, packs, or folders with either")
+            problems.append(Problem(given, "no run record in it"))
         for folder in found:
             if folder.resolve() in seen:
                 continue
@@ -81,9 +95,7 @@ def collect(paths: Iterable[str | Path]) -> Collection:
             try:
                 rows.append(read_run(folder))
             except NasbenchError as e:
-                problems.append(Problem(folder, " ".join(str(e).split())))
-            except Exception as e:  # a file of another kind than it should be: whatever that raises
-                problems.append(Problem(folder, f"damaged: {type(e).__name__}: {' '.join(str(e).split())}"))
+                problems.append(Problem(folder, " ".join(str(e).split())[:LONGEST]))
     frame = pd.DataFrame(rows)
     extra = sorted(c for c in frame.columns if c not in COLUMNS)
     return Collection(frame.reindex(columns=[*COLUMNS, *extra]), problems)
@@ -101,20 +113,22 @@ def read_run(folder: Path) -> dict[str, Any]:
         error = f" ({status.error})" if status.error else ""
         raise NasbenchError(f"unfinished: {status.state}{error}, stages done: {', '.join(status.stages) or 'none'}")
     result, data, settings = record.result(), record.data(), config.model_dump(mode="json")
+    if result.architecture.keys() != record.decisions().keys():
+        raise RecordError(f"{folder} is damaged: {RESULT} and {DECISIONS} have different labels")
     options = {f"{kind}_options.{name}": _flat(v) for kind in KINDS for name, v in settings[f"{kind}_options"].items()}
-    candidates = config.space_options.get("candidates")
+    candidates, width = (config.space_options.get(name) for name in ("candidates", "width"))
     return {
         **{name: settings[name] for name in SHOWN},
-        **{name: getattr(result, name) for name in MEASURED},
+        **{name: getattr(result, name) for name in (*MEASURES, "label")},
         "path": str(folder),
         "name": folder.name,
         "strategy": config.method,
         "candidates": "+".join(map(str, candidates)) if isinstance(candidates, list) else candidates,
-        "width": config.space_options.get("width"),
+        "width": width if isinstance(width, (int, float)) else None,
         "classes": len(data.class_names),
         "image_size": data.image_size,
         "architecture": json.dumps(result.architecture, ensure_ascii=False),
-        "started": record.environment().get("started"),
+        "started": record.environment().started,
         "finished": status.updated,
         "setting": setting(config, result),
         "protocol": config.digest(Role.RECIPE),

@@ -9,24 +9,8 @@ from typing import Any
 from nasbench.config import KINDS
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.record import Record
-from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import architecture_of, read_run
-
-RESULTS = {
-    "top1": ("top-1", "percent"),
-    "top5": ("top-5", "percent"),
-    "params": ("parameters", "millions"),
-    "madds": ("multiply-adds", "millions"),
-    "search_seconds": ("search", "seconds"),
-    "retrain_seconds": ("retraining", "seconds"),
-    "peak_memory_bytes": ("peak memory", "bytes"),
-}
-UNITS = {
-    "percent": (100.0, 2, " %"),
-    "millions": (1e-6, 3, " M"),
-    "seconds": (1.0, 1, " s"),
-    "bytes": (2.0**-20, 0, " MiB"),
-}
+from nasbench.results.cells import Cell, Column, Kind, Table
+from nasbench.results.collect import MEASURES, architecture_of, option, read_run
 
 
 def compare(a: str | Path, b: str | Path) -> Table:
@@ -37,8 +21,8 @@ def compare(a: str | Path, b: str | Path) -> Table:
         b: likewise.
 
     Returns:
-        One row a difference: the two values, and for numbers `b − a`. Results are always listed, the rest only where
-        it differs.
+        One row a difference: the two values, and for numbers `b − a`, of accuracies in percentage points. Results are
+        always listed, the rest only where it differs.
 
     Raises:
         RecordError: one of them is not a finished record.
@@ -52,7 +36,10 @@ def compare(a: str | Path, b: str | Path) -> Table:
             environments.append(_environment(record))
         except NasbenchError as e:
             raise RecordError(f"{path}: {e}" if str(path) not in str(e) else str(e)) from e
-    rows = [_row("result", title, runs[0][name], runs[1][name], kind) for name, (title, kind) in RESULTS.items()]
+    rows = [
+        _row("result", title, option(runs[0], name), option(runs[1], name), kind)
+        for name, (title, kind) in MEASURES.items()
+    ]
     parts = (
         ("config", configs),
         ("architecture", [architecture_of(run) for run in runs]),
@@ -83,24 +70,15 @@ def _settings(record: Record) -> dict[str, Any]:
 
 def _environment(record: Record) -> dict[str, Any]:
     environment = record.environment()
-    kept = {name: environment.get(name) for name in ("python", "platform", "processor", "cores", "threads", "gpus")}
-    return kept | {str(name): value for name, value in (environment.get("packages") or {}).items()}
+    return {**(environment.model_extra or {}), **environment.packages}
 
 
-def _row(part: str, what: str, a: Any, b: Any, kind: str = "count") -> Mapping[str, Cell]:
-    cells = {"part": Cell(part), "what": Cell(what), "a": Cell(_text(a, kind)), "b": Cell(_text(b, kind))}
+def _row(part: str, what: str, a: Any, b: Any, kind: Kind = "number") -> Mapping[str, Cell]:
+    cells = {"part": Cell(part), "what": Cell(what)}
+    for key, value in (("a", a), ("b", b)):
+        plain = value is None or isinstance(value, (str, bool, int, float))
+        cells[key] = Cell(value if plain else str(value), kind=kind)
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
     if numbers and part in ("result", "config") and what != "seed":
-        cells["delta"] = Cell(_text(b - a, kind, "+"))
+        cells["delta"] = Cell(b - a, kind="points" if kind == "percent" else kind, change=True)
     return cells
-
-
-def _text(value: Any, kind: str, sign: str = "") -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if kind in UNITS:
-        scale, digits, unit = UNITS[kind]
-        return f"{round(value * scale, digits) + 0.0:{sign},.{digits}f}{unit}".replace("-", "−")
-    return f"{value:{sign}}".replace("-", "−") if isinstance(value, int) else f"{value:{sign}g}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import OptionError, RecordError, unknown
-from nasbench.record import METRICS, MODEL, SEARCH, Record
+from nasbench.record import METRICS, MODEL, SEARCH, Record, finite
 from nasbench.results.collect import RunRow, option
 from nasbench.results.search_figures import alphas, architecture
 from nasbench.results.statistics import mean
@@ -158,7 +158,7 @@ def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
                 box = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False)
                 box.set(edgecolor=colour, linestyle=line, linewidth=thick, clip_on=False)
                 axes.add_patch(box)
-            axes.set_title(f"{run['variant']}\nseed {run['seed']}")
+            axes.set_title(f"{run['label']}\nseed {run['seed']}")
             axes.set_xlabel(
                 f"image column (pixels)\n{_theory(theory, size)}\neffective: {fields.effective_side(effect):.0f} px"
             )
@@ -214,9 +214,9 @@ def _metrics(run: RunRow) -> dict[tuple[str, str], dict[int, float]]:
     record = Record(run["path"])
     try:
         for row in record.curves(METRICS):
-            found.setdefault((row["stage"], row["name"]), {})[int(row["epoch"])] = float(row["value"])
-    except (KeyError, ValueError, TypeError) as e:
-        raise RecordError(f"{record.path / METRICS} is damaged: {e!r}") from e
+            found.setdefault((row["stage"], row["name"]), {})[int(row["epoch"])] = finite(row["value"])
+    except ValueError as e:
+        raise RecordError(f"{record.path / METRICS} is damaged: {e}") from e
     return found
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from io import StringIO
 from typing import TYPE_CHECKING, Literal
 
 from nasbench.errors import OptionError, unknown
-from nasbench.results.cells import Table, typed_frame
+from nasbench.results.cells import Table
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import RenderableType
     from rich.table import Table as RichTable
 
@@ -156,26 +154,6 @@ def latex(table: Table) -> str:
 def csv(table: Table) -> str:
     """A table's data, see `Table.frame`; without caption and notes."""
     return table.frame().to_csv(index=False, lineterminator="\n")
-
-
-def read_csv(content: str) -> pd.DataFrame:
-    """The data that `csv` wrote, equal to the table's `frame()` to the last digit."""
-    import pandas as pd
-
-    # As words first: what pandas makes of digits on its own is not exact in every version.
-    words = pd.read_csv(StringIO(content), dtype=object, keep_default_na=False, na_values=[""])
-    return typed_frame({str(name): [_value(word) for word in words[name]] for name in words})
-
-
-def _value(word: object) -> object:
-    if not isinstance(word, str):
-        return None
-    if word in ("True", "False"):
-        return word == "True"
-    try:
-        return float(word)
-    except ValueError:
-        return word
 
 
 def html(table: Table) -> str:

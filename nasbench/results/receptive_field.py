@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nasbench.errors import OptionError
+from nasbench.profile import last_map
 
 PROBE_SIDE = 24  # of the map on which a stage's window is measured: wider than any local window of a stage
 INPUTS = 32
@@ -85,8 +85,8 @@ def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
     image = torch.zeros(1, channels, image_size, image_size, dtype=torch.float64)
     with torch.no_grad():
         if not isinstance(features, nn.Sequential):
-            last = last_map(network, image)
-            stages: list[tuple[Stage, int, int]] = [(lambda x: last_map(network, x), channels, image_size)]
+            _, last = last_map(network, image)
+            stages: list[tuple[Stage, int, int]] = [(lambda x: last_map(network, x)[1], channels, image_size)]
         else:
             stages, last = [], image
             for stage in features:
@@ -168,7 +168,7 @@ def effective(model: nn.Module, image_size: int, channels: int = 3, seed: int = 
     total = torch.zeros(image_size, image_size, dtype=torch.float64)
     for _ in range(INPUTS // BATCH):
         images = torch.randn(BATCH, channels, image_size, image_size, generator=generator, requires_grad=True)
-        last = last_map(network, images)
+        _, last = last_map(network, images)
         unit = last[:, :, last.shape[2] // 2, last.shape[3] // 2].sum()
         (gradient,) = torch.autograd.grad(unit, images)
         total += gradient.abs().sum((0, 1)).double()
@@ -179,30 +179,3 @@ def effective(model: nn.Module, image_size: int, channels: int = 3, seed: int = 
 def effective_side(field: NDArray[np.float64]) -> float:
     """Side in pixels of a square as large as the area above 4.55 % of the maximum (Luo et al., section 4)."""
     return float((field > LUO_THRESHOLD).sum()) ** 0.5
-
-
-def last_map(model: nn.Module, images: Tensor) -> Tensor:
-    """The last feature map that a network computes: the last module's output with space left in it.
-
-    Args:
-        model: the network.
-        images: (N, C, S, S).
-
-    Raises:
-        OptionError: no module has such an output.
-    """
-    found: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            found[:] = [output]
-
-    hooks = [module.register_forward_hook(keep) for module in model.modules()]
-    try:
-        model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not found:
-        raise OptionError(f"{type(model).__name__} has no feature map with more than one pixel")
-    return found[0]

@@ -13,12 +13,12 @@ import yaml
 from nasbench.errors import OptionError, RecordError
 from nasbench.record import Record, write_atomic
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import Problem, RunRow, is_searched
+from nasbench.results.collect import MEASURES, Problem, RunRow, is_searched, option
 from nasbench.results.figures import WHAT, plot
 from nasbench.results.formats import html
 from nasbench.results.reproduce import command
 from nasbench.results.style import COLUMN, encode
-from nasbench.results.tables import KINDS, build, describe, header, records, setting_key
+from nasbench.results.tables import build, column, describe, records, setting_key
 from nasbench.studies.metapooling import TABLES
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ ALT = {
     "curves": "Accuracy and loss over the epochs of search and retraining.",
 }
 MOST_ALPHAS = 6  # figures of searches on the page, one a set-up
-VALUES = ("top1", "top5", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes")
 
 
 def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), trust: bool = False) -> Path:
@@ -50,7 +49,7 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
         runs: see `nasbench.results.collect.collect`.
         output: folder that receives `index.html`.
         problems: records that were skipped, to be named on the page.
-        trust: see `nasbench.results.figures.plot`.
+        trust: run the code of parts that are not registered, for their networks and defaults.
 
     Returns:
         The page: tables, figures, the command of every row, configuration and environment. It loads nothing from
@@ -69,7 +68,7 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     tables.append(build("enhancers", runs))
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
-    groups = _groups(found)
+    groups = _groups(found, trust)
     template = files("nasbench.results").joinpath("report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     content = page.from_string(template).render(
@@ -105,28 +104,28 @@ def _summary(runs: Sequence[RunRow], groups: Sequence[Mapping[str, Any]]) -> str
     return f"{len(runs)} finished {many} of {len(groups)} {ups} on {data}, started {when}."
 
 
-def _groups(runs: Sequence[RunRow]) -> list[dict[str, Any]]:
+def _groups(runs: Sequence[RunRow], trust: bool) -> list[dict[str, Any]]:
     """Every configuration with its seeds, its command, and the rows of the papers' tables that it fills."""
-    by_hash: dict[tuple[str, str], list[RunRow]] = {}
+    by_setting: dict[tuple[str, str], list[RunRow]] = {}
     for run in sorted(runs, key=lambda r: (describe([r]), str(r["label"]), int(r["seed"]))):
-        by_hash.setdefault((run["setting"], run["label"]), []).append(run)
+        by_setting.setdefault((run["setting"], run["label"]), []).append(run)
     groups = []
-    for members in by_hash.values():
+    for members in by_setting.values():
         config = Record(members[0]["path"]).config()
         seeds = sorted({int(run["seed"]) for run in members})
-        rows = [
-            f"Table {table.number}: {row.title}"
+        rows = {  # in order; the forms of a table share rows
+            f"Table {table.number}: {row.title}": None
             for table in TABLES.values()
             for row in table.rows
             if row.match(members[0])
-        ]
+        }
         groups.append(
             {
                 "label": members[0]["label"],
                 "setting": describe(members),
-                "rows": rows,
+                "rows": list(rows),
                 "seeds": seeds,
-                "command": command(config, seeds),
+                "command": command(config, seeds, trust),
                 "config": config.model_dump(mode="json"),
                 "own": "",
             }
@@ -175,7 +174,7 @@ def _all_runs(runs: Sequence[RunRow]) -> Table:
             "setting": Cell(describe([run])),
             "seed": Cell(int(run["seed"])),
             "record": Cell(str(run["name"])),
-            **{name: Cell(None if run[name] != run[name] else run[name]) for name in VALUES},
+            **{name: Cell(option(run, name)) for name in MEASURES},
         }
         for run in sorted(runs, key=lambda r: (setting_key(r)[0], str(r["label"]), int(r["seed"])))
     )
@@ -183,7 +182,7 @@ def _all_runs(runs: Sequence[RunRow]) -> Table:
         Column("label", "set-up"),
         Column("setting", "setting"),
         Column("seed", "seed", "count"),
-        *(Column(name, header(name), KINDS[name]) for name in VALUES),
+        *map(column, MEASURES),
         Column("record", "record"),
     )
     return Table("runs", "Every run.", columns, rows)
@@ -194,8 +193,8 @@ def _environments(runs: Iterable[RunRow]) -> list[dict[str, Any]]:
     counted: dict[str, dict[str, Any]] = {}
     for run in runs:
         read = Record(run["path"]).environment()
-        facts = {k: v for k, v in read.items() if k not in ("command", "started", "packages")}
-        packages = {k: v for k, v in (read.get("packages") or {}).items() if v is not None}
+        facts = read.model_extra or {}
+        packages = {k: v for k, v in read.packages.items() if v is not None}
         key = repr((sorted(facts.items(), key=str), sorted(packages.items())))
         counted.setdefault(key, {"facts": facts, "packages": packages, "runs": 0})["runs"] += 1
     return list(counted.values())

@@ -10,44 +10,51 @@ from typing import Any
 
 import yaml
 
-from nasbench.config import GIVEN, Role, RunConfig, default_data_root
-from nasbench.presets import resolve_config
+from nasbench.config import KINDS, Role, RunConfig, default_data_root
+from nasbench.presets import OPTIONAL, resolve_config
 
 FLAGS = {"space_options": "-p", "strategy_options": "-s", "evaluator_options": "-e", "dataset_options": "-d"}
-NAMES = ("space", "strategy", "dataset")  # always said
 
 
-def command(config: RunConfig, seeds: Iterable[int] | None = None) -> str:
+def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool = False) -> str:
     """A shell command that repeats a run; what its preset and its parts' defaults say by themselves is left out.
 
     Args:
         config: of the run.
         seeds: repeat it for each of these, in a loop; only the run's own where `None`.
+        trust: ask parts that are not registered for their defaults, which runs their code; else everything is said.
     """
-    words = ["nasbench", "run"]
-    said: dict[str, Any] = {name: getattr(config, name) for name in NAMES}
-    if config.strategy is None:
-        said |= {"strategy": GIVEN, "strategy_options": {"choice": config.architecture}}
-    for name in NAMES:
-        words += [f"--{name}", str(said[name])]
+    settings = config.model_dump(mode="json")
+    said = {name: settings[name] for name in (*KINDS, "architecture") if settings[name] is not None}
+    usual: dict[str, Any] = {}
+
+    def settle() -> None:
+        if trust or not any(":" in said.get(kind, "") for kind in KINDS):
+            usual.update(resolve_config(said).model_dump(mode="json"))
+
+    settle()
+    words = ["nasbench", "run", "--space", config.space, "--strategy", config.method, "--dataset", config.dataset]
     if config.architecture is not None:
-        words += [
-            "--choice",
-            config.architecture if isinstance(config.architecture, str) else _json(config.architecture),
-        ]
-    usual = resolve_config(said)
-    if config.preset is not None and config.preset != usual.preset:
+        given = config.architecture
+        words += ["--choice", given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)]
+    if config.evaluator != RunConfig.model_fields["evaluator"].default:
+        words += ["--evaluator", config.evaluator]
+    if config.preset is not None and config.preset != usual.get("preset"):
         words += ["--preset", config.preset]
-        usual = resolve_config({**said, "preset": config.preset})
-    for name in config.differing(usual, Role.SEARCH, Role.RECIPE, Role.DEVICE):
-        value, default = config.model_dump(mode="json")[name], usual.model_dump(mode="json")[name]
-        if name in FLAGS:
-            for option, chosen in value.items():
-                if option not in default or default[option] != chosen:
-                    words += [FLAGS[name], f"{option}={_yaml(chosen)}"]
-        elif name not in (*NAMES, "architecture"):
-            said_as = [] if value is True else ["none" if value is None else str(value)]
-            words += [f"--{name.replace('_', '-')}", *said_as]
+        said["preset"] = config.preset
+        settle()
+    for name, value in config.part(Role.SEARCH, Role.RECIPE, Role.DEVICE).items():
+        meant = value is not None or name in OPTIONAL
+        if name not in said and name not in FLAGS and meant and (name not in usual or usual[name] != value):
+            said[name] = value
+            words += [f"--{name.replace('_', '-')}"] + (
+                [] if value is True else ["none" if value is None else str(value)]
+            )
+    settle()  # options of a preset may depend on what was said by now
+    for group, flag in FLAGS.items():
+        for option, value in settings[group].items():
+            if group not in usual or option not in usual[group] or usual[group][option] != value:
+                words += [flag, f"{option}={_yaml(value)}"]
     if config.data_root != default_data_root():
         words += ["--data-root", PurePath(config.data_root).as_posix()]
     chosen_seeds = [config.seed] if seeds is None else list(dict.fromkeys(seeds))
@@ -55,10 +62,6 @@ def command(config: RunConfig, seeds: Iterable[int] | None = None) -> str:
     if len(chosen_seeds) == 1:
         return f"{line} --seed {chosen_seeds[0]}"
     return f"for seed in {' '.join(map(str, chosen_seeds))}; do {line} --seed $seed; done"
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, ensure_ascii=False)
 
 
 def _yaml(value: Any) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nasbench.errors import RecordError
-from nasbench.record import SEARCH, Decision, Record
+from nasbench.errors import RecordError, quoted
+from nasbench.record import SEARCH, Decision, Record, finite
 from nasbench.results.collect import RunRow, architecture_of, is_searched, option
 from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
 
@@ -29,6 +29,11 @@ def alphas(run: RunRow) -> Figure:
     record = Record(run["path"])
     layers = curves_of(record)
     decisions, chosen = record.decisions(), record.architecture()
+    for label in layers:
+        if label not in chosen:
+            raise RecordError(
+                f"{record.path / SEARCH} is damaged: it has {quoted(label)}, which the architecture lacks"
+            )
     names = list(dict.fromkeys(name for layer in layers.values() for name in layer))
     lines = -(-len(layers) // PANELS)
     last = max(steps[-1] for layer in layers.values() for steps, _ in layer.values()) or 1
@@ -72,9 +77,9 @@ def curves_of(record: Record) -> dict[str, dict[str, tuple[list[int], list[float
         for row in record.curves(SEARCH):
             steps, values = layers.setdefault(row["label"], {}).setdefault(row["candidate"], ([], []))
             steps.append(int(row["step"]))
-            values.append(float(row["pi"]))
-    except (KeyError, ValueError, TypeError) as e:
-        raise RecordError(f"{record.path / SEARCH} is damaged: {e!r}") from e
+            values.append(finite(row["pi"]))
+    except ValueError as e:
+        raise RecordError(f"{record.path / SEARCH} is damaged: {e}") from e
     if not layers:
         raise RecordError(f"{record.path} has no {SEARCH}: its strategy has no π")
     return layers
@@ -189,9 +194,8 @@ def _candidates(runs: Sequence[RunRow], labels: Sequence[str], listed: bool) -> 
         decisions, chosen = Record(run["path"]).decisions(), architecture_of(run)
         for label in labels:
             names |= dict.fromkeys(decisions[label].pi or ())
-        names |= dict.fromkeys(
-            str(option(run, "candidates") or "").split("+") if listed and "(" in run["label"] else ()
-        )
+        if listed and is_searched(run):
+            names |= dict.fromkeys(filter(None, str(option(run, "candidates") or "").split("+")))
         names |= dict.fromkeys(str(chosen[label]) for label in labels)
     return [name for name in CANDIDATES if name in names] + sorted(set(names) - set(CANDIDATES))
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import OptionError, unknown
-from nasbench.results.cells import Cell, Column, Kind, Table
-from nasbench.results.collect import RunRow, is_searched, option
+from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
+from nasbench.results.collect import MEASURES, RunRow, is_searched, option
 from nasbench.results.statistics import Estimate, difference, mean
 from nasbench.studies import papers
-from nasbench.studies.metapooling import TABLES, TICKS, RowSpec, TableSpec, spec
+from nasbench.studies.metapooling import TICKS, RowSpec, TableSpec, spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,18 +19,8 @@ FIXED = "search.fixed_by_threshold"
 INTERVAL = "mean ± half the 95 % confidence interval (Student t) over n seeds"
 DELTA = "Δ in percentage points: paired by seed where both rows have the same seeds, else Welch's interval (marked w)."
 BEST = "Bold: the highest mean of our runs."
-# Kinds of the columns that a pivot may show; any other is a plain number.
-KINDS: dict[str, Kind] = {
-    "top1": "percent",
-    "top5": "percent",
-    "params": "millions",
-    "madds": "millions",
-    "search_seconds": "seconds",
-    "retrain_seconds": "seconds",
-    "peak_memory_bytes": "bytes",
-}
+HEADERS: dict[str, tuple[str, Kind]] = {**MEASURES, FIXED: ("fixed by ρ", "count")}
 COLUMN_DIGITS = {"params": 3, FIXED: 1}
-UNITS = {"percent": " (%)", "millions": " (M)", "seconds": " (s)", "bytes": " (MiB)"}
 
 
 def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | None = None) -> Table:
@@ -45,13 +35,12 @@ def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | No
     Raises:
         OptionError: there is no such table.
     """
-    if name not in (*TABLES, *BUILDERS):
-        raise OptionError(unknown("table", name, (*TABLES, *BUILDERS)))
-    runs, widths = records(frame), name in TABLES and TABLES[name].widths
+    table = None if name in BUILDERS else spec(name)
+    runs, widths = records(frame), table is not None and table.widths
     if setting is not None:
         wanted = (setting[0], None if widths else setting[1])
         runs = [run for run in runs if setting_key(run, widths) == wanted]
-    return paper_table(spec(name), runs) if name in TABLES else BUILDERS[name](runs)
+    return BUILDERS[name](runs) if table is None else paper_table(table, runs)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -147,9 +136,8 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
         raise OptionError(f"column {value!r} holds no numbers, so it has no mean")
     across = sorted({_name(run, columns) for run in runs}, key=_natural)
     down = sorted({_name(run, rows) for run in runs}, key=_natural)
-    kind = KINDS.get(value, "count")
-    digits = 3 if kind == "count" else None
-    heads = [Column(f"{columns}={name}", f"{name}", kind, digits) for name in across]
+    shown = column(value, 3 if value not in MEASURES else None)
+    heads = [Column(f"{columns}={name}", name, shown.kind, shown.digits) for name in across]
     body = []
     for label in down:
         cells: dict[str, Cell] = {rows: Cell(label)}
@@ -157,7 +145,7 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
             found = [run for run in runs if _name(run, rows) == label and _name(run, columns) == name]
             cells[head.key] = _mean_cell(found, value)
         body.append(cells)
-    caption = f"{value}{UNITS.get(kind, '')} by {rows} (down) and {columns} (across)."
+    caption = f"{shown.header} by {rows} (down) and {columns} (across)."
     notes = [f"{INTERVAL[:1].upper()}{INTERVAL[1:]}; – means no run."]
     if len({(run["protocol"], run["width"]) for run in runs}) > 1:
         notes.append("The runs differ in data set, recipe or width: compare only cells that do not.")
@@ -195,8 +183,8 @@ def setting_parts(run: RunRow, widths: bool = False) -> list[str]:
         str(run["dataset"]),
         f"{run['image_size']}×{run['image_size']}",
         f"{run['classes']} classes",
-        f"{int(images):,} training images" if images else "",
-        "" if widths or width is None else f"width {width:g}",
+        f"{number(images, 'count')} training images" if images else "",
+        "" if widths or width is None else f"width {number(width)}",
         f"{epochs} epoch{'s' if epochs > 1 else ''}",
     ]
 
@@ -337,7 +325,7 @@ def _grouped(
         _mark_best(block)
         rules += [len(rows)] if rows else []
         rows += block
-    shown = [Column(value, header(value), KINDS.get(value, "count"), COLUMN_DIGITS.get(value)) for value in values]
+    shown = [column(value, COLUMN_DIGITS.get(value)) for value in values]
     several = len(settings) > 1
     if len(settings) == 1:
         caption += f" On {describe(next(iter(settings.values())))}."
@@ -352,23 +340,15 @@ def _grouped(
     return Table(name, caption, columns, tuple(rows), (f"Ours: {INTERVAL}. {BEST}", DELTA, *notes), tuple(rules))
 
 
-def header(value: str) -> str:
-    """A column of the frame for readers, with its unit."""
-    names = {
-        "top1": "top-1",
-        "top5": "top-5",
-        "madds": "M-adds",
-        "search_seconds": "search",
-        "retrain_seconds": "retraining",
-        "peak_memory_bytes": "peak memory",
-        FIXED: "fixed by ρ",
-    }
-    return names.get(value, value) + UNITS.get(KINDS.get(value, ""), "")
+def column(value: str, digits: int | None = None) -> Column:
+    """The column of a table for one of the frame's, named for readers with its unit."""
+    name, kind = HEADERS.get(value, (value, "count"))
+    return Column(value, f"{name} ({UNITS[kind]})" if kind in UNITS else name, kind, digits)
 
 
 def _name(run: RunRow, column: str) -> str:
     value = option(run, column)
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return MISSING if value is None else number(value) if isinstance(value, float) else str(value)
 
 
 def _natural(name: str) -> tuple[bool, float, str]:
