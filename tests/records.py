@@ -1,0 +1,83 @@
+"""Synthetic records, and rows of the tables made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasbench import record as records
+from nasbench.networks import label_of
+from nasbench.presets import resolve_config
+from nasbench.record import DataFacts, Decision, Record, Result
+
+LABELS = [f"block{i:02d}.enhancer" for i in range(1, 18)]
+NAMES = ("none", "avg3", "global")
+PAPER = {label: "global" if i > 8 else "none" for i, label in enumerate(LABELS, 1)}
+CURVES = (("search", "train_top1"), ("retrain", "train_loss"), ("retrain", "val_top1"))
+
+
+def write_run(
+    folder: Path,
+    top1: float = 0.9,
+    *,
+    strategy: str | None = None,
+    architecture: Mapping[str, str] | str = "none",
+    started: str | None = None,
+    steps: int = 0,
+    **settings: Any,
+) -> Path:
+    """A finished record with invented results.
+
+    Args:
+        folder: that receives it.
+        top1: fraction.
+        strategy: that found the architecture; where it is `None`, the architecture was given.
+        architecture: label → candidate, or a name.
+        started: when.
+        steps: of the search; more than 0 also write its curves.
+        **settings: further fields of `RunConfig`.
+    """
+    how: dict[str, Any] = {"architecture": architecture} if strategy is None else {"strategy": strategy}
+    config = resolve_config({**settings, **how})
+    names = [architecture] if isinstance(architecture, str) else []
+    if isinstance(architecture, str):
+        known = {"local": dict.fromkeys(LABELS, "avg3"), "paper": PAPER}
+        architecture = known.get(architecture, dict.fromkeys(LABELS, architecture))
+    record = Record.create(folder, config)
+    if started is not None:
+        record.write_json(records.ENVIRONMENT, {**record.environment(), "started": started})
+    record.write_json(records.DATA, DataFacts(class_names=[str(i) for i in range(10)], image_size=16))
+    record.write_json(records.ARCHITECTURE, architecture)
+    pi = {"none": 0.2, "avg3": 0.2, "global": 0.6}
+    by = Decision(by="threshold", step=steps // 2, pi=pi, train_loss=0.5) if steps else Decision(by="given")
+    record.write_json(records.DECISIONS, dict.fromkeys(architecture, by))
+    if steps:
+        rows = [
+            (step, label, name, pi[name] if step > steps // 2 else 1 / 3, int(step > steps // 2))
+            for step in range(steps)
+            for label in architecture
+            for name in NAMES
+        ]
+        record.write_csv(records.SEARCH, records.SEARCH_HEADER, rows)
+    curves = [(stage, e, e, n, 1 - 1 / (e + 1)) for stage, n in CURVES for e in range(1, 4)]
+    record.write_csv(records.METRICS, records.METRICS_HEADER, curves)
+    for stage in records.STAGES:
+        record.finish_stage(stage, seconds=1.5, peak_memory_bytes=2**20)
+    result = Result(
+        top1=top1,
+        top5=min(1.0, top1 + 0.05),
+        params=1000 + sum(map(len, architecture.values())),
+        madds=2_000_000,
+        search_seconds=3.5,
+        retrain_seconds=7.25,
+        peak_memory_bytes=2**20,
+        search={"fixed_by_threshold": len(architecture)} if steps else {},
+        architecture=dict(architecture),
+        names=names,
+        label=label_of(config, architecture, names),
+        record=str(record.path),
+    )
+    record.write_json(records.RESULT, result)
+    record.set_status(state="finished")
+    return record.path
