@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasbench.config import RunConfig, resolve_config
 from nasbench.errors import NasbenchError
-from nasbench.record import Record, same_run, write_atomic
-from nasbench.results.cells import Cell, Column, Kind, text
-from nasbench.results.collect import MACHINE, find_records
+from nasbench.record import METRICS, Record, write_atomic
+from nasbench.results.cells import TableCell, Column, Kind, text
 from nasbench.results.statistics import Estimate, difference, mean
+from nasbench.studies.local import run_missing
+from nasbench.studies.plan import plan
+from nasbench.studies.study import Study
 
 SETTINGS: dict[str, Any] = {
     "space": "cheap_resnet",
@@ -73,60 +74,52 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=["alone", "fusion"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for seed in given.seeds:
-        for row in given.rows:
-            chosen = {**SETTINGS, **ROWS[row], "seed": seed, "data_root": given.data_root}
-            try:
-                found[row, seed] = measured(row, trained(resolve_config(chosen), given.out), given.out)
-            except NasbenchError as e:
-                print(f"failed: {row}, seed {seed}: {e}", file=sys.stderr)
-                return 1
-            write(given.csv, list(found.values()))
-    print(table({row: {s: found[row, s] for s in given.seeds} for row in given.rows}))
+    study = Study(
+        name="distillation",
+        base={**SETTINGS, "data_root": given.data_root},
+        variants={row: ROWS[row] for row in given.rows},
+        grid={"seed": given.seeds},
+    )
+    try:
+        failed = [r for r in run_missing(plan(study, given.out), given.out, tell) if r.error]
+    except NasbenchError as e:
+        sys.exit(f"error: {e}")
+    if failed:
+        return 1
+    found = {(r.parameters["variant"], r.parameters["seed"]): r.record for r in plan(study, given.out).results}
+    rows = {row: {s: measured(row, Record(found[row, s]), given.out) for s in given.seeds} for row in given.rows}
+    write(given.csv, [rows[row][seed] for seed in given.seeds for row in given.rows])
+    print(table(rows))
     return 0
 
 
-def trained(config: RunConfig, out: Path) -> Record:
-    """The finished record of a configuration in a folder: found there, continued or new.
-
-    Args:
-        config: the run; the folder of the data and the device do not matter.
-        out: the folder.
-
-    Raises:
-        NasbenchError: the run cannot start.
-    """
-    from nasbench.pipeline import run
-
-    for folder in sorted(find_records(out)):
-        record = Record(folder)
-        if set(same_run(record.config(), config)) <= set(MACHINE):
-            return record if record.finished("test") else run(record.config(), folder)
-    return run(config, out)
+def tell(line: str) -> None:
+    """Tell the person in front of the terminal; stdout is for the table."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def measured(row: str, record: Record, out: Path) -> dict[str, Any]:
     """The columns of one finished run; accuracies are fractions of the test images (`held_out_top1`: of those)."""
-    config, result = record.config(), record.read_json("result.json")
-    told = result.get("distillation", {"reported": "student1", "test_top1": {"student1": result["top1"]}})
+    config, result = record.config(), record.result()
+    alone = {"reported": "student1", "test_top1": {"student1": result.top1}}
+    told = (result.model_extra or {}).get("distillation", alone)
     students = [value for name, value in told["test_top1"].items() if name != "teacher"]
-    last = {r["name"]: float(r["value"]) for r in record.read_csv("metrics.csv") if r["stage"] == "retrain"}
+    last = {r["name"]: float(r["value"]) for r in record.curves(METRICS) if r["stage"] == "retrain"}
     return {
         "row": row,
         "seed": config.seed,
-        "top1": result["top1"],
+        "top1": result.top1,
         "students_top1": sum(students) / len(students),
         "teacher_top1": told["test_top1"].get("teacher"),
         "reported": told["reported"],
         "held_out_top1": last["val_top1"],
         "students": len(students),
-        "params": result["params"],
-        "madds": result["madds"],
+        "params": result.params,
+        "madds": result.madds,
         "retrain_epochs": config.retrain_epochs,
         "train_images": config.train_images,
         "batch_size": config.batch_size,
-        "retrain_seconds": round(result["retrain_seconds"], 1),
+        "retrain_seconds": round(result.retrain_seconds, 1),
         "record": record.path.relative_to(out).as_posix(),
     }
 

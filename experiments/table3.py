@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 from nasbench.config import read_config
-from nasbench.results.collect import collect
-from nasbench.results.rows import spec
-from nasbench.results.training import missing, train
-
-ROWS = ("none", "local", "global", "random", "pmpl", "darts1")
+from nasbench.errors import NasbenchError
+from nasbench.studies.local import run_missing
+from nasbench.studies.plan import plan
+from nasbench.studies.tables import ABLATION, table_study
 
 
 def main() -> int:
@@ -19,18 +18,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("fashion_mnist.yaml"))
     parser.add_argument("--out", type=Path, help="by default runs/ and the configuration's name")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--rows", nargs="+", choices=ABLATION, default=ABLATION)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
     out = given.out or Path("runs") / given.config.stem
-    labels = {row.label for row in spec("table3").rows if row.key in given.rows}
-    kept = Path(__file__).parent / "records" / given.config.stem
-    found = collect([folder for folder in (out, kept) if folder.exists()]).frame
-    lacking = [item for item in missing("table3", found, read_config(given.config), given.seeds) if item.row in labels]
-    failed = [f"{item.row}: {reason}" for item, reason in train(lacking, out, print)]
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
-    return 1 if failed else 0
+    try:
+        study = table_study("table3", read_config(given.config), given.seeds, given.rows)
+        results = run_missing(plan(study, out, others=[Path(__file__).parent / "records"]), out, print)
+    except NasbenchError as e:
+        sys.exit(f"error: {e}")
+    return 1 if any(result.error for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -189,14 +189,14 @@ def label_of(config: RunConfig, architecture: Mapping[str, Any], names: Sequence
         architecture: that it trains.
         names: of the architecture, see `names_of`.
     """
-    of_space = _words("space", config.space, config.space_options)
+    of_space = registry.words("space", config.space, config.space_options)
     candidates = of_space.pop("candidates", "")
     if config.strategy is None:
         different = {str(value) for value in architecture.values()}
         known = config.architecture if isinstance(config.architecture, str) else next(iter(names), None)
         parts = [different.pop() if len(different) == 1 else known or f"given {digest(dict(architecture))[:4]}"]
     else:
-        parts = [config.strategy, *_words("strategy", config.strategy, config.strategy_options).values()]
+        parts = [config.strategy, *registry.words("strategy", config.strategy, config.strategy_options).values()]
         parts += [f"({candidates})"] if candidates else []
     defaults = registry.complete("space", config.space, {})
     others = [
@@ -209,10 +209,6 @@ def label_of(config: RunConfig, architecture: Mapping[str, Any], names: Sequence
     main = RunConfig.model_fields["space"].default
     parts += [] if config.space == main else [f"in {config.space.rpartition(':')[2]}"]
     return " ".join(filter(None, parts))
-
-
-def _words(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, str]:
-    return dict(registry.declared(registry.load(kind, name), "words", lambda options: {})(options))
 
 
 def profile_architecture(

@@ -63,6 +63,22 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
     return complete(make_config(settings))
 
 
+def layer(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over others: options join those of the same part, and go with a part that is replaced."""
+    merged = dict(lower)
+    for kind in KINDS:
+        if upper.get(kind) not in (None, lower.get(kind) or RunConfig.model_fields[kind].default):
+            merged.pop(f"{kind}_options", None)
+    if upper.get("architecture") is not None:
+        merged = {k: v for k, v in merged.items() if k not in ("strategy", "strategy_options")}
+    elif upper.get("strategy") is not None:
+        merged.pop("architecture", None)
+    for key, value in upper.items():
+        joined = key.endswith("_options") and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if joined else value
+    return merged
+
+
 def complete(config: RunConfig) -> RunConfig:
     """The same settings with every option of every part, converted and in its normal form.
 

@@ -169,6 +169,11 @@ def preset(kind: str, name: str, which: str, common: Mapping[str, Any], settings
     return {name: value for name, value in options.items() if open_ended or name in taken}
 
 
+def words(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """What the label of a run says of a part's options (its static method `words`, by default nothing)."""
+    return dict(declared(load(kind, name), "words", lambda options: {})(options))
+
+
 def searches(name: str, options: Mapping[str, Any]) -> bool:
     """Whether a strategy with these options trains anything (its static method `searches`, by default always)."""
     return bool(declared(load("strategy", name), "searches", lambda options: True)(options))

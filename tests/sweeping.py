@@ -17,7 +17,8 @@ import psutil
 import pytest
 import yaml
 
-from nasbench.sweeps.config import SweepConfig, make_sweep
+from nasbench.cli import main
+from nasbench.studies.study import Study, make_study
 
 # A space that trains in no time, and of which a user may have got something wrong.
 SPACE = """
@@ -55,6 +56,14 @@ class Space(ModelSpace):
 QUICK = {"image_size": 8, "train_images": 96, "batch_size": 32, "epochs": 2, "retrain_epochs": 2, "device": "cpu"}
 
 
+def command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["nasbench", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
 def enter_own_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder with a user's space the current one."""
     (folder / "own_space.py").write_text(SPACE)
@@ -64,10 +73,10 @@ def enter_own_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def fates(*names: str, **fields: Any) -> SweepConfig:
+def fates(*names: str, **fields: Any) -> Study:
     """A sweep over what happens to the runs."""
     base = {**QUICK, "space": "own_space:Space", "strategy": "random"}
-    return make_sweep({"name": "fates", "base": base, "grid": {"space_options.fate": list(names)}, **fields})
+    return make_study({"name": "fates", "base": base, "grid": {"space_options.fate": list(names)}, **fields})
 
 
 def leftovers(*words: str) -> list[str]:
@@ -150,8 +159,8 @@ def running(*arguments: str, cwd: Path) -> Iterator[Running]:
             started.end(60)
 
 
-def sweep_file(folder: Path, sweep: SweepConfig | dict[str, Any]) -> str:
+def sweep_file(folder: Path, sweep: Study | dict[str, Any]) -> str:
     """The name of a file in a folder with a sweep."""
-    fields = sweep.model_dump(mode="json", exclude_unset=True) if isinstance(sweep, SweepConfig) else sweep
+    fields = sweep.model_dump(mode="json", exclude_unset=True) if isinstance(sweep, Study) else sweep
     (folder / "sweep.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
     return "sweep.yaml"

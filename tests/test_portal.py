@@ -22,11 +22,10 @@ from sweeping import QUICK, enter_own_space, leftovers, running, sweep_file, wai
 from nasbench.errors import OptionError
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.address import EVERYWHERE, LOOPBACK, is_free
+from nasbench.nni_bridge.sweep import prepare_sweep, run_sweep
 from nasbench.record import METRICS, Record
-from nasbench.sweeps.config import make_sweep
-from nasbench.sweeps.plan import check
-from nasbench.sweeps.runs import held_out
-from nasbench.sweeps.sweep import run_sweep
+from nasbench.studies.known import held_out
+from nasbench.studies.study import make_study
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def own_addresses() -> list[str]:
 @pytest.mark.parametrize("host", [LOOPBACK, EVERYWHERE])
 def test_who_can_reach_it(host: str, tmp_path: Path) -> None:
     base = {**QUICK, "space": "own_space:Space", "space_options": {"fate": "wait"}, "strategy": "random"}
-    sweep = make_sweep({"base": base})
+    sweep = make_study({"base": base})
     seen: list[Any] = []
 
     def say(line: str) -> None:
@@ -156,7 +155,7 @@ def test_who_can_reach_it(host: str, tmp_path: Path) -> None:
                 assert status(f"http://{other}:{port}/{prefix}/") == 200
         (tmp_path / "go").touch()
 
-    run_sweep(sweep, check(sweep), tmp_path / "out", say, host=host)
+    run_sweep(sweep, prepare_sweep(sweep), tmp_path / "out", say, host=host)
     assert seen[:3] == [200, [404, 404, 404, 404], 200]
     assert seen[3] == {host}
     assert leftovers(str(tmp_path / "out")) == []

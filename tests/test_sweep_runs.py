@@ -13,14 +13,14 @@ import yaml
 from sweeping import QUICK, enter_own_space, fates, leftovers, running, sweep_file, wait_for
 
 from nasbench.nni_bridge.portal import NNI_FOLDER, group_of, members
+from nasbench.nni_bridge.sweep import MANAGER, prepare_sweep, run_sweep
 from nasbench.record import Record
 from nasbench.results.collect import collect
 from nasbench.results.tables import build
-from nasbench.results.training import base_setting, missing
 from nasbench.studies.metapooling import spec
-from nasbench.sweeps.config import make_sweep
-from nasbench.sweeps.plan import check, plan
-from nasbench.sweeps.sweep import MANAGER, run_sweep
+from nasbench.studies.plan import plan
+from nasbench.studies.study import make_study
+from nasbench.studies.tables import ABLATION, shared_setting, table_study
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_runs_that_fail_do_not_stop_the_others(own_space: Path, monkeypatch: pyt
     sweep = fates("raise", "record", concurrency=2)
     said: list[str] = []
     out = own_space / "out"
-    allocation = check(sweep)
+    allocation = prepare_sweep(sweep)
     results = run_sweep(sweep, allocation, out, said.append)
     assert [(r.label, r.state, r.how) for r in results] == [
         ("fate raise", "failed", "run"),
@@ -56,7 +56,7 @@ def test_runs_that_fail_do_not_stop_the_others(own_space: Path, monkeypatch: pyt
     assert summary[1]["record"] == record.name
     again = plan(sweep, out)
     assert [r.label for r in again.results] == ["fate record"]
-    assert [item.broken is not None for item in again.todo] == [True]
+    assert [item.interrupted is not None for item in again.missing] == [True]
 
 
 def told(folder: Path, key: str) -> list[Any]:
@@ -67,7 +67,7 @@ def told(folder: Path, key: str) -> list[Any]:
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_table(own_space: Path) -> None:
     """SIGKILL while one run is finished and one is under way; what is left running is stopped by the next start."""
-    sweep = make_sweep(
+    sweep = make_study(
         {**fates("well", "wait").model_dump(), "grid": {"space_options.fate": ["well", "wait"], "seed": [0, 1]}}
     )
     name = sweep_file(own_space, sweep)
@@ -175,8 +175,8 @@ def test_a_tuner_learns_and_goes_on(tmp_path: Path) -> None:
         "assessor": {"name": "Medianstop", "options": {"start_step": 9}},
         "trials": 2,
     }
-    sweep = make_sweep(given)
-    allocation = check(sweep)
+    sweep = make_study(given)
+    allocation = prepare_sweep(sweep)
     first = run_sweep(sweep, allocation, tmp_path, print)
     assert [r.state for r in first] == ["finished"] * 2
     for result in first:
@@ -186,7 +186,7 @@ def test_a_tuner_learns_and_goes_on(tmp_path: Path) -> None:
     # One more, and one of the two broken off.
     record = Record(first[0].record)  # type: ignore[arg-type]
     record.set_status(state="interrupted", stages={"search": record.status().stages["search"]})
-    more = make_sweep({**given, "trials": 3})
+    more = make_study({**given, "trials": 3})
     second = run_sweep(more, allocation, tmp_path, print)
     assert sorted(r.how for r in second) == ["from its record", "run", "run again"]
     assert all(r.state == "finished" for r in second)
@@ -222,13 +222,12 @@ def test_the_ablation_by_the_command(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "ablation"
     frame = collect([out]).frame
     assert len(frame) == 6
-    table = build("table3", frame, base_setting("table3", {"dataset": "digits", **settings}))
-    filled = [i for i in range(len(table.rows)) if table.cell(i, "top1").value]
-    filled = [i for i in range(len(table.rows)) if table.cell(i, "top1").value]
-    measured = [str(table.cell(i, table.columns[0].key).value) for i in filled]
-    assert measured == [row.label for row in spec("table3").rows][:-1]
+    study = table_study("table3", {"dataset": "digits", **settings}, [3])
+    table = build("table3", frame, shared_setting(study))
+    filled = [row for row in table.rows if row["top1"].value]
+    assert [row["row"].value for row in filled] == [row.title for row in spec("table3").rows if row.key in ABLATION]
     assert sum("all three, PMPL" in line for line in sweep.printed) == 1
-    assert missing("table3", frame, {"dataset": "digits", **settings}, [3])[0].row.endswith("second order")
+    assert [run.label for run in plan(study, out).missing] == ["darts2, seed 3"]
     with running("sweep", *arguments, cwd=tmp_path) as again:
         assert again.end() == 0
     assert not any(line.startswith("portal") for line in again.said)

@@ -14,7 +14,7 @@ import yaml
 
 from nasbench.config import KINDS, RunConfig
 from nasbench.errors import OptionError
-from nasbench.presets import OPTIONAL
+from nasbench.presets import OPTIONAL, layer
 
 DEFAULT_RUNS = Path("runs")  # where `nasbench run` puts records
 
@@ -98,23 +98,13 @@ def merge(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, An
         OptionError: an option is not given as NAME=VALUE.
     """
     told = {name: value for name, value in settings.items() if value is not None}
-    merged = dict(given)
-    for kind in KINDS:
-        if told.get(kind) not in (None, merged.get(kind)):
-            merged.pop(f"{kind}_options", None)  # they belong to the part that is replaced
-    if "architecture" in told:
-        merged.pop("strategy", None)
-        merged.pop("strategy_options", None)
-    elif "strategy" in told:
-        merged.pop("architecture", None)
-    for kind in KINDS:
-        name = f"{kind}_options"
-        if told.get(name):
-            told[name] = {**_mapping(name, merged.get(name)), **pairs(name, told[name])}
-        else:
-            told.pop(name, None)
+    for name in (f"{kind}_options" for kind in KINDS):
+        if not isinstance(given.get(name) or {}, Mapping):
+            raise OptionError(f"{name} must be a mapping of names to values, not {given[name]!r}")
+        if name in told:
+            told[name] = pairs(name, told[name])
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
-    return merged | {name: None if name in OPTIONAL and value == NONE else value for name, value in plain.items()}
+    return layer(given, {name: None if name in OPTIONAL and value == NONE else value for name, value in plain.items()})
 
 
 def pairs(what: str, words: Iterable[str] | None) -> dict[str, Any]:
@@ -143,11 +133,3 @@ def short(width: float | None, candidates: str | None) -> list[str]:
     """The options of a space that have names of their own, as NAME=VALUE."""
     promoted = {"width": width, "candidates": candidates}
     return [f"{name}={value}" for name, value in promoted.items() if value is not None]
-
-
-def _mapping(name: str, options: Any) -> dict[str, Any]:
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise OptionError(f"{name} must be a mapping of names to values, not {options!r}")
-    return options

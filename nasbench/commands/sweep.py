@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +15,17 @@ from nasbench.commands.options import DEFAULT_RUNS, Host, Port
 from nasbench.config import read_config
 from nasbench.errors import OptionError
 from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
+from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.machines import read_machines
+from nasbench.nni_bridge.sweep import prepare_sweep, run_sweep
 from nasbench.record import Record
 from nasbench.results import tables
 from nasbench.results.collect import collect
 from nasbench.results.report import report
 from nasbench.studies.metapooling import SPACE
-from nasbench.sweeps.allocation import Allocation
-from nasbench.sweeps.config import SweepConfig, ablation, read_sweep
-from nasbench.sweeps.plan import Plan, Result, check, plan
-from nasbench.sweeps.sweep import run_sweep
+from nasbench.studies.plan import Plan, Result, plan
+from nasbench.studies.study import Study, read_study
+from nasbench.studies.tables import ablation, shared_setting
 from nasbench.terminal import plain_console, plain_table, say
 
 ABLATION = "ablation"
@@ -86,15 +87,15 @@ def command(
         for flag, value in flags.items():
             if value is not None:
                 raise OptionError(f"--{flag} is for the ablation; a sweep's file says it itself, under base or grid")
-        described = read_sweep(Path(what))
+        described = read_study(Path(what))
         if concurrency is not None:
             described = described.model_copy(update={"concurrency": concurrency})
     folder = out or DEFAULT_RUNS / described.name.replace("/", "_")
     check_host(host)
 
     machines = read_machines(on) if on is not None else None
-    allocation = check(described, machines)
-    planned = plan(described, folder, [DEFAULT_RUNS])
+    allocation = prepare_sweep(described, machines)
+    planned = plan(described, folder, timed=[DEFAULT_RUNS])
     say(_summary(planned, allocation, described.name, folder))
     if dry_run:
         plain_console().print(_plan_table(planned, described))
@@ -106,43 +107,38 @@ def command(
         say("interrupted; the same command goes on")
         raise
     plain_console().print(_results_table(results, described.name))
-    _tables(folder, base if what == ABLATION else None)
+    _tables(folder, described if what == ABLATION else None)
     bad = [r for r in results if r.state not in ("finished", "stopped early")]
     if bad:
         say(f"{len(bad)} of {len(results)} run(s) did not finish; the same command runs them again")
         raise typer.Exit(1)
 
 
-def _tables(folder: Path, ablation_of: Mapping[str, Any] | None) -> None:
+def _tables(folder: Path, ablation_of: Study | None) -> None:
     """Print the ablation's table, and write the report of everything in the folder."""
-    from nasbench.results.training import base_setting
-
     collected = collect([folder])
     if collected.frame.empty:
         return
     if ablation_of is not None:
-        own = ablation_of.get("space", SPACE) != SPACE
-        built = (
-            tables.build("strategies", collected.frame)
-            if own
-            else tables.build("table3", collected.frame, base_setting("table3", ablation_of))
-        )
+        is_papers = ablation_of.runs()[0].config.space == SPACE
+        setting = shared_setting(ablation_of) if is_papers else None
+        built = tables.build("table3" if is_papers else "strategies", collected.frame, setting)
         show_table(built)
     say(f"report: {report(collected.frame, folder / 'report', collected.problems)}")
 
 
 def _summary(planned: Plan, allocation: Allocation, name: str, folder: Path) -> str:
-    again = sum(item.broken is not None for item in planned.todo)
+    again = sum(item.interrupted is not None for item in planned.missing)
     parts = [f"{len(planned.results)} finished before"] if planned.results else []
     parts += [f"{again} to go on with"] if again else []
-    parts.append(f"{len(planned.todo) - again + planned.proposals} to run")
+    parts.append(f"{len(planned.missing) - again + planned.proposals} to run")
     threads = f", {allocation.threads} thread(s) each" if allocation.threads else ""
     what = f"sweep {name} in {folder}: {', '.join(parts)}"
     return f"{what}; {allocation.concurrency} at a time{threads}{_expected(planned, allocation)}"
 
 
 def _expected(planned: Plan, allocation: Allocation) -> str:
-    seconds = [item.seconds for item in planned.todo] + [planned.seconds] * planned.proposals
+    seconds = [item.seconds for item in planned.missing] + [planned.seconds] * planned.proposals
     known = [s for s in seconds if s is not None]
     if not seconds:
         return ""
@@ -153,14 +149,14 @@ def _expected(planned: Plan, allocation: Allocation) -> str:
     return f"; about {_duration(sum(known) / allocation.concurrency)} by runs like these{unknown}"
 
 
-def _plan_table(planned: Plan, sweep: SweepConfig) -> Table:
+def _plan_table(planned: Plan, sweep: Study) -> Table:
     table = plain_table(sweep.name, ("run", "left"), ("state", "left"), ("expected", "right"), ("record", "left"))
     for result in planned.results:
         table.add_row(result.label, result.state, "", _name(result.record))
-    for item in planned.todo:
-        state = "to run" if item.broken is None else "to go on"
-        record = item.broken.record.path if item.broken is not None else None
-        table.add_row(item.run.label, state, _duration(item.seconds), _name(record))
+    for item in planned.missing:
+        state = "to run" if item.interrupted is None else "to go on"
+        record = item.interrupted.record.path if item.interrupted is not None else None
+        table.add_row(item.label, state, _duration(item.seconds), _name(record))
     for _ in range(planned.proposals):
         table.add_row(f"proposed by {sweep.tuner.name}", "to run", _duration(planned.seconds), "")
     return table

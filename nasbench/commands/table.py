@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ from nasbench.commands.options import DEFAULT_RUNS, Format, Output, Runs
 from nasbench.config import read_config
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.results import tables
-from nasbench.results.collect import collect
 from nasbench.results.formats import FORMATS
 from nasbench.studies.metapooling import TABLES
 from nasbench.terminal import say
@@ -36,7 +36,11 @@ def command(
     dataset: Annotated[str | None, typer.Option(help="Use, and with --run train, runs on this data set only.")] = None,
     preset: Annotated[str | None, typer.Option(help="Likewise for a preset: quick, cifar or paper.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="With --run: YAML file of settings for every row, e.g. width and epochs.")
+        Path | None,
+        typer.Option(
+            help="With --run: YAML file of settings for every row, e.g. width and epochs; strategy options are for "
+            "every row whose strategy takes them, or only for those of the strategy that the file names."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="With --run: folder that receives the records.")] = DEFAULT_RUNS,
     placement: Annotated[
@@ -70,9 +74,10 @@ def command(
         if wanted is not None:
             frame = frame[frame[column] == wanted]
     built = tables.pivot(frame, rows, columns, value) if name == "pivot" else tables.build(name, frame, setting)
+    built = replace(built, notes=(*(f"Failed, and so left out: {reason}." for reason in failed), *built.notes))
     show_table(built, how, output)
     if failed:
-        raise RecordError(f"{len(failed)} run(s) of {name} failed: {'; '.join(failed)}")
+        raise RecordError(f"{len(failed)} run(s) of {name} failed; the same command runs them again")
 
 
 def _train(
@@ -84,15 +89,15 @@ def _train(
     config: Path | None,
     out: Path,
 ) -> tuple[tuple[str, float | None], list[str]]:
-    from nasbench.results.training import base_setting, missing, train
+    from nasbench.studies.local import run_missing
+    from nasbench.studies.plan import plan
+    from nasbench.studies.tables import shared_setting, table_study
 
     base: dict[str, Any] = read_config(config) if config is not None else {}
     base |= {k: v for k, v in (("dataset", dataset), ("preset", preset)) if v is not None}
-    found = collect([path for path in where if path.exists()])
-    lacking = missing(name, found.frame, base, range(seeds))
-    say(f"{name}: {len(lacking)} run(s) to train" if lacking else f"{name}: nothing to train, every row has its runs")
-    failed = []
-    for item, reason in train(lacking, out, say):
-        failed.append(f"{item.row}, seed {item.overrides['seed']}: {reason}")
-        say(f"failed: {failed[-1]}")
-    return base_setting(name, base), failed
+    study = table_study(name, base, range(seeds))
+    planned = plan(study, out, others=where)
+    count = len(planned.missing)
+    say(f"{name}: {count} run(s) to train" if count else f"{name}: nothing to train, every row has its runs")
+    results = run_missing(planned, out, say)
+    return shared_setting(study), [f"{r.label}: {r.error}" for r in results if r.error is not None]

@@ -17,12 +17,12 @@ from typing import Any
 
 from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.nni_bridge import log, portal
+from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.places import Place, connect, end_manager
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, SPECIFICATION, Specification
 from nasbench.registry import blame
-from nasbench.sweeps.allocation import Allocation
-from nasbench.sweeps.config import Algorithm, SweepConfig
+from nasbench.studies.study import Algorithm, Study
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # NNI's words for trials that have ended, and ours.
@@ -70,21 +70,21 @@ class Trial:
         return self.state in STATES.values()
 
 
-def check_algorithms(sweep: SweepConfig) -> None:
+def check_algorithms(study: Study) -> None:
     """Build tuner and assessor as NNI will.
 
     Raises:
         OptionError: unknown name or option, a package that is missing, or a search space that the tuner cannot search.
     """
     log.silence()
-    if sweep.search:
-        tuner = _build("tuner", sweep.tuner)
+    if study.search:
+        tuner = _build("tuner", study.tuner)
         try:
-            tuner.update_search_space(sweep.search_space())
+            tuner.update_search_space(study.search_space())
         except Exception as e:
-            raise OptionError(f"tuner {sweep.tuner.name} cannot search this space: {blame(e)}") from e
-    if sweep.assessor is not None:
-        _build("assessor", sweep.assessor)
+            raise OptionError(f"tuner {study.tuner.name} cannot search this space: {blame(e)}") from e
+    if study.assessor is not None:
+        _build("assessor", study.assessor)
 
 
 def arguments(kind: str, algorithm: Algorithm) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def arguments(kind: str, algorithm: Algorithm) -> dict[str, Any]:
 
 
 class Experiment:
-    """An NNI experiment over the runs of a sweep.
+    """An NNI experiment over the runs of a study.
 
     Attributes:
         id: NNI's.
@@ -106,7 +106,7 @@ class Experiment:
 
     def __init__(
         self,
-        sweep: SweepConfig,
+        study: Study,
         allocation: Allocation,
         specification: Specification,
         folder: Path,
@@ -118,12 +118,12 @@ class Experiment:
         """Describe the experiment.
 
         Args:
-            sweep: what varies.
+            study: what varies.
             allocation: what each run may use.
             specification: what the trials are told.
             folder: that receives NNI's folder of the experiment.
             trials: how many runs to start.
-            known: finished runs of a tuner's sweep, as `import_data` takes them.
+            known: finished runs of a tuner's study, as `import_data` takes them.
             first: parameters of its runs that were broken off.
             machines: where the runs take place, if not here.
         """
@@ -132,7 +132,7 @@ class Experiment:
         from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig
 
         config: Any = ExperimentConfig("local")
-        config.experiment_name = f"{portal.NAME} {sweep.name}"
+        config.experiment_name = f"{portal.NAME} {study.name}"
         config.experiment_working_directory = str(folder.resolve())
         config.trial_code_directory = str(Path.cwd())  # where a user's own classes are looked for
         config.trial_concurrency = allocation.concurrency
@@ -141,22 +141,22 @@ class Experiment:
             config.trial_gpu_number = allocation.gpus
             # Otherwise a GPU that also draws a desktop would never be used.
             config.training_service.use_active_gpu = True
-        if sweep.search:
-            config.search_space = sweep.search_space()
-            options = arguments("tuner", sweep.tuner)
-            config.tuner = AlgorithmConfig(name=sweep.tuner.name, class_args=options)
+        if study.search:
+            config.search_space = study.search_space()
+            options = arguments("tuner", study.tuner)
+            config.tuner = AlgorithmConfig(name=study.tuner.name, class_args=options)
             if known or first:
                 config.tuner = CustomAlgorithmConfig(
                     class_name="nasbench.nni_bridge.tuner.Resumed",
                     code_directory=str(Path(__file__).resolve().parents[2]),
-                    class_args={"name": sweep.tuner.name, "options": options, "known": known, "first": first},
+                    class_args={"name": study.tuner.name, "options": options, "known": known, "first": first},
                 )
         else:
             config.search_space = {"combine_params": {"_type": "choice", "_value": specification.runs}}
             config.tuner = AlgorithmConfig(name="Batch")
-        if sweep.assessor is not None:
+        if study.assessor is not None:
             config.assessor = AlgorithmConfig(
-                name=sweep.assessor.name, class_args=arguments("assessor", sweep.assessor)
+                name=study.assessor.name, class_args=arguments("assessor", study.assessor)
             )
         if machines is not None and machines.platform == "local":
             config.training_service, machines = machines.service, None

@@ -8,12 +8,12 @@ from pathlib import Path
 from nasbench.config import RunConfig
 from nasbench.errors import OptionError, RunFailed
 from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
+from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.experiment import Experiment, Say, Trial, tail
 from nasbench.nni_bridge.portal import NNI_FOLDER, terminable
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import CONFIG, Record
-from nasbench.sweeps.allocation import Allocation
-from nasbench.sweeps.config import SweepConfig
+from nasbench.studies.study import Study
 
 
 def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = None, host: str = LOOPBACK) -> Record:
@@ -42,12 +42,12 @@ def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = Non
     shown = {"strategy": config.method, "dataset": config.dataset, "seed": config.seed}
     shown |= {f"strategy_options.{name}": value for name, value in config.strategy_options.items()}
     name = f"{config.space.rpartition(':')[2]}, {config.method}, seed {config.seed}"
-    sweep = SweepConfig(name=name[:80], base=settings, grid={key: [value] for key, value in shown.items()})
+    study = Study(name=name[:80], base=settings, grid={key: [value] for key, value in shown.items()})
     is_record = (out / CONFIG).is_file()
-    specification = Specification(sweep.model_dump(mode="json"), [shown], str(out), resume=False)
+    specification = Specification(study.model_dump(mode="json"), [shown], str(out), resume=False)
     # A run that has the machine to itself uses it as it would without a portal.
     alone = Allocation(concurrency=1, threads=0, gpus=0)
-    experiment = Experiment(sweep, alone, specification, (out.parent if is_record else out) / NNI_FOLDER, 1)
+    experiment = Experiment(study, alone, specification, (out.parent if is_record else out) / NNI_FOLDER, 1)
     last: list[Trial] = []
     told: Iterator[str] = iter(())
     with terminable():

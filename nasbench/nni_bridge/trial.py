@@ -30,7 +30,7 @@ class Specification:
     """What the trials of a sweep share.
 
     Attributes:
-        sweep: fields of `SweepConfig`.
+        study: fields of `Study`.
         runs: parameters of each in order; empty where a tuner chooses.
         out: folder that receives the records, or a record that goes on; relative to the folder of the command.
         resume: go on with a record in `out` of the same run that was broken off.
@@ -38,7 +38,7 @@ class Specification:
             machine sees it; NNI's own of the trial where empty.
     """
 
-    sweep: dict[str, Any]
+    study: dict[str, Any]
     runs: list[dict[str, Any]]
     out: str
     resume: bool
@@ -145,18 +145,18 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
     import torch
 
     from nasbench.pipeline import run
-    from nasbench.sweeps.config import make_sweep
-    from nasbench.sweeps.runs import broken_run, find_runs, finished_run, held_out
+    from nasbench.studies.known import finished, held_out, interrupted, known
+    from nasbench.studies.study import make_study
 
     limit = os.environ.get("OMP_NUM_THREADS", "")
     if limit.isdigit() and int(limit):
         torch.set_num_threads(int(limit))
-    sweep = make_sweep(specification.sweep)
-    config = sweep.run_config(channel.parameters)
+    study = make_study(specification.study)
+    config = study.run(channel.parameters).config
     out = Path(specification.out) if specification.apart is None else folder / RECORD
-    records = find_runs([out]) if specification.resume else []
+    records = known([out]) if specification.resume else []
     # A tuner may propose the same twice.
-    earlier = finished_run(config, records) or broken_run(config, records)
+    earlier = finished(config, records) or interrupted(config, records)
     if earlier is not None and earlier.finished:
         record = earlier.record
     else:
@@ -164,7 +164,7 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
     result = record.result()
     accuracy = held_out(record)
     accuracy = channel.last if accuracy is None else accuracy
-    if accuracy is None and sweep.search:
+    if accuracy is None and study.search:
         raise NasbenchError(f"evaluator {config.evaluator!r} logs no val_top1, from which the tuner could learn")
     channel.final(
         {

@@ -1,8 +1,9 @@
-"""What a sweep is: which settings vary, how the combinations are chosen, and the runs that follow from it."""
+"""What a study is: rows of settings, seeds and whatever else varies, and the runs that follow from it."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nasbench.config import KINDS, RunConfig, read_config
+from nasbench.config import KINDS, RESULT, RunConfig, read_config
 from nasbench.errors import NasbenchError, OptionError, unknown
-from nasbench.presets import resolve_config
+from nasbench.presets import layer, resolve_config
+from nasbench.studies.known import Known
 
 VARIANT = "variant"  # the parameter that says which variant a run is of
 RANGE = ("from", "to", "step", "count", "scale")
@@ -50,30 +52,34 @@ class Algorithm(BaseModel):
 
 
 @dataclass(frozen=True)
-class SweepRun:
-    """One run of a sweep.
+class Planned:
+    """One run of a study.
 
     Attributes:
         label: what a reader sees, e.g. `pmpl, seed 0`.
         parameters: what varies, as NNI's portal shows it.
         config: the run's complete configuration.
+        interrupted: the record with which it goes on.
+        seconds: that it is expected to take; `None` where no finished run is like it.
     """
 
     label: str
     parameters: Mapping[str, Any]
     config: RunConfig
+    interrupted: Known | None = None
+    seconds: float | None = None
 
 
-class SweepConfig(BaseModel):
-    """A set of runs: every combination of a grid, or as many as a tuner may try.
+class Study(BaseModel):
+    """A set of runs: every combination of rows, seeds and other settings, or as many as a tuner may try.
 
     The keys of `grid`, `search` and `exclude` are fields of `RunConfig`, options with a dot
     (`strategy_options.rho`), and `variant` in `exclude`.
 
     Attributes:
-        name: of the sweep, in NNI's portal.
+        name: in NNI's portal.
         base: `RunConfig` fields of every run. Options of a space, strategy or evaluator are for runs with the same.
-        variants: named groups of `RunConfig` fields over the base; each is combined with the whole grid.
+        variants: the rows: named groups of `RunConfig` fields over the base; each is combined with the whole grid.
         grid: field → list of values, or `{from, to, step}` or `{from, to, count, scale}` (both ends belong to it;
             `scale` is `linear` or `log`).
         exclude: combinations that are left out: each a mapping of what varies to a value or a list of values.
@@ -118,7 +124,7 @@ class SweepConfig(BaseModel):
         return given
 
     @model_validator(mode="after")
-    def _check_keys(self) -> SweepConfig:
+    def _check_keys(self) -> Study:
         for key in (*self.grid, *self.search):
             _check_key(key)
         for names, fields in (("base", self.base), *((f"variant {k!r}", v) for k, v in self.variants.items())):
@@ -127,14 +133,16 @@ class SweepConfig(BaseModel):
                     raise OptionError(f"{names}: {unknown('setting', key, RunConfig.model_fields)}")
         if self.search and (self.grid or self.variants or self.exclude):
             raise ValueError("a sweep has either a search or a grid (with variants): a choice fits into a search, too")
-        known = [*([VARIANT] if self.variants else []), *self.grid]
-        for combination in self.exclude:
-            for key in combination:
-                if key not in known:
-                    raise ValueError(f"exclude: {unknown('varied setting', key, known)}")
+        for key in (key for combination in self.exclude for key in combination):
+            if key not in self._varied:
+                raise ValueError(f"exclude: {unknown('varied setting', key, self._varied)}")
         return self
 
-    def runs(self) -> list[SweepRun]:
+    @property
+    def _varied(self) -> dict[str, list[Any]]:
+        return {**({VARIANT: list(self.variants)} if self.variants else {}), **self.grid}
+
+    def runs(self) -> list[Planned]:
         """Every run of the grid, in order; none where a tuner chooses.
 
         Raises:
@@ -142,53 +150,34 @@ class SweepConfig(BaseModel):
         """
         if self.search:
             return []
-        keys = [*([VARIANT] if self.variants else []), *self.grid]
-        values = [*([list(self.variants)] if self.variants else []), *self.grid.values()]
-        used = [False] * len(self.exclude)
-        chosen: list[dict[str, Any]] = []
-        count = 1
-        for options in values:
-            count *= len(options)
+        count = math.prod(map(len, self._varied.values()))
         if count > MAX_RUNS:
             raise OptionError(f"the grid has {count} combinations; at most {MAX_RUNS} are possible")
         # The seed varies slowest, so that an early stop leaves whole rounds behind.
-        order = sorted(range(len(keys)), key=lambda i: keys[i] != "seed")
-        for combination in itertools.product(*(values[i] for i in order)):
-            picked = dict(zip((keys[i] for i in order), combination, strict=True))
-            parameters = {key: picked[key] for key in keys}
-            hits = [i for i, pattern in enumerate(self.exclude) if _matches(parameters, pattern)]
-            for i in hits:
-                used[i] = True
-            if not hits:
-                chosen.append(parameters)
-        for pattern, hit in zip(self.exclude, used, strict=True):
-            if not hit:
+        order = sorted(self._varied, key=lambda key: key != "seed")
+        products = itertools.product(*(self._varied[key] for key in order))
+        picked = (dict(zip(order, values, strict=True)) for values in products)
+        combinations = [{key: combination[key] for key in self._varied} for combination in picked]
+        for pattern in self.exclude:
+            if not any(_matches(parameters, pattern) for parameters in combinations):
                 raise OptionError(f"exclude: no combination of the grid has {_text(pattern)}")
+        chosen = [p for p in combinations if not any(_matches(p, pattern) for pattern in self.exclude)]
         if not chosen:
             raise OptionError("every combination of the grid is excluded")
-        runs = [self.run(parameters) for parameters in chosen]
-        seen: dict[str, str] = {}
-        for run in runs:
-            settings = run.config.model_dump_json()
-            if settings in seen:
-                raise OptionError(f"the runs {seen[settings]!r} and {run.label!r} are the same: name each value once")
-            seen[settings] = run.label
-        return runs
+        seen: dict[str, Planned] = {}
+        for run in map(self.run, chosen):
+            same = seen.setdefault(run.config.digest(*RESULT), run)
+            if same is not run:
+                raise OptionError(f"the runs {same.label!r} and {run.label!r} are the same: name each value once")
+        return list(seen.values())
 
-    def run(self, parameters: Mapping[str, Any]) -> SweepRun:
+    def run(self, parameters: Mapping[str, Any]) -> Planned:
         """The run of a set of parameters.
 
         Raises:
             OptionError: a setting is wrong; the message names the run.
         """
-        return SweepRun(self.label(parameters), dict(parameters), self.run_config(parameters))
-
-    def run_config(self, parameters: Mapping[str, Any]) -> RunConfig:
-        """The complete configuration of a run.
-
-        Raises:
-            OptionError: a setting is wrong; the message names the run.
-        """
+        label = self.label(parameters)
         varied: dict[str, Any] = {}
         for key, value in parameters.items():
             field, dot, option = key.partition(".")
@@ -196,13 +185,26 @@ class SweepConfig(BaseModel):
                 varied.setdefault(field, {})[option] = value
             elif key != VARIANT:
                 varied[key] = value
-        merged: dict[str, Any] = {}
+        settings = layer(layer(self.base, self.variants.get(parameters.get(VARIANT, ""), {})), varied)
         try:
-            for layer in (self.base, self.variants.get(parameters.get(VARIANT, ""), {}), varied):
-                merged = _over(merged, layer)
-            return resolve_config(merged)
+            return Planned(label, dict(parameters), resolve_config(settings))
         except OptionError as e:
-            raise OptionError(f"run {self.label(parameters)!r}: {e}") from e
+            raise OptionError(f"run {label!r}: {e}") from e
+
+    def parameters_of(self, config: RunConfig) -> dict[str, Any] | None:
+        """The parameters by which a tuner may have come to a configuration; `None` where it is none of its runs."""
+        settings = {**config.model_dump(mode="json"), "strategy": config.method}
+        parameters = {}
+        for key in self.search:
+            field, dot, option = key.partition(".")
+            parameters[key] = settings[field].get(option) if dot else settings[field]
+        if None in parameters.values():
+            return None
+        try:
+            same = self.run(parameters).config.digest(*RESULT) == config.digest(*RESULT)
+        except NasbenchError:
+            return None
+        return parameters if same else None
 
     def label(self, parameters: Mapping[str, Any]) -> str:
         """What a run is called, e.g. `pmpl, seed 0`."""
@@ -224,7 +226,7 @@ class SweepConfig(BaseModel):
             for name, values in distribution.items()
         }
 
-    def samples(self) -> list[SweepRun]:
+    def samples(self) -> list[Planned]:
         """Every run of the grid; or runs that a tuner could choose, with every end of every range among them.
 
         Raises:
@@ -238,28 +240,28 @@ class SweepConfig(BaseModel):
         return [self.run(parameters) for parameters in (first, *others)]
 
 
-def read_sweep(path: Path) -> SweepConfig:
-    """Read a YAML file of `SweepConfig` fields; the file's name is the sweep's where it gives none.
+def read_study(path: Path) -> Study:
+    """Read a YAML file of `Study` fields; the file's name is the sweep's where it gives none.
 
     Raises:
         OptionError: the file is missing, not YAML, or not a sweep.
     """
-    return make_sweep({"name": path.stem, **read_config(path)}, str(path))
+    return make_study({"name": path.stem, **read_config(path)}, str(path))
 
 
-def make_sweep(given: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
+def make_study(given: Mapping[str, Any], where: str = "sweep") -> Study:
     """Build a sweep from plain values.
 
     Raises:
         OptionError: one line that says what is wrong.
     """
-    known = SweepConfig.model_fields
+    known = Study.model_fields
     for key in given:
         if key not in known:
             hint = "; settings of every run belong under base" if key in RunConfig.model_fields else ""
             raise OptionError(f"{where}: {unknown('part of a sweep', key, known)}{hint}")
     try:
-        return SweepConfig.model_validate({k: v for k, v in given.items() if v is not None})
+        return Study.model_validate({k: v for k, v in given.items() if v is not None})
     except ValidationError as e:
         first = e.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
@@ -267,52 +269,6 @@ def make_sweep(given: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
         raise OptionError(f"{where}: {place + ': ' if place else ''}{reason[0].lower()}{reason[1:]}") from e
     except NasbenchError as e:
         raise OptionError(f"{where}: {e}") from e
-
-
-def ablation(base: Mapping[str, Any], seeds: list[int], concurrency: int | None = None) -> SweepConfig:
-    """The ablation of the enhancer: no, local and global pooling, all three at random, by PMPL and by DARTS.
-
-    Source: Dong et al., ICASSP 2023, Table 3, with a row for first-order DARTS. The runs are those by which
-    `nasbench table table3 --run` fills that table.
-
-    Args:
-        base: `RunConfig` fields of every run. Another space than the table's must have the candidates `none` and
-            `global` and an architecture `local`.
-        seeds: of each row.
-        concurrency: see `SweepConfig`.
-
-    Raises:
-        OptionError: a setting is wrong.
-    """
-    from nasbench.results.training import overrides
-    from nasbench.studies.metapooling import SPACE, spec
-
-    space = base.get("space") or SPACE
-    variants = {}
-    for row in spec("table3").rows:
-        fields = overrides(row, base, 0)
-        del fields["seed"]
-        if space != SPACE:
-            fields |= {"space": space, "space_options": dict(base.get("space_options") or {})}
-        if row.key != "darts2":
-            variants["darts" if row.key == "darts1" else row.key] = fields
-    given = {"name": "ablation", "variants": variants, "grid": {"seed": seeds}, "concurrency": concurrency}
-    return make_sweep(given, "ablation")
-
-
-def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """One layer of settings over another; options belong to the class with which they were given."""
-    merged = dict(lower)
-    for kind in KINDS:
-        default = RunConfig.model_fields[kind].default
-        if upper.get(kind) not in (None, lower.get(kind) or default):
-            merged.pop(f"{kind}_options", None)
-    for key, value in upper.items():
-        if key.endswith("_options") and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = {**merged[key], **value}
-        else:
-            merged[key] = value
-    return merged
 
 
 def _check_key(key: str) -> None:

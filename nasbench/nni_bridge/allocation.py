@@ -31,7 +31,7 @@ def allocate(
     """Allocate the cores or GPUs of this machine to the runs of a sweep.
 
     Args:
-        configs: of the sweep, see `SweepConfig.samples`.
+        configs: of the sweep, see `Study.samples`.
         runs: of the whole sweep, also those that are finished already: when it goes on after an interruption, each
             run gets the threads that the others had.
         concurrency: that was asked for.

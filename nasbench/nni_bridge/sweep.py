@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,43 @@ from filelock import FileLock, Timeout
 from nasbench.errors import RecordError
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.address import LOOPBACK
-from nasbench.nni_bridge.experiment import Experiment, Say, Trial
+from nasbench.nni_bridge.allocation import Allocation, allocate, gpu_count
+from nasbench.nni_bridge.experiment import Experiment, Say, Trial, check_algorithms
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import Record, write_atomic
-from nasbench.sweeps.allocation import Allocation
-from nasbench.sweeps.config import SweepConfig
-from nasbench.sweeps.plan import RESULTS, Plan, Result, plan
+from nasbench.studies.plan import Plan, Result, check, plan, write_results
+from nasbench.studies.study import Study
 
 MANAGER = "manager.json"
 LEFTOVER_SECONDS = 10.0
 
 
+def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
+    """Check every run of a study as far as can be done without training, and allocate the machine.
+
+    Args:
+        study: the study.
+        machines: where the runs take place, if not here.
+
+    Raises:
+        NasbenchError: a setting is wrong or data are missing; the message names the run.
+    """
+    samples = study.samples()
+    configs = [run.config for run in samples]
+    here = machines is None or machines.platform == "local"
+    if machines is None or here:
+        gpus = gpu_count() if any(config.device != "cpu" for config in configs) else 0
+        allocation = allocate(configs, study.trials if study.search else len(samples), study.concurrency, gpus)
+    else:
+        allocation = Allocation(machines.concurrency(study.concurrency, configs), threads=0, gpus=0)
+    check_algorithms(study)
+    check(samples, here)
+    return allocation
+
+
 def run_sweep(
-    sweep: SweepConfig,
+    study: Study,
     allocation: Allocation,
     out: Path,
     say: Say,
@@ -34,11 +57,11 @@ def run_sweep(
     host: str = LOOPBACK,
     machines: Machines | None = None,
 ) -> list[Result]:
-    """Make the runs that a sweep lacks, each as an NNI trial, with NNI's portal.
+    """Make the runs that a study lacks, each as an NNI trial, with NNI's portal.
 
     Args:
-        sweep: the sweep.
-        allocation: see `check`.
+        study: the study.
+        allocation: see `prepare_sweep`.
         out: folder that receives the records.
         say: told the portal's address, and what becomes of each run.
         port: of the portal; the first free one from 8080 on where `None`.
@@ -46,7 +69,7 @@ def run_sweep(
         machines: where the runs take place, if not here.
 
     Returns:
-        What became of every run, in the order of the sweep.
+        What became of every run, in the order of the study.
 
     Raises:
         RecordError: another sweep is running in this folder, or it cannot be written.
@@ -55,18 +78,17 @@ def run_sweep(
     """
     with _locked(out):
         stop_leftover(out, say)
-        planned = plan(sweep, out)
+        planned = plan(study, out)
         results = {_key(r.parameters): r for r in planned.results}
         try:
-            if planned.todo or planned.proposals:
-                _make(sweep, allocation, planned, results, out, say, port, host, machines)
+            if planned.missing or planned.proposals:
+                _make(study, allocation, planned, results, out, say, port, host, machines)
         finally:
-            for item in planned.todo:
-                run = item.run
+            for run in planned.missing:
                 unfinished = Result(run.label, run.parameters, "not finished", "run")
                 results.setdefault(_key(run.parameters), unfinished)
-            ordered = {_key(r.parameters): results[_key(r.parameters)] for r in sweep.runs()} | results
-            _write_results(out, sweep, list(ordered.values()))
+            ordered = {_key(r.parameters): results[_key(r.parameters)] for r in study.runs()} | results
+            write_results(out, study, list(ordered.values()))
     return list(ordered.values())
 
 
@@ -94,7 +116,7 @@ def stop_leftover(out: Path, say: Say) -> bool:
 
 
 def _make(
-    sweep: SweepConfig,
+    study: Study,
     allocation: Allocation,
     planned: Plan,
     results: dict[str, Result],
@@ -104,14 +126,14 @@ def _make(
     host: str,
     machines: Machines | None,
 ) -> None:
-    todo = {_key(item.run.parameters): item for item in planned.todo}
-    parameters = [dict(item.run.parameters) for item in planned.todo]
-    fields = sweep.model_dump(mode="json")
-    specification = Specification(fields, [] if sweep.search else parameters, str(out), resume=True)
+    todo = {_key(run.parameters): run for run in planned.missing}
+    parameters = [dict(run.parameters) for run in planned.missing]
+    fields = study.model_dump(mode="json")
+    specification = Specification(fields, [] if study.search else parameters, str(out), resume=True)
     count = len(todo) + planned.proposals
-    first = parameters if sweep.search else []
+    first = parameters if study.search else []
     experiment = Experiment(
-        sweep, allocation, specification, out / portal.NNI_FOLDER, count, planned.known, first, machines
+        study, allocation, specification, out / portal.NNI_FOLDER, count, planned.known, first, machines
     )
     note = out / portal.NNI_FOLDER / MANAGER
     write_atomic(note, json.dumps({"id": experiment.id}) + "\n")
@@ -123,16 +145,16 @@ def _make(
             write_atomic(note, json.dumps({"id": experiment.id, **experiment.manager}) + "\n")
             say(f"portal: {address}")
             for trial in (trial for trials in experiment.polls() for trial in trials):
-                label, key = sweep.label(trial.parameters), _key(trial.parameters)
+                label, key = study.label(trial.parameters), _key(trial.parameters)
                 if trial.state == "running" and trial.id not in started:
                     started.add(trial.id)
                     say(f"started   {label}")
                 if trial.ended and trial.id not in ended:
                     ended.add(trial.id)
-                    again = key in todo and todo[key].broken is not None
+                    again = key in todo and todo[key].interrupted is not None
                     results[key] = _result(trial, label, "run again" if again else "run")
                     say(f"{_line(results[key])}  [{len(ended)}/{count}]")
-                    _write_results(out, sweep, list(results.values()))
+                    write_results(out, study, list(results.values()))
         finally:
             say("stopping NNI and its portal")
             experiment.stop()
@@ -171,20 +193,3 @@ def _line(result: Result) -> str:
 
 def _key(parameters: Mapping[str, Any]) -> str:
     return json.dumps(dict(parameters), sort_keys=True)
-
-
-def _write_results(out: Path, sweep: SweepConfig, results: Sequence[Result]) -> None:
-    runs = [
-        {
-            "label": r.label,
-            "parameters": dict(r.parameters),
-            "state": r.state,
-            "how": r.how,
-            "error": r.error,
-            "record": None if r.record is None else r.record.name,
-            "seconds": r.seconds,
-        }
-        for r in results
-    ]
-    content = {"name": sweep.name, "runs": runs}
-    write_atomic(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")

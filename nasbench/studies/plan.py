@@ -1,0 +1,156 @@
+"""What is left of a study to do: what is finished already, what was broken off, and whether all runs can work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nasbench.config import SETTING
+from nasbench.errors import DataError, NasbenchError
+from nasbench.record import write_atomic
+from nasbench.studies.known import Known, expected_seconds, finished, held_out, interrupted, known
+from nasbench.studies.study import Planned, Study
+
+RESULTS = "sweep.json"  # in the study's folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one run of a study.
+
+    Attributes:
+        label: of the run.
+        parameters: of the run.
+        state: `finished`, `failed`, `stopped early`, `cancelled` or `not finished`.
+        how: `from its record`, `run`, or `run again` where it had been broken off or had failed before.
+        error: why it failed, one line.
+        record: its folder.
+        seconds: it took, now or when it was run.
+    """
+
+    label: str
+    parameters: Mapping[str, Any]
+    state: str
+    how: str
+    error: str | None = None
+    record: Path | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left of a study to do.
+
+    Attributes:
+        results: of the runs that need no more work.
+        missing: the other runs of a grid; the runs of a tuner's study that were broken off.
+        proposals: how many runs a tuner shall propose beside these.
+        known: results of a tuner's study, as NNI's `import_data` takes them.
+        seconds: that a run is expected to take that a tuner proposes.
+    """
+
+    results: list[Result]
+    missing: list[Planned]
+    proposals: int = 0
+    known: tuple[Mapping[str, Any], ...] = ()
+    seconds: float | None = None
+
+
+def check(runs: Iterable[Planned], here: bool = True) -> None:
+    """Build what the runs need, once for each setting, so that mistakes show before the first of them starts.
+
+    Args:
+        runs: of a study.
+        here: whether they take place on this machine; data that are missing here may be on another.
+
+    Raises:
+        NasbenchError: a setting is wrong or data are missing; the message names the run.
+    """
+    from nasbench.pipeline import prepare
+
+    checked: dict[str, Planned] = {}
+    for run in runs:
+        if checked.setdefault(run.config.digest(*SETTING), run) is not run:
+            continue
+        try:
+            prepare(run.config)
+        except NasbenchError as e:
+            if here or not isinstance(e, DataError):
+                raise type(e)(f"run {run.label!r}: {e}") from e
+
+
+def plan(study: Study, out: Path, others: Sequence[Path] = (), timed: Sequence[Path] = ()) -> Plan:
+    """Find out what is left of a study to do. Nothing is started or written.
+
+    Args:
+        study: the study.
+        out: folder of its records; what was broken off there goes on.
+        others: folders of further records that count where they are finished.
+        timed: folders of further records, by which only times are estimated.
+    """
+    like = known([out, *others, *timed])
+    counted = [run for run in like if any(run.record.path.is_relative_to(folder) for folder in (out, *others))]
+    records = [run for run in counted if run.record.path.is_relative_to(out)]
+    stopped = _stopped_early(out)
+    if study.search:
+        return _plan_search(study, records, like, stopped)
+    results: list[Result] = []
+    missing: list[Planned] = []
+    for run in study.runs():
+        done = finished(run.config, counted)
+        if done is not None:
+            results.append(_from_record(run, done))
+        elif dict(run.parameters) in stopped:
+            results.append(Result(run.label, run.parameters, "stopped early", "from its record"))
+        else:
+            missing.append(_planned(run, records, like))
+    return Plan(results, missing)
+
+
+def _plan_search(
+    study: Study, records: Sequence[Known], like: Sequence[Known], stopped: Sequence[Mapping[str, Any]]
+) -> Plan:
+    results: list[Result] = []
+    broken: list[Planned] = []
+    told: list[Mapping[str, Any]] = []
+    for earlier in records:
+        parameters = study.parameters_of(earlier.config)
+        if parameters is None:
+            continue
+        run = _planned(study.run(parameters), [earlier], like)
+        if earlier.finished:
+            results.append(_from_record(run, earlier))
+            told.append({"parameter": parameters, "value": held_out(earlier.record)})
+        elif parameters not in stopped and run.interrupted is not None:
+            broken.append(run)
+    results += [Result(study.label(given), given, "stopped early", "from its record") for given in stopped]
+    missing = broken[: max(0, study.trials - len(results))]
+    proposals = max(0, study.trials - len(results) - len(missing))
+    return Plan(results, missing, proposals, tuple(told), expected_seconds(study.samples()[0].config, like))
+
+
+def _planned(run: Planned, records: Iterable[Known], like: Iterable[Known]) -> Planned:
+    return replace(run, interrupted=interrupted(run.config, records), seconds=expected_seconds(run.config, like))
+
+
+def _from_record(run: Planned, earlier: Known) -> Result:
+    how = "from its record"
+    return Result(run.label, run.parameters, "finished", how, record=earlier.record.path, seconds=earlier.seconds)
+
+
+def write_results(out: Path, study: Study, results: Iterable[Result]) -> None:
+    """Note what became of the runs of a study in its folder."""
+    runs = [{**asdict(result), "record": result.record and result.record.name} for result in results]
+    content = {"name": study.name, "runs": runs}
+    write_atomic(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _stopped_early(out: Path) -> list[dict[str, Any]]:
+    try:
+        runs = json.loads((out / RESULTS).read_text(encoding="utf-8"))["runs"]
+        return [dict(run["parameters"]) for run in runs if run["state"] == "stopped early"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,84 @@
+"""The studies that fill the papers' tables with our own runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from nasbench import registry
+from nasbench.config import Role
+from nasbench.errors import OptionError
+from nasbench.studies.metapooling import SPACE, spec
+from nasbench.studies.study import Study, make_study
+
+ABLATION = ("none", "local", "global", "random", "pmpl", "darts1")  # rows of Table 3
+
+
+def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: Collection[str] | None = None) -> Study:
+    """The study that fills a table.
+
+    Args:
+        name: `table1` … `table4`, or `table1-enhancer`.
+        base: `RunConfig` fields of every run; what a row says itself wins. Its strategy options are for every row whose
+            strategy takes them; where it names a strategy, for the rows with that strategy.
+        seeds: of each row.
+        rows: keys; all of them where `None`.
+
+    Raises:
+        OptionError: no such table, or a setting is wrong or has no effect on any row.
+    """
+    if base.get("space") not in (None, SPACE):
+        raise OptionError(f"space: the rows of {name} are networks of {SPACE}, not of {base['space']}")
+    chosen = {row.key: row.settings for row in spec(name).rows if rows is None or row.key in rows}
+    return _study(name, base, seeds, chosen)
+
+
+def ablation(base: Mapping[str, Any], seeds: Iterable[int], concurrency: int | None = None) -> Study:
+    """The ablation of the enhancer: no, local and global pooling, all three at random, by PMPL and by DARTS.
+
+    Source: Dong et al., ICASSP 2023, Table 3, with a row for first-order DARTS. The runs are those of `table_study`.
+
+    Args:
+        base: see `table_study`. Another space than the table's must have the candidates `none` and `global` and an
+            architecture `local`.
+        seeds: of each row.
+        concurrency: see `Study`.
+
+    Raises:
+        OptionError: a setting is wrong.
+    """
+    if base.get("space") in (None, SPACE):
+        study = table_study("table3", base, seeds, ABLATION)
+    else:
+        rows = {row.key: dict(row.settings) for row in spec("table3").rows if row.key in ABLATION}
+        own = {key: {k: v for k, v in row.items() if not k.startswith("space")} for key, row in rows.items()}
+        study = _study("ablation", base, seeds, own)
+    return study.model_copy(update={"name": "ablation", "concurrency": concurrency})
+
+
+def shared_setting(study: Study) -> tuple[str, float | None]:
+    """Protocol and width of a study's runs, as `nasbench.results.tables.build` takes them."""
+    config = study.runs()[0].config
+    return config.digest(Role.RECIPE), config.space_options.get("width")
+
+
+def _study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: Mapping[str, Mapping[str, Any]]) -> Study:
+    for field in ("architecture", "seed"):
+        if base.get(field) is not None:
+            raise OptionError(f"{field}: every run of {name} has its own; leave it out of the settings for all rows")
+    only, options = base.get("strategy"), base.get("strategy_options") or {}
+    if not isinstance(options, Mapping):
+        raise OptionError(f"strategy_options must be a mapping of names to values, not {options!r}")
+    variants, used = {}, set()
+    for key, row in rows.items():
+        strategy, own = row.get("strategy"), dict(row.get("strategy_options", {}))
+        variants[key] = dict(row)
+        if strategy is not None and only in (None, strategy):
+            taken = registry.complete("strategy", strategy, {}).keys() - own.keys()
+            used |= taken
+            variants[key]["strategy_options"] = own | {k: v for k, v in options.items() if k in taken}
+    for option in options:
+        if option not in used:
+            raise OptionError(f"strategy_options: no row of {name} takes {option!r} from the settings for all rows")
+    shared = {k: v for k, v in base.items() if k not in ("strategy", "strategy_options") and v is not None}
+    return make_study({"name": name, "base": shared, "variants": variants, "grid": {"seed": list(seeds)}}, name)
