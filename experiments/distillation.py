@@ -21,7 +21,7 @@ from typing import Any
 
 from nasbench.errors import NasbenchError
 from nasbench.record import METRICS, Record, write_atomic
-from nasbench.results.cells import TableCell, Column, Kind, text
+from nasbench.results.cells import Cell, Column, Kind, text
 from nasbench.results.statistics import Estimate, difference, mean
 from nasbench.studies.local import run_missing
 from nasbench.studies.plan import plan

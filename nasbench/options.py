@@ -73,6 +73,16 @@ def checked(init: F) -> F:
 
 
 def check(name: str, hint: Any, value: Any) -> None:
+    """Check a value by its annotation.
+
+    Args:
+        name: of the option.
+        hint: its annotation, see `checked`.
+        value: of the option.
+
+    Raises:
+        OptionError: it is out of range; names the option, the bounds and the value.
+    """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         for mark in inner[1:]:

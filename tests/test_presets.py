@@ -61,8 +61,8 @@ def test_a_preset_s_warm_up_leaves_time_to_search(epochs: int, preset: str, stra
 
 
 def test_where_nothing_is_searched_there_is_no_limit_of_it() -> None:
-    for given in ({"strategy": "fixed"}, {"strategy": "random"}, {"architecture": "none"}):
-        config = resolve_config({**given, "epochs": 7})
+    for settings in ({"strategy": "fixed"}, {"strategy": "random"}, {"architecture": "none"}):
+        config = resolve_config({**settings, "epochs": 7})
         assert (config.epochs, config.max_trials, config.searches) == (None, None, False)
     assert resolve_config({"strategy": "random", "strategy_options": {"trials": 2}}).searches
 
