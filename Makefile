@@ -8,13 +8,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make test TESTS=all` adds the tests that take minutes.
 TESTS ?= fast
 
-.PHONY: run test lint types clean
+.PHONY: run test fuzz lint types clean
 
 run: $(VENV)/.installed
 	$(BIN)/nasbench run --space mbv2_metapool --strategy pmpl --dataset digits --preset quick
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 $(if $(filter all,$(TESTS)),,-m "not slow")
+
+# Over 2,000 made-up command lines, folders, arrays and records: about half an hour on two cores.
+fuzz: $(VENV)/.installed-test
+	NASBENCH_FUZZ=45 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasbench.packs import SUFFIX
 from nasbench.presets import resolve_config
-from nasbench.record import write_atomic
+from nasbench.record import find_records, write_atomic
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import collect
 from nasbench.results.formats import markdown
@@ -18,7 +19,9 @@ from nasbench.results.tables import build, records
 from nasbench.studies.metapooling import spec
 
 HERE = Path(__file__).parent
-RECORDS = HERE / "records"
+FASHION, PATIENT, DIGITS = (
+    HERE / "records" / f"{name}{SUFFIX}" for name in ("fashion_mnist", "fashion_mnist_patient", "digits")
+)
 PAGE = HERE.parent / "docs" / "results.md"
 EARLY = range(1, 9)  # blocks before those that the paper's network makes global
 TOLERANCE = 0.01e6
@@ -34,9 +37,9 @@ def main() -> None:
         "Intervals are 95 % confidence intervals over seeds.\n",
         costs(),
     ]
-    if (RECORDS / "fashion_mnist").is_dir():
+    if FASHION.is_file():
         parts.append(fashion_mnist())
-    if (RECORDS / "digits").is_dir():
+    if DIGITS.is_file():
         parts.append(digits())
     if (HERE / "distillation.md").is_file():
         parts.append("## Online distillation\n\n" + (HERE / "distillation.md").read_text(encoding="utf-8"))
@@ -96,7 +99,7 @@ def costs() -> str:
 
 def fashion_mnist() -> str:
     """Table 3 on Fashion-MNIST and its claims."""
-    frame = collect([RECORDS / "fashion_mnist"]).frame
+    frame = collect([FASHION]).frame
     table = markdown(build("table3", frame))
     rows = {row.key: row for row in spec("table3").rows}
     found = records(frame)
@@ -106,12 +109,12 @@ def fashion_mnist() -> str:
         f"{table}\n### Claim by claim\n\n{markdown(_claims(top1, _depth(found, rows['pmpl'].match)))}\n"
         f"{markdown(_choices(found, rows['pmpl'].match))}"
     )
-    return page + _patient(top1, rows["pmpl"].match) if (RECORDS / "fashion_mnist_patient").is_dir() else page
+    return page + _patient(top1, rows["pmpl"].match) if PATIENT.is_file() else page
 
 
 def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], bool]) -> str:
     """PMPL with the patient α beside the rows above."""
-    found = records(collect([RECORDS / "fashion_mnist_patient"]).frame)
+    found = records(collect([PATIENT]).frame)
     patient = {run["seed"]: run["top1"] for run in found if is_pmpl(run)}
     values = mean(list(patient.values()))
     rows = [{"what": Cell("PMPL, η = 0.003"), "top1": Cell(values.value, values.half), "n": Cell(values.n)}]
@@ -132,7 +135,7 @@ def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], 
 
 def digits() -> str:
     """The tables of the quick preset on digits, each from its own records."""
-    folders = sorted((RECORDS / "digits").iterdir())
+    folders = sorted({path.parent for path in find_records(DIGITS)})
     return (
         "## The tables on digits\n\n"
         + (

@@ -48,6 +48,7 @@ def run(
     download: bool | None = None,
     workers: int | None = None,
     weights: str | PathLike[str] | None = None,
+    weights_partial: bool | None = None,
     device: str | None = None,
     devices: int | None = None,
     nodes: int | None = None,
