@@ -90,7 +90,8 @@ def test_what_is_not_is_named(build: Any, message: str) -> None:
 def test_signatures_and_annotations_stay_readable(part: Any, option: str) -> None:
     assert option in registry.parameters(part)
     assert registry.parameters(part)[option].default is not inspect.Parameter.empty
-    assert registry.check_options("space", "part", part, {option: "1"}) == {option: 1}  # converted by its type
+    value = "0.5" if option == "share" else "1"
+    assert registry.check_options("space", "part", part, {option: value}) == {option: float(value)}  # by its type
 
 
 def test_hints_keep_their_ranges() -> None:

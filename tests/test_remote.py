@@ -161,7 +161,7 @@ def finished_record(folder: Path) -> Path:
     path.mkdir(parents=True)
     (path / CONFIG).write_text("{}")
     none = dict.fromkeys(("params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes"), 0)
-    told = Result(top1=0.5, top5=None, architecture={}, label="none", record="/elsewhere", **none)
+    told = Result(top1=0.5, top5=None, architecture={"a": "b"}, label="none", record="/elsewhere", **none)
     (path / RESULT).write_text(told.model_dump_json())
     return path
 

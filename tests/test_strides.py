@@ -110,7 +110,8 @@ def test_wrong_rules_and_too_small_images_are_refused(name: str) -> None:
 
 
 def test_a_profile_says_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
-    from nasbench.show import plain_console, profile_table
+    from nasbench.show import profile_table
+    from nasbench.terminal import plain_console
 
     config = resolve_config({"space_options": {"width": 0.1}, "image_size": 64, "architecture": "none"})
     counts = profile_architecture(config)[1]
