@@ -224,6 +224,17 @@ def test_command_lines(chosen: list[str], data: st.DataObject) -> None:
         checked_run(Path(folder), [*arguments, "--retrain-epochs", "1"])
 
 
+PROFILED = ("--space", "--dataset", "--width", "--candidates", "--image-size", "-p")
+
+
+@quick
+@given(chosen=st.lists(st.sampled_from(PROFILED), min_size=1, max_size=3, unique=True), data=st.data())
+def test_profiles(chosen: list[str], data: st.DataObject) -> None:
+    arguments = [word for name in chosen for word in said(name, data.draw(OPTIONS[name], label=name))]
+    which = data.draw(st.sampled_from([[], [f"--architecture={data.draw(words)}"]]), label="architecture")
+    answered("profile", "--width=0.05", "--image-size=8", *arguments, *which)
+
+
 SMALL = [
     "--width=0.05",
     "--image-size=8",
