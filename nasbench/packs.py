@@ -43,17 +43,23 @@ def locate(path: Path) -> Path:
     Raises:
         RecordError: the pack is damaged.
     """
-    if path.exists() and not path.is_file():
-        return path
     for outer in (path, *path.parents):
-        if outer.name.endswith(SUFFIX) and outer.is_file():
+        if outer.name.endswith(SUFFIX) and is_file(outer):
             return _unfolded(outer.resolve(), outer.stat().st_mtime_ns) / path.relative_to(outer)
     return path
 
 
 def is_inside(path: Path) -> bool:
     """Whether a path is of something in a pack."""
-    return any(outer.name.endswith(SUFFIX) and outer.is_file() for outer in path.parents)
+    return any(outer.name.endswith(SUFFIX) and is_file(outer) for outer in path.parents)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; there is none under a name that no file can have, such as one that is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends

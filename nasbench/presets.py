@@ -10,7 +10,7 @@ from typing import Any
 from nasbench import registry
 from nasbench.config import GIVEN, KINDS, RunConfig, make_config
 from nasbench.errors import OptionError, unknown
-from nasbench.packs import locate
+from nasbench.packs import is_file, locate
 from nasbench.record import ARCHITECTURE
 
 # What concerns every part; what a part's own options are in a preset stands beside the part. The paper's recipe is that
@@ -142,9 +142,9 @@ def read_architecture(choice: Any) -> Any:
     if choice.startswith("{"):
         return _mapping(choice, "the architecture")
     path = locate(Path(choice))
-    if (path / ARCHITECTURE).is_file():
+    if is_file(path / ARCHITECTURE):
         path = path / ARCHITECTURE
-    elif path.suffix != ".json" or not path.is_file():
+    elif path.suffix != ".json" or not is_file(path):
         return choice  # a name
     try:
         text = path.read_text(encoding="utf-8")

@@ -365,7 +365,7 @@ def _now() -> str:
 
 def is_record(path: Path) -> bool:
     """Whether there is a record at a path, also in a pack."""
-    return (packs.locate(path) / CONFIG).is_file()
+    return packs.is_file(packs.locate(path) / CONFIG)
 
 
 def find_records(folder: Path) -> Iterator[Path]:

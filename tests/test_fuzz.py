@@ -123,7 +123,10 @@ def damage(record: Path, data: st.DataObject) -> None:
     content = file.read_bytes()
     structured = file.suffix in (".json", ".yaml")
     if how in ("value", "whole") and structured:
-        tree = json.loads(content) if file.suffix == ".json" else yaml.safe_load(content)
+        try:
+            tree = json.loads(content) if file.suffix == ".json" else yaml.safe_load(content)
+        except (ValueError, yaml.YAMLError):
+            return  # damaged already
         path = data.draw(st.sampled_from(leaves(tree)), label="where") if how == "value" else ()
         tree = replaced(tree, path, data.draw(plain, label="value"))
         file.write_text(json.dumps(tree) if file.suffix == ".json" else yaml.safe_dump(tree))
