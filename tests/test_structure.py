@@ -72,7 +72,8 @@ def graph() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, targets in modules().items():
         found.setdefault(node(name), set()).update(map(node, targets))
-    return {name: targets - {name, EVERYWHERE} for name, targets in found.items() if name not in ("nasbench", EVERYWHERE)}
+    left_out = ("nasbench", EVERYWHERE)
+    return {name: targets - {name, EVERYWHERE} for name, targets in found.items() if name not in left_out}
 
 
 @cache
