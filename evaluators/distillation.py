@@ -22,7 +22,7 @@ from nasbench.evaluators.classification import (
     main_logits,
     top1,
 )
-from nasbench.evaluators.teachers import FusionTeacher, last_map, standard_architecture
+from nasbench.evaluators.teachers import FusionTeacher, fusion_map, standard_architecture
 from nasbench.options import NonNegative, Positive, Range, checked
 
 TEACHER = "teacher"
@@ -122,7 +122,7 @@ class DistillationModule(ClassificationModule):
     def _teacher(self, model: nn.Module) -> nn.Module:
         if self.kind == "standard":
             return self.laid_out(another(model, standard_architecture(model)))
-        self.map_name, channels = last_map(model, self.image_size)
+        self.map_name, channels = fusion_map(model, self.image_size)
         return FusionTeacher(channels * len(self.names), self.num_classes)
 
     @property
@@ -249,7 +249,7 @@ class OnlineDistillation(Classification):
 
         Args:
             students: m, networks of the architecture that are trained side by side.
-            teacher: `fusion`, a classifier on the students' last maps (see `last_map`), or `standard`, the space's
+            teacher: `fusion`, a classifier on the students' last maps (see `fusion_map`), or `standard`, the space's
                 named architecture `standard`, else `none`.
             temperature: T, by which the logits are divided for the soft targets.
             distillation_weight: of the soft targets, see `distillation_loss`.
@@ -282,7 +282,7 @@ class OnlineDistillation(Classification):
         if self._distillation["teacher"] == "standard":
             standard_architecture(space)
         else:
-            last_map(space, self.datamodule.image_size)
+            fusion_map(space, self.datamodule.image_size)
 
     def evaluate(self, model: nn.Module) -> Any:
         """Train a network beside further students and a teacher; it then has the weights of the best student.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nasbench.architecture import Architecture, named
 from nasbench.errors import OptionError
+from nasbench.profile import last_map
 
 # Names that spaces have for the architecture with standard convolutions and nothing else.
 STANDARD = ("standard", "none")
@@ -37,49 +38,29 @@ class FusionTeacher(nn.Module):
         return self.linear(self.relu(self.norm(torch.cat(list(maps), 1))).mean((2, 3)))
 
 
-def last_map(network: nn.Module, image_size: int) -> tuple[str, int]:
-    """Find the module whose output is a network's last feature map.
-
-    That is the module `features`, where the network has one that returns a map (N, C, H, W). Otherwise it is, of all
-    modules that return a tensor of four dimensions, the last one whose H·W is over 1 (what comes after it has been
-    pooled already), or simply the last one where no map is larger.
+def fusion_map(network: nn.Module, image_size: int) -> tuple[str, int]:
+    """Where in a network the fusion teacher looks: its last feature map, see `nasbench.profile.last_map`.
 
     Args:
         network: classifier of images; tried out once in evaluation mode.
         image_size: side of the images in pixels.
 
     Returns:
-        The module's name within the network, and C.
+        The module's name within the network, and the number of the map's channels.
 
     Raises:
         OptionError: no module returns a map.
     """
-    found: dict[str, Tensor] = {}
-    names = {module: name for name, module in network.named_modules() if name}
-
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4:
-            found.pop(names[module], None)  # of several calls the last one counts
-            found[names[module]] = output
-
-    hooks = [module.register_forward_hook(note) for module in names]
     training, first = network.training, next(network.parameters(), None)
     images = torch.zeros(1, 3, image_size, image_size, device=None if first is None else first.device)
     try:
         with isolate_rng(), torch.no_grad():
-            network.eval()(images)
+            name, found = last_map(network.eval(), images)
+    except OptionError as e:
+        raise OptionError(f"teacher 'fusion': {e}; use teacher=standard") from e
     finally:
         network.train(training)
-        for hook in hooks:
-            hook.remove()
-    if not found:
-        raise OptionError(
-            f"teacher 'fusion' finds no feature maps in {type(network).__name__}: none of its modules returns a tensor "
-            "(N, C, H, W); use teacher=standard"
-        )
-    wide = [name for name, output in found.items() if output.shape[2] * output.shape[3] > 1]
-    chosen = "features" if "features" in found else (wide or list(found))[-1]
-    return chosen, found[chosen].shape[1]
+    return name, found.shape[1]
 
 
 def standard_architecture(space: Any) -> Architecture:

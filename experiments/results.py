@@ -16,7 +16,8 @@ from nasbench.results.collect import collect
 from nasbench.results.formats import markdown
 from nasbench.results.statistics import Estimate, difference, mean
 from nasbench.results.tables import build, records
-from nasbench.studies.metapooling import spec
+from nasbench.studies.metapooling import TABLES
+from nasbench.studies.papers import PRINTED
 
 HERE = Path(__file__).parent
 FASHION, PATIENT, DIGITS = (
@@ -54,13 +55,14 @@ def costs() -> str:
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     rows, rounded, off = [], [], []
     for name in ("table2", "table4"):
-        for row in spec(name).rows:
+        for row in TABLES[name].rows:
             config = resolve_config({**row.settings, "dataset": "imagenet", "preset": "paper"})
             counted = profile_architecture(config)[1]
-            printed = spec(name).printed[row.key]
+            paper = PRINTED[int(name[-1])]
+            printed = paper.rows[row.key]
             if printed.params is None or printed.madds is None:
                 raise ValueError(f"{name} prints no cost of {row.key}")
-            label = f"Table {spec(name).number}: {row.title}"
+            label = f"{paper.title}: {row.title}"
             if abs(counted.params - printed.params) > TOLERANCE:
                 agree = round(counted.params / 1e6, printed.digits) == printed.params / 1e6
                 (rounded if agree else off).append(label)
@@ -101,7 +103,7 @@ def fashion_mnist() -> str:
     """Table 3 on Fashion-MNIST and its claims."""
     frame = collect([FASHION]).frame
     table = markdown(build("table3", frame))
-    rows = {row.key: row for row in spec("table3").rows}
+    rows = {row.key: row for row in TABLES["table3"].rows}
     found = records(frame)
     top1 = {key: {r["seed"]: r["top1"] for r in found if row.match(r)} for key, row in rows.items()}
     page = (

@@ -139,7 +139,8 @@ class Dataset(Protocol):
     Constructor arguments that are filled in: `data_root`, `image_size`, `batch_size`, `stage` (`search` or `retrain`),
     `train_images`, `workers`, `download`, `seed`, and `meta_fraction` where the strategy wishes for one.
 
-    Batches are (images (N, 3, S, S), labels (N,)) once `on_after_batch_transfer` has seen them.
+    Batches are (images (N, 3, S, S), labels (N,)) once `on_after_batch_transfer` has seen them. May have an attribute
+    `meta_fraction`: strategies check that it is as they wished.
 
     Attributes:
         num_classes: after `setup`.

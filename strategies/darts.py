@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nasbench.distributed import mean_over_processes
 from nasbench.options import checked
+from nasbench.strategies.restored import moved
 from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 
 HESSIAN_STEP = 0.01  # ε · ‖∇θ'‖, as in the paper
@@ -29,16 +30,16 @@ class DartsModule(DifferentiableModule):
         if self.strategy.order == 1:
             return self.gradient(meta, alphas)
         weights, rate = self.weights(), self.learning_rate()
-        with self.moved(weights, self.virtual_gradient(train, weights), -rate):
+        with moved(weights, self.virtual_gradient(train, weights), -rate):
             both = self.gradient(meta, [*alphas, *weights])
         first, direction = both[: len(alphas)], mean_over_processes(both[len(alphas) :])
         norm = float(torch.stack([d.float().norm() for d in direction]).norm())
         if norm == 0.0:
             return first
         epsilon = HESSIAN_STEP / norm
-        with self.moved(weights, direction, epsilon):
+        with moved(weights, direction, epsilon):
             above = self.gradient(train, alphas)
-        with self.moved(weights, direction, -epsilon):
+        with moved(weights, direction, -epsilon):
             below = self.gradient(train, alphas)
         return [g - rate * (a - b) / (2 * epsilon) for g, a, b in zip(first, above, below, strict=True)]
 

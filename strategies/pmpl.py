@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from nasbench.options import Fraction, checked
+from nasbench.strategies.restored import moved
 from nasbench.strategies.supernet import Differentiable, DifferentiableModule
 
 
@@ -51,7 +52,7 @@ class ProgressiveModule(DifferentiableModule):
     def architecture_gradient(self, train: Any, meta: Any, alphas: Sequence[nn.Parameter]) -> list[Tensor]:
         """∇_α L_meta(θ′, α) with θ′ = θ − ζ ∇_θ L_train(θ, α) held constant (eq. 2 and 3, first order)."""
         weights = self.weights()
-        with self.moved(weights, self.virtual_gradient(train, weights), -self.learning_rate()):
+        with moved(weights, self.virtual_gradient(train, weights), -self.learning_rate()):
             return self.gradient(meta, alphas)
 
     def outlook(self, steps: int) -> str | None:

@@ -13,12 +13,13 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch import Tensor, nn
 
 from nasbench.contracts import Deciding, SearchModule, SearchWishes, Wishing
-from nasbench.data.base import ImageData
 from nasbench.distributed import agree, mean_over_processes
 from nasbench.errors import OptionError
 from nasbench.finite import check_finite
 from nasbench.options import Count, Fraction, Rate, Whole, checked
+from nasbench.registry import declared
 from nasbench.strategies.mixed import MixedLayer
+from nasbench.strategies.restored import preserved_buffers, without_gradient
 
 RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many steps
 
@@ -129,7 +130,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         searching = self.trainer.current_epoch >= self.strategy.warmup_epochs
         if searching and self.open_alphas():
             self._train_alphas(train, meta)
-        with self._without_gradient(self.all_alphas):
+        with without_gradient(self.all_alphas):
             outcome = self.training_module.training_step(train, batch_idx)
             loss = outcome["loss"] if isinstance(outcome, dict) else outcome
             self.advance_optimization(loss, batch_idx, self._gradient_clip())
@@ -144,7 +145,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def _train_alphas(self, train: Any, meta: Any) -> None:
         optimizer: Any = self.architecture_optimizers()
         alphas = self.open_alphas()
-        with self._quiet(), self._preserved_buffers():
+        with self._quiet(), preserved_buffers(self.training_module):
             gradients = self.architecture_gradient(train, meta, alphas)
         for alpha, gradient in zip(alphas, mean_over_processes(gradients), strict=True):
             alpha.grad = gradient
@@ -196,23 +197,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         """ζ as scheduled now."""
         return float(self._weight_optimizer().param_groups[0]["lr"])
 
-    @contextmanager
-    def moved(self, parameters: Sequence[Tensor], directions: Sequence[Tensor], scale: float) -> Iterator[None]:
-        """Put θ + scale · direction in the place of θ for a while; afterwards θ is what it was, bit for bit."""
-        saved = [p.detach().clone() for p in parameters]
-        try:
-            with torch.no_grad():
-                for parameter, direction in zip(parameters, directions, strict=True):
-                    parameter.add_(direction, alpha=scale)
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(parameters, saved, strict=True):
-                    parameter.copy_(value)
-
     def virtual_gradient(self, train: Any, weights: Sequence[nn.Parameter]) -> list[Tensor]:
         """∇_θ of the training loss for the virtual step, the mean over all processes."""
-        with self._without_gradient(self.all_alphas):
+        with without_gradient(self.all_alphas):
             return mean_over_processes(self.gradient(train, weights))
 
     # Lightning
@@ -283,30 +270,6 @@ class DifferentiableModule(BaseOneShotLightningModule):
             yield
         finally:
             self.training_module.log = log
-
-    @contextmanager
-    def _preserved_buffers(self) -> Iterator[None]:
-        """Undo every change to buffers, batch statistics above all."""
-        buffers = list(self.training_module.buffers())
-        saved = [b.clone() for b in buffers]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, saved, strict=True):
-                    buffer.copy_(value)
-
-    @contextmanager
-    def _without_gradient(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-        """Spare the gradients of parameters that a pass does not train."""
-        asked = [p for p in parameters if p.requires_grad]
-        for parameter in asked:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in asked:
-                parameter.requires_grad_(True)
 
 
 class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
@@ -389,8 +352,8 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         """Check that the evaluator suits, then let NNI wrap it."""
         limit = evaluator.trainer.max_epochs
         _granted("epochs", self.epochs, limit, "epochs")
-        if isinstance(evaluator.datamodule, ImageData):
-            _granted("meta_fraction", self.meta_fraction, evaluator.datamodule.meta_fraction, "meta_fraction")
+        meta_fraction = declared(evaluator.datamodule, "meta_fraction", self.meta_fraction)
+        _granted("meta_fraction", self.meta_fraction, meta_fraction, "meta_fraction")
         if limit is not None and self.warmup_epochs >= limit:
             raise OptionError(f"warmup_epochs is {self.warmup_epochs}, but the search has only {limit} epoch(s)")
         return super().mutate_evaluator(evaluator)

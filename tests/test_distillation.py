@@ -20,7 +20,7 @@ from nasbench.data.arrays import Digits
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.evaluators.distillation import DistillationModule, OnlineDistillation, distillation_loss
-from nasbench.evaluators.teachers import FusionTeacher, last_map, standard_architecture
+from nasbench.evaluators.teachers import FusionTeacher, fusion_map, standard_architecture
 from nasbench.networks import load_model
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
@@ -224,15 +224,15 @@ class Flat(nn.Module):
 
 
 def test_where_the_last_map_is() -> None:
-    assert last_map(network(), 8) == ("features", 16)
-    assert last_map(mobilenet(), 8) == ("features", 1280)
-    assert last_map(Pooled(), 8) == ("body", 5)
-    assert last_map(Pooled(), 3) == ("head", 10)  # every map is a single pixel
+    assert fusion_map(network(), 8) == ("features", 16)
+    assert fusion_map(mobilenet(), 8) == ("features", 1280)
+    assert fusion_map(Pooled(), 8) == ("body", 5)
+    assert fusion_map(Pooled(), 3) == ("head", 10)  # every map is a single pixel
     space = CheapResNet(**SMALL)
-    assert last_map(space, 8) == ("features", 16)
+    assert fusion_map(space, 8) == ("features", 16)
     assert space.training
-    with pytest.raises(OptionError, match=r"finds no feature maps in Flat: .* use teacher=standard"):
-        last_map(Flat(), 8)
+    with pytest.raises(OptionError, match=r"teacher 'fusion': Flat has no feature map: .* use teacher=standard"):
+        fusion_map(Flat(), 8)
 
 
 def test_the_standard_architecture_of_a_space() -> None:

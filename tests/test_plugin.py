@@ -7,22 +7,29 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nni.nas.nn.pytorch import ModelSpace
 
 from nasbench import registry
 from nasbench.errors import OptionError
+from nasbench.record import METRICS, Record
+from nasbench.studies import tables
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "plugin"
 PARTS = {"space": "kernel_sizes", "strategy": "hill_climbing", "evaluator": "mixup", "dataset": "stripes"}
+UNTRAINED = "lightest"  # its strategy that needs no search
+QUICK = ("--dataset", "stripes", "--preset", "quick")
 
 
-class Base:
+class Base(ModelSpace):
     """What a stranger derives from."""
 
     def __init__(self, needed: int, size: int = 3) -> None:
+        super().__init__()
         self.needed, self.size = needed, size
 
 
@@ -72,28 +79,74 @@ def nasbench(site: Path | None, *arguments: str, cwd: Path) -> subprocess.Comple
     )
 
 
-def test_list_shows_all_four(site: Path, tmp_path: Path) -> None:
+def test_list_shows_all_kinds(site: Path, tmp_path: Path) -> None:
     listed = json.loads(nasbench(site, "list", "--json", cwd=tmp_path).stdout)
     without = json.loads(nasbench(None, "list", "--json", cwd=tmp_path).stdout)
     for (kind, name), plural in zip(PARTS.items(), ("spaces", "strategies", "evaluators", "datasets"), strict=True):
-        assert listed[plural].keys() - without[plural].keys() == {name}, kind
-        assert listed[plural][name].endswith(".")
+        added = listed[plural].keys() - without[plural].keys()
+        assert added == {name, *([UNTRAINED] if kind == "strategy" else [])}, kind
+        assert all(listed[plural][n].endswith(".") for n in added)
 
 
 def test_a_run_with_all_four(site: Path, tmp_path: Path) -> None:
     parts = [word for kind, name in PARTS.items() for word in (f"--{kind}", name)]
-    small = ["-p", "channels=8", "-s", "steps=2", "-e", "alpha=0.3", "--epochs", "1", "--retrain-epochs", "4"]
+    small = ["-s", "steps=2", "-e", "alpha=0.3", "--epochs", "1", "--retrain-epochs", "4"]
     more = ["--preset", "quick", "--batch-size", "50", "--train-images", "300", "--device", "cpu", "--json"]
     done = nasbench(site, "run", *parts, *small, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert set(result["architecture"]) == {"layer0.kernel", "layer1.kernel", "layer2.kernel"}
+    assert set(result["architecture"]) == {"layer0.kernel", "layer1.kernel", "layer2.kernel", "enhancer"}
     record = Path(tmp_path / result["record"])
+    assert Record(record).config().space_options == {"layers": 3, "channels": 8}  # its own preset, and its default
+    assert result["label"] == "hill_climbing ×8 in kernel_sizes"
     assert json.loads((record / "data.json").read_text())["class_names"] == ["across", "along"]
     metrics = (record / "metrics.csv").read_text()
     assert "search,1," in metrics  # the search trained networks
     assert "train_top1" not in metrics  # by the evaluator's own module, which logs no accuracy of blended images
     assert result["top1"] > 0.7
+
+
+def test_its_own_gate_is_searched_by_our_strategy(site: Path, tmp_path: Path) -> None:
+    epochs = ["--epochs", "1", "--retrain-epochs", "1", "--train-images", "200", "-s", "warmup_epochs=0"]
+    searched = ["--space", "kernel_sizes", "--strategy", "darts", *QUICK, *epochs, "--device", "cpu", "--json"]
+    done = nasbench(site, "run", *searched, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = Record(tmp_path / json.loads(done.stdout.splitlines()[-1])["record"])
+    pi = record.decisions()["enhancer"].pi
+    assert pi is not None
+    assert pi.keys() == {"none", "max3", "edges"}
+    assert len(set(pi.values())) == 3  # each has learned
+
+
+def test_its_table_is_trained_and_filled(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_text("{retrain_epochs: 1, train_images: 200, device: cpu}")
+    command = ["table", "kernels", "--run", *QUICK, "--seeds", "1", "--config", "rows.yaml"]
+    done = nasbench(site, *command, "--format", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert [row["n"]["value"] for row in table["rows"]] == [1, 1, 1, 1]
+    assert not any("paper" in text for text in (table["caption"], *table["notes"]))
+    assert not any(column["key"].startswith("paper") for column in table["columns"])
+    (untrained,) = (p for p in (tmp_path / "runs").iterdir() if UNTRAINED in p.name)
+    assert "search" not in {row["stage"] for row in Record(untrained).curves(METRICS)}
+    assert {d.by for d in Record(untrained).decisions().values()} == {
+        "the fewest parameters of the networks that were drawn"
+    }
+    again = nasbench(site, *command, cwd=tmp_path)
+    assert "nothing to train" in again.stdout + again.stderr
+    for row in table["rows"]:
+        assert row["row"]["value"] in again.stdout
+    page = nasbench(site, "report", "runs", "--output", "page", cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert "kernels: 5×5 everywhere" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_table_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("mine", "nasbench.errors:unknown", tables.GROUP)
+    monkeypatch.setattr(tables, "entry_points", lambda group: [entry])
+    assert tables.names()[-1] == "mine"
+    with pytest.raises(OptionError, match=r"table 'mine': nasbench.errors:unknown is no TableSpec"):
+        tables.spec("mine")
 
 
 def test_its_options_are_checked_like_ours(site: Path, tmp_path: Path) -> None:
@@ -122,7 +175,7 @@ def test_its_options_are_checked_like_ours(site: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_keeps_the_contract(site: Path) -> None:
-    chosen = " or ".join(PARTS.values())
+    chosen = " or ".join([*PARTS.values(), UNTRAINED])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/test_contract.py", "-k", chosen, "-m", "not slow", "-p", "no:xdist"],
         cwd=Path(__file__).parent.parent,

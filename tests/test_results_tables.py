@@ -29,7 +29,8 @@ from nasbench.results.formats import FORMATS, render, rich
 from nasbench.results.statistics import difference, mean
 from nasbench.results.tables import build, pivot, records
 from nasbench.studies import papers
-from nasbench.studies.metapooling import TABLES, RowSpec, spec
+from nasbench.studies.metapooling import TABLES
+from nasbench.studies.rows import RowSpec
 
 
 def test_mean_and_interval_by_hand() -> None:
@@ -154,15 +155,16 @@ def test_every_row_knows_its_runs_and_no_other(name: str, row: RowSpec, tmp_path
 
 def test_every_table_has_the_papers_rows() -> None:
     for name, table in TABLES.items():
-        expected = [key for key in table.printed if (name, key) != ("table1-enhancer", "liftdown")]
+        assert table.printed is not None
+        expected = [key for key in table.printed.rows if (name, key) != ("table1-enhancer", "liftdown")]
         assert [row.key for row in table.rows if not row.ours] == expected
         assert {row.baseline for row in table.rows} <= {row.key for row in table.rows}
     assert papers.TABLE1["liftdown"] == papers.Printed(0.7391, 0.9178)
     assert papers.TABLE4["sk"] == papers.Printed(0.741, 0.918, 5_280_000, 350_000_000, 2)
     widest = papers.TABLE2["meta 0.75"].top1 - papers.TABLE2["none 0.75"].top1
     assert widest == pytest.approx(0.019)  # not the printed 1.8
-    assert "first eight replace the stride" in spec("table1").caption
-    assert "as the enhancer of every block" in spec("table1-enhancer").caption
+    assert "first eight replace the stride" in TABLES["table1"].caption
+    assert "as the enhancer of every block" in TABLES["table1-enhancer"].caption
 
 
 def of_csv(content: str) -> pd.DataFrame:

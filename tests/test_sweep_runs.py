@@ -17,10 +17,9 @@ from nasbench.nni_bridge.sweep import MANAGER, prepare_sweep, run_sweep
 from nasbench.record import Record
 from nasbench.results.collect import collect
 from nasbench.results.tables import build
-from nasbench.studies.metapooling import spec
 from nasbench.studies.plan import plan
 from nasbench.studies.study import make_study
-from nasbench.studies.tables import ABLATION, shared_setting, table_study
+from nasbench.studies.tables import ABLATION, shared_setting, spec, table_study
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from nasbench.config import read_config
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.results import tables
 from nasbench.results.formats import FORMATS
-from nasbench.studies.metapooling import TABLES
+from nasbench.studies.tables import names
 from nasbench.terminal import say
 
 PLACEMENTS = ("downsampling", "enhancer")
@@ -26,7 +26,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def command(
     name: Annotated[
-        str, typer.Argument(help="table1, table2, table3, table4 (of the paper), enhancers, strategies or pivot.")
+        str,
+        typer.Argument(help="table1 … table4 (of the paper), a plug-in's own, enhancers, strategies or pivot."),
     ],
     runs: Runs = None,
     how: Format = "rich",
@@ -53,8 +54,8 @@ def command(
     """Print a table of the papers with our own numbers, or another comparison of runs."""
     if how not in ("rich", *FORMATS):
         raise OptionError(unknown("format", how, ("rich", *FORMATS)))
-    if name not in (*TABLES, *tables.BUILDERS, "pivot"):
-        raise OptionError(unknown("table", name, (*TABLES, *tables.BUILDERS, "pivot")))
+    if name not in (known := (*names(), *tables.BUILDERS, "pivot")):
+        raise OptionError(unknown("table", name, known))
     if placement not in PLACEMENTS:
         raise OptionError(unknown("placement", placement, PLACEMENTS))
     if placement == "enhancer":
@@ -65,8 +66,8 @@ def command(
     setting: tuple[str, float | None] | None = None
     failed: list[str] = []
     if train:
-        if name not in TABLES:
-            raise OptionError(f"--run trains the rows of {', '.join(TABLES)}; {name} only shows runs that exist")
+        if name not in names():
+            raise OptionError(f"--run trains the rows of {', '.join(names())}; {name} only shows runs that exist")
         where = [*where, out]
         setting, failed = _train(name, where, seeds, dataset, preset, config, out)
     frame = collected(where, quiet=train).frame

@@ -19,7 +19,7 @@ from nasbench.results.formats import html
 from nasbench.results.reproduce import command
 from nasbench.results.style import COLUMN, encode
 from nasbench.results.tables import build, column, describe, records, setting_key
-from nasbench.studies.metapooling import TABLES
+from nasbench.studies.tables import names, spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     found = records(runs)
     if not found:
         raise RecordError("there is no finished run to report")
-    tables = [table for table in (build(name, runs) for name in TABLES) if _measured(table)]
+    tables = [table for table in (build(name, runs) for name in names()) if _measured(table)]
     tables.append(build("enhancers", runs))
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
@@ -114,8 +114,8 @@ def _groups(runs: Sequence[RunRow], trust: bool) -> list[dict[str, Any]]:
         config = Record(members[0]["path"]).config()
         seeds = sorted({int(run["seed"]) for run in members})
         rows = {  # in order; the forms of a table share rows
-            f"Table {table.number}: {row.title}": None
-            for table in TABLES.values()
+            f"{table.title}: {row.title}": None
+            for table in map(spec, names())
             for row in table.rows
             if row.match(members[0])
         }

@@ -1,4 +1,4 @@
-"""Collected runs as tables: the papers' four, comparisons of enhancers and strategies, and any other grouping."""
+"""Collected runs as tables: of given rows as in the papers, of enhancers and strategies, and any other grouping."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from nasbench.errors import OptionError, unknown
 from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
 from nasbench.results.collect import MEASURES, RunRow, is_searched, option
 from nasbench.results.statistics import Estimate, difference, mean
-from nasbench.studies import papers
-from nasbench.studies.metapooling import TICKS, RowSpec, TableSpec, spec
+from nasbench.studies.rows import RowSpec, TableSpec
+from nasbench.studies.tables import spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | No
     """One of the named tables.
 
     Args:
-        name: `table1` … `table4`, `enhancers` or `strategies`.
+        name: `enhancers`, `strategies`, or see `nasbench.studies.tables.names`.
         frame: see `nasbench.results.collect.collect`.
         setting: use the runs of this protocol and width only (a table that varies the width takes all); by default
             the papers' tables take those of most of the runs, and the others have rows for each.
@@ -40,7 +40,7 @@ def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | No
     if setting is not None:
         wanted = (setting[0], None if widths else setting[1])
         runs = [run for run in runs if setting_key(run, widths) == wanted]
-    return BUILDERS[name](runs) if table is None else paper_table(table, runs)
+    return BUILDERS[name](runs) if table is None else row_table(table, runs)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -48,8 +48,8 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
-def paper_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
-    """One of the papers' tables: our measurement of each row beside the printed one.
+def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
+    """A table with rows of its own: our measurement of each, beside the printed one where a paper has it.
 
     Only runs of one data set and recipe (and width, unless the table varies it) are put together: those of most of
     the runs; the notes say what was left out.
@@ -71,8 +71,11 @@ def paper_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
     sizes = ["Params and M-adds of searched rows are means over their seeds' networks."] if varying else []
     ours_on = describe(used, table.widths)
-    caption = f"Table {table.number} of the Meta-Pooling paper. {table.caption} Ours: {ours_on}; "
-    caption += f"printed: {papers.SETTING}."
+    printed = table.printed
+    if printed is None:
+        caption = f"{table.caption} Runs: {ours_on}."
+    else:
+        caption = f"{printed.title} of {printed.paper}. {table.caption} Ours: {ours_on}; printed: {printed.setting}."
     return Table(
         table.name,
         caption,
@@ -85,7 +88,7 @@ def paper_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
             *sizes,
             *notes,
             *table.notes,
-            f"Printed: {papers.SOURCE}.",
+            *([] if printed is None else [f"Printed: {printed.source}."]),
         ),
         tuple(wide),
     )
@@ -218,15 +221,17 @@ def _by_seed(label: str, runs: Sequence[RunRow]) -> tuple[dict[int, RunRow], lis
 
 
 def _columns(table: TableSpec) -> tuple[Column, ...]:
-    ablation = any(row.marks for row in table.rows)
+    ablation = bool(table.marks)
     accuracy = "Acc (%)" if ablation else "top-1 (%)"
-    ticks = [Column(f"tick_{name.lower()}", name, "tick") for name in TICKS] if ablation else []
-    printed = [Column("paper_top1", f"paper {accuracy}", "percent", table.digits)]
-    if ablation:
-        printed.append(Column("paper_delta", "paper Δ", "points", table.digits))
-    if table.top5:
-        printed.append(Column("paper_top5", "paper top-5 (%)", "percent", table.digits))
-    if table.costs:
+    ticks = [Column(f"tick_{name.lower()}", name, "tick") for name in table.marks]
+    printed = []
+    if table.printed is not None:
+        printed.append(Column("paper_top1", f"paper {accuracy}", "percent", table.digits))
+        if ablation:
+            printed.append(Column("paper_delta", "paper Δ", "points", table.digits))
+        if table.top5:
+            printed.append(Column("paper_top5", "paper top-5 (%)", "percent", table.digits))
+    if table.printed is not None and table.printed.costs:
         printed += [Column("paper_params", "paper params (M)", "millions", 2)]
         printed += [Column("paper_madds", "paper M-adds (M)", "millions", 0)]
     return (
@@ -246,16 +251,17 @@ def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, RunRo
     runs, baseline = chosen[row.key], chosen[row.baseline]
     cells = {"row": Cell(row.title)}
     if row.marks:
-        cells |= {f"tick_{name.lower()}": Cell(name in row.marks) for name in TICKS}
+        cells |= {f"tick_{name.lower()}": Cell(name in row.marks) for name in table.marks}
     cells |= {name: _mean_cell(list(runs.values()), name) for name in ("top1", "top5", "params", "madds")}
     cells["n"] = Cell(len(runs) or None)
     cells["delta"] = _delta(runs, baseline, row.key == row.baseline)
-    printed = table.printed.get(row.key)
+    rows = {} if table.printed is None else table.printed.rows
+    printed = rows.get(row.key)
     if printed is not None:
         cells |= {f"paper_{name}": Cell(getattr(printed, name)) for name in ("top1", "top5", "madds")}
         cells["paper_params"] = Cell(printed.params, digits=printed.digits)
         if row.key != row.baseline:
-            cells["paper_delta"] = Cell(round(printed.top1 - table.printed[row.baseline].top1, 6))
+            cells["paper_delta"] = Cell(round(printed.top1 - rows[row.baseline].top1, 6))
     return cells
 
 

@@ -1,92 +1,15 @@
-"""The tables of the Meta-Pooling paper: the runs that train each row, and how to know such a run again."""
+"""The tables of the Meta-Pooling paper: the runs that train each row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from nasbench.errors import OptionError, unknown
-from nasbench.studies.papers import NOTES, PRINTED, Printed
+from nasbench.studies.papers import NOTES, PRINTED
+from nasbench.studies.rows import RowSpec, TableSpec
 
 SPACE = "mbv2_metapool"
 TICKS = ("No", "Local", "Global", "Random", "PMPL")
-
-
-@dataclass(frozen=True)
-class RowSpec:
-    """One row of a table.
-
-    Attributes:
-        key: its name within the table, the same as in `papers`.
-        title: what a reader sees.
-        settings: `RunConfig` fields that train it, over whatever else a run is given.
-        label: of its runs, see `nasbench.record.Result`: all that matters of the settings but the width.
-        baseline: key of the row to which its difference is taken.
-        marks: Table 3's ticks.
-        ours: whether the paper has no such row.
-    """
-
-    key: str
-    title: str
-    settings: Mapping[str, Any]
-    label: str
-    baseline: str
-    marks: tuple[str, ...] = ()
-    ours: bool = False
-
-    def match(self, run: Mapping[str, Any]) -> bool:
-        """Whether a row of the collected frame is a run of this row."""
-        width = self.settings["space_options"].get("width")
-        return (run["space"], run["label"]) == (SPACE, self.label) and width in (None, run["width"])
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """One of the paper's tables.
-
-    Attributes:
-        name: `table1` … `table4`, or `table1-enhancer`.
-        number: in the paper.
-        caption: what the table shows.
-        rows: in order; rows that are ours come last.
-        groups: keys of rows before which a rule is drawn.
-        widths: whether the rows say the network's width (else all runs of a table share one).
-        top5: whether the paper gives top-5.
-        digits: decimals of the printed percentages.
-        notes: said below the table.
-    """
-
-    name: str
-    number: int
-    caption: str
-    rows: tuple[RowSpec, ...]
-    groups: tuple[str, ...] = ()
-    widths: bool = False
-    top5: bool = False
-    digits: int = 1
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def printed(self) -> Mapping[str, Printed]:
-        """The paper's own rows by key."""
-        return PRINTED[self.number]
-
-    @property
-    def costs(self) -> bool:
-        """Whether the paper gives parameters and multiply-adds."""
-        return any(row.params is not None for row in self.printed.values())
-
-
-def spec(name: str) -> TableSpec:
-    """The specification of a table.
-
-    Raises:
-        OptionError: there is no such table.
-    """
-    if name not in TABLES:
-        raise OptionError(unknown("table", name, TABLES))
-    return TABLES[name]
 
 
 def _searched(strategy: str, options: Mapping[str, Any] | None = None, **space: Any) -> dict[str, Any]:
@@ -109,7 +32,6 @@ POOLS = {
 }
 TABLE1 = TableSpec(
     "table1",
-    1,
     "Pooling in MobileNetV2. The first eight replace the stride of the four down-sampling depthwise convolutions "
     "(a stride-1 convolution, then the pool); Meta-Pooling enhances every block of the network with its own strides.",
     (
@@ -121,12 +43,12 @@ TABLE1 = TableSpec(
     ),
     top5=True,
     digits=2,
+    printed=PRINTED[1],
     notes=NOTES[1],
 )
 # LiftDownPool is left out: it exists as down-sampling only.
 TABLE1_ENHANCER = TableSpec(
     "table1-enhancer",
-    1,
     "Pooling in MobileNetV2, here placed as the enhancer of every block on the expanded features, at stride 1 over "
     "3×3 windows; all networks keep their own strides.",
     (
@@ -141,6 +63,7 @@ TABLE1_ENHANCER = TableSpec(
     ),
     top5=True,
     digits=2,
+    printed=PRINTED[1],
     notes=(
         "The printed figures are of the paper's Table 1, which does not say where the pooling stands.",
         "LiftDownPool has no form that keeps the size.",
@@ -149,7 +72,6 @@ TABLE1_ENHANCER = TableSpec(
 )
 TABLE2 = TableSpec(
     "table2",
-    2,
     "Attention and Meta-Pooling in MobileNetV2 at three widths; SE and CBAM on the expanded features, reduction 24.",
     tuple(
         RowSpec(f"{key} {shown}", f"{title}, width {width:g}", settings, label, f"none {shown}")
@@ -163,11 +85,11 @@ TABLE2 = TableSpec(
     ),
     groups=("none 0.75", "none 0.5"),
     widths=True,
+    printed=PRINTED[2],
     notes=("Meta-Pooling is the architecture named paper: blocks 9–17 global, the others without.", *NOTES[2]),
 )
 TABLE3 = TableSpec(
     "table3",
-    3,
     "Ablation of the enhancer in MobileNetV2; the candidates of every row are no, local (avg3) and global pooling.",
     (
         RowSpec("none", "no enhancer", _given("none"), "none", "none", ("No",)),
@@ -198,12 +120,12 @@ TABLE3 = TableSpec(
         ),
     ),
     groups=("darts1",),
+    printed=PRINTED[3],
     notes=NOTES[3],
 )
 _OUTPUT = {"position": "output", "attention_reduction": 8}
 TABLE4 = TableSpec(
     "table4",
-    4,
     "Attention modules in MobileNetV2; SE and CBAM on the block's output with reduction 8, SK in place of the "
     "depthwise 3×3, CoordAttention and Meta-Pooling on the expanded features.",
     (
@@ -215,6 +137,7 @@ TABLE4 = TableSpec(
         RowSpec("meta", "Meta-Pooling", _given("paper"), "paper", "none"),
     ),
     top5=True,
+    printed=PRINTED[4],
     notes=("Meta-Pooling is the architecture named paper: blocks 9–17 global, the others without.", *NOTES[4]),
 )
 TABLES = {table.name: table for table in (TABLE1, TABLE1_ENHANCER, TABLE2, TABLE3, TABLE4)}

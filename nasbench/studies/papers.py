@@ -5,6 +5,7 @@ They are quoted as printed, misprints included; `NOTES` says what is known to be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 SOURCE = "Dong et al., Progressive Meta-Pooling Learning for Lightweight Image Classification Model, ICASSP 2023"
@@ -28,6 +29,30 @@ class Printed:
     params: float | None = None
     madds: float | None = None
     digits: int | None = None
+
+
+@dataclass(frozen=True)
+class PrintedTable:
+    """A table as a paper prints it.
+
+    Attributes:
+        title: its name there, e.g. `Table 3`.
+        paper: what readers call the paper.
+        source: the paper's authors, title, place and year.
+        setting: what its numbers were measured on.
+        rows: by key.
+    """
+
+    title: str
+    paper: str
+    source: str
+    setting: str
+    rows: Mapping[str, Printed]
+
+    @property
+    def costs(self) -> bool:
+        """Whether it gives parameters and multiply-adds."""
+        return any(row.params is not None for row in self.rows.values())
 
 
 def _fraction(percent: float) -> float:
@@ -84,7 +109,10 @@ TABLE4 = {
     "coord": _counted("3.95", 330, 74.3, 91.9),
     "meta": _counted("3.91", 320, 74.6, 91.8),
 }
-PRINTED = {1: TABLE1, 2: TABLE2, 3: TABLE3, 4: TABLE4}  # by number of the table
+PRINTED = {
+    number: PrintedTable(f"Table {number}", "the Meta-Pooling paper", SOURCE, SETTING, rows)
+    for number, rows in enumerate((TABLE1, TABLE2, TABLE3, TABLE4), 1)
+}
 NOTES = {
     1: ("The paper's Skip (71.34 %) is the plain network that its Table 3 gives 72.3 %.",),
     2: (

@@ -1,24 +1,56 @@
-"""The studies that fill the papers' tables with our own runs."""
+"""The tables whose rows can be trained, the papers' and those of other distributions, and the studies that do so."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from nasbench import registry
 from nasbench.config import Role
-from nasbench.errors import OptionError
-from nasbench.studies.metapooling import SPACE, spec
+from nasbench.errors import OptionError, unknown
+from nasbench.studies.metapooling import SPACE, TABLES
+from nasbench.studies.rows import TableSpec
 from nasbench.studies.study import Study, make_study
 
+GROUP = "nasbench.tables"  # of entry points, each of a `TableSpec`
 ABLATION = ("none", "local", "global", "random", "pmpl", "darts1")  # rows of Table 3
+
+
+def names() -> list[str]:
+    """All tables: the papers', then those of other distributions."""
+    return [*TABLES, *(name for name in _entries() if name not in TABLES)]
+
+
+def spec(name: str) -> TableSpec:
+    """The specification of a table.
+
+    Raises:
+        OptionError: there is no such table, or the distribution that names it has none.
+    """
+    if name in TABLES:
+        return TABLES[name]
+    entry = _entries().get(name)
+    if entry is None:
+        raise OptionError(unknown("table", name, names()))
+    try:
+        found = entry.load()
+    except Exception as e:
+        raise OptionError(f"table {name!r}: importing {entry.value} failed: {registry.blame(e)}") from e
+    if not isinstance(found, TableSpec):
+        raise OptionError(f"table {name!r}: {entry.value} is no TableSpec")
+    return found
+
+
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
 
 
 def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: Collection[str] | None = None) -> Study:
     """The study that fills a table.
 
     Args:
-        name: `table1` … `table4`, or `table1-enhancer`.
+        name: see `names`.
         base: `RunConfig` fields of every run; what a row says itself wins. Its strategy options are for every row whose
             strategy takes them; where it names a strategy, for the rows with that strategy.
         seeds: of each row.
@@ -27,9 +59,10 @@ def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: 
     Raises:
         OptionError: no such table, or a setting is wrong or has no effect on any row.
     """
-    if base.get("space") not in (None, SPACE):
-        raise OptionError(f"space: the rows of {name} are networks of {SPACE}, not of {base['space']}")
     chosen = {row.key: row.settings for row in spec(name).rows if rows is None or row.key in rows}
+    spaces = sorted({row["space"] for row in chosen.values()})
+    if base.get("space") not in (None, *spaces):
+        raise OptionError(f"space: the rows of {name} are networks of {', '.join(spaces)}, not of {base['space']}")
     return _study(name, base, seeds, chosen)
 
 

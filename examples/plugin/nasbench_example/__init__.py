@@ -1,1 +1,1 @@
-"""Four parts of one's own for nasbench, found through the entry points in pyproject.toml."""
+"""Parts of one's own for nasbench, and a table of their runs, found through the entry points in pyproject.toml."""

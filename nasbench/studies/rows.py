@@ -1,0 +1,75 @@
+"""What a table of runs is: the settings that train each row, and how to know such a run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nasbench.studies.papers import PrintedTable
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row of a table.
+
+    Attributes:
+        key: its name within the table, the same as in `TableSpec.printed`.
+        title: what a reader sees.
+        settings: `RunConfig` fields that train it, over whatever else a run is given; the space is one of them.
+        label: of its runs, see `nasbench.record.Result`: all that matters of the settings but the width.
+        baseline: key of the row to which its difference is taken.
+        marks: what is ticked in its columns, e.g. `("Local",)`.
+        ours: whether the paper has no such row.
+    """
+
+    key: str
+    title: str
+    settings: Mapping[str, Any]
+    label: str
+    baseline: str
+    marks: tuple[str, ...] = ()
+    ours: bool = False
+
+    def match(self, run: Mapping[str, Any]) -> bool:
+        """Whether a row of the collected frame is a run of this row."""
+        width = self.settings.get("space_options", {}).get("width")
+        same = (run["space"], run["label"]) == (self.settings["space"], self.label)
+        return same and width in (None, run["width"])
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table: rows that are trained alike, but for what each row says.
+
+    Attributes:
+        name: in the command, e.g. `table3`.
+        caption: what the table shows.
+        rows: in order; rows that are ours come last.
+        groups: keys of rows before which a rule is drawn.
+        widths: whether the rows say the network's width (else all runs of a table share one).
+        top5: whether top-5 is shown.
+        digits: decimals of the printed percentages.
+        printed: a paper's own rows, to stand beside ours.
+        notes: said below the table.
+    """
+
+    name: str
+    caption: str
+    rows: tuple[RowSpec, ...]
+    groups: tuple[str, ...] = ()
+    widths: bool = False
+    top5: bool = False
+    digits: int = 1
+    printed: PrintedTable | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What readers call it: its name in the paper, else its own."""
+        return self.name if self.printed is None else self.printed.title
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What is ticked in any row."""
+        return tuple(dict.fromkeys(mark for row in self.rows for mark in row.marks))
