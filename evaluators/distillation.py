@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasbench.architecture import another
+from nasbench.architecture import fresh_copy
 from nasbench.evaluators.classification import (
     Classification,
     ClassificationModule,
@@ -116,12 +116,12 @@ class DistillationModule(ClassificationModule):
         with isolate_rng():
             # A stream of its own: were the generator set back before the training, it would repeat the first student.
             torch.manual_seed(int(torch.randint(2**62, ())))
-            self.others = nn.ModuleList(self.laid_out(another(model)) for _ in self.names[1:])
+            self.others = nn.ModuleList(self.laid_out(fresh_copy(model)) for _ in self.names[1:])
             self.teacher = self._teacher(model) if self.distillation_weight or self.teacher_weight else None
 
     def _teacher(self, model: nn.Module) -> nn.Module:
         if self.kind == "standard":
-            return self.laid_out(another(model, standard_architecture(model)))
+            return self.laid_out(fresh_copy(model, standard_architecture(model)))
         self.map_name, channels = fusion_map(model, self.image_size)
         return FusionTeacher(channels * len(self.names), self.num_classes)
 

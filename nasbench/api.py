@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from nasbench import networks, pipeline
+from nasbench.architecture import Architecture
 from nasbench.config import RunConfig
 from nasbench.errors import RecordError
 from nasbench.presets import resolve_config
-from nasbench.record import METRICS, SEARCH, Architecture, Decision, Record, Result
+from nasbench.record import METRICS, SEARCH, Decision, Record, Result
 from nasbench.results import collect as collecting
 from nasbench.results import figures
 from nasbench.show import summary

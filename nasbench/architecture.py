@@ -100,7 +100,7 @@ def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, An
         return factory()
 
 
-def another(network: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.Module:
+def fresh_copy(network: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.Module:
     """Build another network of the same space, with the same options of the space and fresh weights.
 
     Args:

@@ -95,7 +95,7 @@ def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
 
 
-def agree(tensors: Sequence[Tensor]) -> None:
+def copy_from_first(tensors: Sequence[Tensor]) -> None:
     """Put the first process's values into the tensors of all processes."""
     if not dist.is_initialized() or not tensors:
         return

@@ -17,7 +17,7 @@ from nasbench.distributed import Processes, broadcast, connect, disconnect
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.pipeline import StageIO, prepare, run_stages
 from nasbench.quiet import quiet_libraries
-from nasbench.registry import blame
+from nasbench.registry import describe_exception
 
 
 class OwnNoise(Callback):
@@ -83,7 +83,7 @@ def main() -> None:
             disconnect()
         except BaseException as e:
             traceback.print_exc()
-            text = str(e) if isinstance(e, NasbenchError) else blame(e)
+            text = str(e) if isinstance(e, NasbenchError) else describe_exception(e)
             print(json.dumps({"error": text, "mendable": isinstance(e, NasbenchError)}), file=report, flush=True)
             code = 1
     sys.stderr.flush()

@@ -225,7 +225,7 @@ def prepare(config: RunConfig) -> Search:
         except NasbenchError:
             raise
         except Exception as e:
-            reason = registry.blame(e)
+            reason = registry.describe_exception(e)
             raise OptionError(f"strategy {config.strategy!r} cannot search space {config.space!r}: {reason}") from e
     return Search(space, notes, None, strategy, evaluator, engine)
 
@@ -305,7 +305,7 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
             display.say(f"interrupted; `nasbench run --config {record.path}/config.yaml --out {record.path}` goes on")
             raise KeyboardInterrupt from e
         except BaseException as e:
-            reason = str(e) if isinstance(e, NasbenchError) else registry.blame(e)
+            reason = str(e) if isinstance(e, NasbenchError) else registry.describe_exception(e)
             record.set_status(state="failed", error=reason)
             raise
         record.set_status(state="finished")

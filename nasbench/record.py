@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasbench import machine, packs
+from nasbench.architecture import Architecture
 from nasbench.config import RUN, RunConfig, dump_config, make_config, read_config
 from nasbench.errors import NasbenchError, RecordError, quoted
 
@@ -33,7 +34,6 @@ SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
 LARGEST = 2**22  # bytes of a file of settings or facts: a stranger's must not take hours to read
 
-Architecture = dict[str, Any]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]

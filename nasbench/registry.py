@@ -112,7 +112,7 @@ def load(kind: str, name: str) -> Any:
             f"{kind} {name!r}: there is no module {e.name!r} (looked on sys.path and in {Path.cwd()})"
         ) from e
     except Exception as e:
-        raise OptionError(f"{kind} {name!r}: importing {module_name} failed: {blame(e)}") from e
+        raise OptionError(f"{kind} {name!r}: importing {module_name} failed: {describe_exception(e)}") from e
     if not hasattr(module, attribute):
         public = [n for n, v in vars(module).items() if inspect.isclass(v) and not n.startswith("_")]
         raise OptionError(unknown(f"class in {module_name}", attribute, public))
@@ -264,7 +264,7 @@ def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> A
     except NasbenchError as e:
         raise type(e)(f"{kind} {name!r}: {e}") from e
     except Exception as e:
-        raise OptionError(f"{kind} {name!r} could not be built: {blame(e)}") from e
+        raise OptionError(f"{kind} {name!r} could not be built: {describe_exception(e)}") from e
 
 
 def build_dataset(name: str, data: Mapping[str, Any], **context: Any) -> Any:
@@ -325,7 +325,7 @@ def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]
     return checked
 
 
-def blame(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """One line that says what a foreign exception was and where it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

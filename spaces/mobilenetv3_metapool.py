@@ -25,7 +25,7 @@ STRIDES = {
 NETWORKS = {"large": mobilenet_v3_large, "small": mobilenet_v3_small}
 
 
-class EnhancedInvertedResidual(InvertedResidual):
+class EnhancedV3Residual(InvertedResidual):
     """Inverted residual block of MobileNetV3 with a spatial enhancer.
 
     The enhancer stands after the depthwise convolution, its batch normalisation and its activation; a
@@ -103,9 +103,9 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
         remaining: Iterator[int] = iter(block_strides)
         numbers = count(1)
 
-        def block(config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> EnhancedInvertedResidual:
+        def block(config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> EnhancedV3Residual:
             config.stride = next(remaining)
-            module = EnhancedInvertedResidual(config, norm_layer)
+            module = EnhancedV3Residual(config, norm_layer)
             module.enhancer = enhancer_choice(
                 next(numbers), self.candidate_names, config.expanded_channels, {"global": reduction}
             )

@@ -38,7 +38,7 @@ def channels(width: float) -> list[int]:
     return [max(8, 2 * round(c * width / 2)) for c in CHANNELS[1.0]]
 
 
-class EnhancedInvertedResidual(InvertedResidual):
+class EnhancedUnit(InvertedResidual):
     """Unit of ShuffleNetV2 with a spatial enhancer in its main branch.
 
     The enhancer stands after the depthwise convolution and its batch normalisation, before the second 1×1
@@ -112,8 +112,8 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
         remaining: Iterator[int] = iter(stages)
         numbers = count(1)
 
-        def unit(inp: int, oup: int, stride: int) -> EnhancedInvertedResidual:
-            module = EnhancedInvertedResidual(inp, oup, stride)
+        def unit(inp: int, oup: int, stride: int) -> EnhancedUnit:
+            module = EnhancedUnit(inp, oup, stride)
             if stride == 2:
                 module.down_sample(next(remaining))
             module.enhancer = enhancer_choice(next(numbers), self.candidate_names, oup // 2, {"global": reduction})

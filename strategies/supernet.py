@@ -13,7 +13,7 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch import Tensor, nn
 
 from nasbench.contracts import Deciding, SearchModule, SearchWishes, Wishing
-from nasbench.distributed import agree, mean_over_processes
+from nasbench.distributed import copy_from_first, mean_over_processes
 from nasbench.errors import OptionError
 from nasbench.finite import check_finite
 from nasbench.options import Count, Fraction, Rate, Whole, checked
@@ -138,7 +138,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self._recent.append(loss.detach())
         self.steps += 1
         if searching:
-            agree(self.all_alphas)  # whatever has come between them, all processes decide alike
+            copy_from_first(self.all_alphas)  # whatever has come between them, all processes decide alike
             self.after_step()
         return outcome
 
@@ -229,7 +229,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def on_train_end(self) -> None:
         """Decide what the threshold has not: by the largest π."""
-        agree(self.all_alphas)
+        copy_from_first(self.all_alphas)
         pi = self.probabilities()
         for label in map(str, self.export()):
             if label not in self.decisions:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nasbench.architecture import another, choices, instantiate, resolve
+from nasbench.architecture import choices, fresh_copy, instantiate, resolve
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.networks import profile_architecture
 from nasbench.presets import read_architecture, resolve_config
@@ -124,19 +124,19 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 
 def test_another_network_of_the_same_space() -> None:
     net = network("shift", **SMALL)
-    copy = another(net)
+    copy = fresh_copy(net)
     assert isinstance(copy, CheapResNet)
     assert copy is not net
     assert copy.state_dict().keys() == net.state_dict().keys()
     assert all(a.shape == b.shape for a, b in zip(net.parameters(), copy.parameters(), strict=True))
     assert not torch.equal(net.classifier.weight, copy.classifier.weight)  # type: ignore[union-attr, arg-type]
-    standard = another(net, net.architectures()["standard"])  # type: ignore[operator]
+    standard = fresh_copy(net, net.architectures()["standard"])  # type: ignore[operator]
     assert isinstance(standard.features.block01, StandardBlock)  # type: ignore[union-attr]
     assert standard.classifier.in_features == 16  # type: ignore[union-attr]
     with pytest.raises(ArchitectureError, match="a further CheapResNet cannot be built"):
-        another(CheapResNet(**SMALL))
+        fresh_copy(CheapResNet(**SMALL))
     with pytest.raises(ArchitectureError, match="a further Linear cannot be built"):
-        another(nn.Linear(2, 2))
+        fresh_copy(nn.Linear(2, 2))
 
 
 # The profile

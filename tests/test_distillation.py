@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasbench.architecture import another, instantiate, resolve
+from nasbench.architecture import fresh_copy, instantiate, resolve
 from nasbench.data.arrays import Digits
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
@@ -188,7 +188,7 @@ def test_nothing_stays_on_the_students() -> None:
 def test_a_further_student_does_not_repeat_the_first_after_a_reset_of_the_seed() -> None:
     like = network()
     torch.manual_seed(0)
-    first = another(like)
+    first = fresh_copy(like)
     torch.manual_seed(0)
     training = module()
     training.set_model(first)
@@ -398,7 +398,7 @@ def test_a_network_that_cannot_be_built_again_is_refused() -> None:
     with pytest.raises(ArchitectureError, match="a further Pooled cannot be built"):
         evaluator(students=2).evaluate(Pooled())
     evaluator(students=1, epochs=1).evaluate(Pooled())
-    assert another(network())
+    assert fresh_copy(network())
 
 
 # Whole runs

@@ -9,7 +9,7 @@ import numpy as np
 
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, Augmentation, InMemoryData, Parts, stratified
 from nasbench.errors import DataError, listed
-from nasbench.registry import blame
+from nasbench.registry import describe_exception
 
 
 class Digits(InMemoryData):
@@ -157,5 +157,5 @@ def _read_npz(name: str, path: Path) -> Parts:
     except DataError:
         raise
     except Exception as e:  # what a damaged archive raises is anything from EOFError to MemoryError
-        raise DataError(f"{name}: {path} cannot be read as .npz: {blame(e)}") from e
+        raise DataError(f"{name}: {path} cannot be read as .npz: {describe_exception(e)}") from e
     return x_train, y_train, x_test, y_test, names

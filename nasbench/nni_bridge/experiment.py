@@ -21,7 +21,7 @@ from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.places import Place, connect, end_manager
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, SPECIFICATION, Specification
-from nasbench.registry import blame
+from nasbench.registry import describe_exception
 from nasbench.studies.study import Algorithm, Study
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -82,7 +82,7 @@ def check_algorithms(study: Study) -> None:
         try:
             tuner.update_search_space(study.search_space())
         except Exception as e:
-            raise OptionError(f"tuner {study.tuner.name} cannot search this space: {blame(e)}") from e
+            raise OptionError(f"tuner {study.tuner.name} cannot search this space: {describe_exception(e)}") from e
     if study.assessor is not None:
         _build("assessor", study.assessor)
 
@@ -229,7 +229,9 @@ class Experiment:
             self._silent += 1
             if self._silent < PATIENCE and self._nni._proc.poll() is None:
                 return False, []  # busy
-            raise NasbenchError(f"NNI's manager does not answer ({blame(e)}); see {self._folder / 'log'}") from e
+            raise NasbenchError(
+                f"NNI's manager does not answer ({describe_exception(e)}); see {self._folder / 'log'}"
+            ) from e
         self._silent = 0
         if status == "ERROR":
             raise NasbenchError(f"NNI's manager or tuner failed; see {self._folder / 'log'}")
@@ -315,6 +317,8 @@ def _build(kind: str, algorithm: Algorithm) -> Any:
             validator.validate_class_args(**options)
         return create_builtin_class_instance(algorithm.name, options, f"{kind}s")
     except ImportError as e:
-        raise OptionError(f"{kind} {algorithm.name} needs a package that is not installed: {blame(e)}") from e
+        raise OptionError(
+            f"{kind} {algorithm.name} needs a package that is not installed: {describe_exception(e)}"
+        ) from e
     except Exception as e:
-        raise OptionError(f"{kind} {algorithm.name}: {blame(e)}") from e
+        raise OptionError(f"{kind} {algorithm.name}: {describe_exception(e)}") from e

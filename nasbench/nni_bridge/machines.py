@@ -15,7 +15,7 @@ from nasbench.config import RunConfig, read_config
 from nasbench.errors import OptionError, unknown
 from nasbench.nni_bridge import log
 from nasbench.nni_bridge.address import LOOPBACK
-from nasbench.registry import blame
+from nasbench.registry import describe_exception
 
 OWN = ("known_hosts", "records")  # what a file of machines has beside NNI's fields
 CLUSTERS = ("kubeflow", "frameworkcontroller", "dlc", "aml", "openpai")
@@ -98,7 +98,9 @@ def _reasons(path: Path) -> Iterator[None]:
     except OptionError as e:
         raise OptionError(f"{path}: {e}") from e
     except AssertionError as e:
-        line = traceback.extract_tb(e.__traceback__)[-1].line or blame(e)  # it says no more than what it asserts
+        line = traceback.extract_tb(e.__traceback__)[-1].line or describe_exception(
+            e
+        )  # it says no more than what it asserts
         raise OptionError(f"{path}: NNI demands {line.removeprefix('assert ')}") from e
     except Exception as e:
         raise OptionError(f"{path}: {' '.join(str(e).split())}") from e

@@ -19,7 +19,7 @@ from nasbench.nni_bridge.portal import PRELOAD, STOP_SECONDS
 from nasbench.nni_bridge.ssh import Connection, quoted
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, RECORD, SPECIFICATION
 from nasbench.record import CONFIG, RESULT, Record, write_atomic
-from nasbench.registry import blame
+from nasbench.registry import describe_exception
 
 MOST_FILES, MOST_BYTES = 1900, 290 * 2**20  # NNI packs 2,000 files and 300 MB
 PACKAGES = ("nasbench", "nni")
@@ -113,7 +113,7 @@ class Place:
             if "record" in outcome:
                 outcome["record"] = str(move_record(folder, out))
         except (NasbenchError, OSError, ValueError) as e:
-            outcome = {"error": str(e) if isinstance(e, NasbenchError) else blame(e), "mendable": False}
+            outcome = {"error": str(e) if isinstance(e, NasbenchError) else describe_exception(e), "mendable": False}
         shutil.rmtree(folder / RECORD, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / OUTCOME, json.dumps(outcome) + "\n")

@@ -66,7 +66,7 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
     """
     from nni.experiment import RunMode
 
-    from nasbench.registry import blame
+    from nasbench.registry import describe_exception
 
     check_host(host)
     if port is not None and not is_free(port, host):
@@ -90,7 +90,7 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
             experiment._stop_logging()
             if port is None and not is_free(candidate, host):
                 continue  # another program was quicker
-            raise NasbenchError(f"NNI's manager did not start on port {candidate}: {blame(e)}") from e
+            raise NasbenchError(f"NNI's manager did not start on port {candidate}: {describe_exception(e)}") from e
     raise NasbenchError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free: give one with --port")
 
 

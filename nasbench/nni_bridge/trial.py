@@ -133,10 +133,10 @@ def main() -> None:
         _write(folder, error=str(e), mendable=True)
         sys.exit(2)
     except BaseException as e:
-        from nasbench.registry import blame
+        from nasbench.registry import describe_exception
 
         traceback.print_exc()
-        _write(folder, error=blame(e), mendable=False)
+        _write(folder, error=describe_exception(e), mendable=False)
         sys.exit(1)
     _write(folder, record=str(record))
 

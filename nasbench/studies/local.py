@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nasbench.errors import NasbenchError
 from nasbench.pipeline import run
-from nasbench.registry import blame
+from nasbench.registry import describe_exception
 from nasbench.studies.plan import Plan, Result, check
 
 
@@ -37,7 +37,7 @@ def run_missing(planned: Plan, out: Path, say: Callable[[str], None]) -> list[Re
             seconds = time.monotonic() - start
             result = Result(item.label, item.parameters, "finished", how, record=record.path, seconds=seconds)
         except Exception as e:  # one of many, whatever went wrong in it
-            error = " ".join((str(e) if isinstance(e, NasbenchError) else blame(e)).split())
+            error = " ".join((str(e) if isinstance(e, NasbenchError) else describe_exception(e)).split())
             result = Result(item.label, item.parameters, "failed", how, error)
             say(f"failed: {item.label}: {error}")
         results.append(result)

@@ -36,7 +36,7 @@ def spec(name: str) -> TableSpec:
     try:
         found = entry.load()
     except Exception as e:
-        raise OptionError(f"table {name!r}: importing {entry.value} failed: {registry.blame(e)}") from e
+        raise OptionError(f"table {name!r}: importing {entry.value} failed: {registry.describe_exception(e)}") from e
     if not isinstance(found, TableSpec):
         raise OptionError(f"table {name!r}: {entry.value} is no TableSpec")
     return found
