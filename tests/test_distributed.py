@@ -342,8 +342,8 @@ def test_a_failing_process_ends_the_run_with_its_reason(how: dict[str, str], rea
     assert reason.split(" (ranks")[0] in errors.splitlines()[-1]
     (folder,) = (tmp_path / "runs").iterdir()
     status = Record(folder).status()
-    assert status["state"] == "failed"
-    assert reason in status["error"]
+    assert status.state == "failed"
+    assert reason in (status.error or "")
     if how == {"1": "raise"}:
         assert "Traceback" in (folder / "log.txt").read_text()  # the other process's
 
