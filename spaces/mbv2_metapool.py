@@ -13,7 +13,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.attention import SK
-from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, uniform_architectures
+from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, enhancer_labels, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
@@ -140,7 +140,7 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
                 *args, position=position, downsampling=downsampling, depthwise=depthwise, **kwargs
             )
             channels = module.expanded_channels if position == "expanded" else module.out_channels
-            module.enhancer = enhancer_choice(next(numbers), self.candidate_names, channels, reductions)
+            module.enhancer = enhancer_choice(enhancer_label(next(numbers)), self.candidate_names, channels, reductions)
             return module
 
         setting = [[t, c, n, stride] for (t, c, n, _), stride in zip(SETTING, stage_strides, strict=True)]
@@ -174,5 +174,5 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
         which is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
         """
         paper = {enhancer_label(i): "global" if i > 8 else "none" for i in range(1, 18)}
-        named = uniform_architectures(17, self.candidate_names)
+        named = uniform_architectures(enhancer_labels(17), self.candidate_names)
         return named | ({"paper": paper} if {"none", "global"} <= set(self.candidate_names) else {})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Width, checked
-from nasbench.spaces.operations.choices import OnFirst, enhancer_label, uniform_architectures
+from nasbench.spaces.operations.choices import OnFirst, enhancer_label, enhancer_labels, uniform_architectures
 from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
@@ -304,7 +304,7 @@ class MENetSpace(FittedSpace, ModelSpace):
         groups = {groups_label(i): f"g{own}" for i, c in enumerate(self.group_counts, 1) if len(c) > 1}
         published = {enhancer_label(i): GATE for i in range(1, len(self.group_counts) + 1)}
         named = {self.model: published} if GATE in self.gates else {}
-        named |= uniform_architectures(len(self.group_counts), self.gates)
+        named |= uniform_architectures(enhancer_labels(len(self.group_counts)), self.gates)
         return {name: gates | groups for name, gates in named.items()}
 
 

@@ -13,7 +13,7 @@ from torchvision.models import mobilenet_v3_large, mobilenet_v3_small
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
 
 from nasbench.options import Count, Share, Width, checked
-from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
+from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, enhancer_labels, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
@@ -107,7 +107,7 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
             config.stride = next(remaining)
             module = EnhancedV3Residual(config, norm_layer)
             module.enhancer = enhancer_choice(
-                next(numbers), self.candidate_names, config.expanded_channels, {"global": reduction}
+                enhancer_label(next(numbers)), self.candidate_names, config.expanded_channels, {"global": reduction}
             )
             return module
 
@@ -133,4 +133,4 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
-        return uniform_architectures(self.blocks, self.candidate_names)
+        return uniform_architectures(enhancer_labels(self.blocks), self.candidate_names)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2, channel_shuffle
 
 from nasbench.options import Count, Width, checked
-from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
+from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, enhancer_labels, uniform_architectures
 from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
@@ -116,7 +116,8 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
             module = EnhancedUnit(inp, oup, stride)
             if stride == 2:
                 module.down_sample(next(remaining))
-            module.enhancer = enhancer_choice(next(numbers), self.candidate_names, oup // 2, {"global": reduction})
+            label, channels = enhancer_label(next(numbers)), oup // 2
+            module.enhancer = enhancer_choice(label, self.candidate_names, channels, {"global": reduction})
             return module
 
         network = ShuffleNetV2(list(REPEATS), channels(width), num_classes, inverted_residual=unit)
@@ -144,4 +145,4 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
-        return uniform_architectures(sum(REPEATS), self.candidate_names)
+        return uniform_architectures(enhancer_labels(sum(REPEATS)), self.candidate_names)

@@ -15,20 +15,20 @@ from nasbench.spaces.operations.enhancers import enhancer
 UNIFORM = {"none": "none", "local": "avg3", "global": "global"}
 
 
-def enhancer_choice(block: int, names: Iterable[str], channels: int, reductions: Mapping[str, int]) -> nn.Module:
+def enhancer_choice(label: str, names: Iterable[str], channels: int, reductions: Mapping[str, int]) -> nn.Module:
     """The choice of one block's enhancer.
 
     Args:
-        block: its number, from 1.
+        label: of the choice, see `enhancer_label`.
         names: the candidates, keys of `ENHANCERS`.
         channels: C of the features that are enhanced.
         reductions: of the candidates that squeeze channels; their own defaults where absent.
 
     Returns:
-        A `LayerChoice` labelled `block01.enhancer`, …; under `model_context` the chosen candidate itself.
+        A `LayerChoice`; under `model_context` the chosen candidate itself.
     """
     candidates = OrderedDict((name, enhancer(name, channels, reductions.get(name))) for name in names)
-    return LayerChoice(candidates, label=enhancer_label(block))
+    return LayerChoice(candidates, label=label)
 
 
 def enhancer_label(block: int) -> str:
@@ -36,17 +36,22 @@ def enhancer_label(block: int) -> str:
     return f"block{block:02d}.enhancer"
 
 
-def uniform_architectures(blocks: int, candidates: Sequence[str]) -> dict[str, dict[str, str]]:
+def enhancer_labels(blocks: int) -> list[str]:
+    """The labels of all blocks' enhancers."""
+    return [enhancer_label(i) for i in range(1, blocks + 1)]
+
+
+def uniform_architectures(labels: Iterable[str], candidates: Sequence[str]) -> dict[str, dict[str, str]]:
     """The architectures `none`, `local` (avg3) and `global`: one enhancer in all blocks.
 
     Args:
-        blocks: how many blocks there are.
+        labels: of the choices.
         candidates: what each of them may choose from.
 
     Returns:
         Name → architecture, of those that the candidates allow.
     """
-    labels = [enhancer_label(i) for i in range(1, blocks + 1)]
+    labels = list(labels)
     return {name: dict.fromkeys(labels, chosen) for name, chosen in UNIFORM.items() if chosen in candidates}
 
 
