@@ -55,14 +55,47 @@ class DataFacts(Part):
     std: list[float] = []
 
 
+class Exclusion(Part):
+    """Why a candidate left a layer."""
+
+    step: Count
+    """Training batches seen by then."""
+    by: str
+    """The candidate that was better."""
+    odds: Annotated[float, Field(gt=0)]
+    """For the other being better, to 1; already divided by the number of comparisons of the whole network."""
+
+
+class Doubt(Part):
+    """The comparison that keeps a layer undecided: of the best candidate with the next best."""
+
+    best: str
+    rival: str
+    mean: float
+    """Of d, what a step's batch prefers the best by (∂L/∂π of the rival minus that of the best)."""
+    deviation: float
+    """Of d, from step to step."""
+    steps: Count
+    """At which both were compared."""
+    needed: Count | None
+    """Such steps that a decision would take if d went on like this, from the first; `None` where the mean is 0."""
+
+
 class Decision(Part):
     """Why a layer has its candidate (`decisions.json`, by label)."""
 
     by: str
-    """`threshold`, `limit`, `given`, or what else decided, in words that follow "found by"."""
+    """`evidence`, `threshold`, `undecided`, `limit`, `given`, or what else decided, in words after "found by"."""
     step: int | None = None
     pi: dict[str, float] | None = None
     train_loss: float | None = None
+    survivors: list[str] = []
+    """Candidates that evidence has not excluded; empty where none was gathered. The first is the chosen one."""
+    excluded: dict[str, Exclusion] = {}
+    doubt: Doubt | None = None
+    """Of a layer with several survivors."""
+    halves: list[str] = []
+    """The candidate that each half of the search, taken by itself, preferred; empty where that is not known."""
 
 
 class Environment(Part):
