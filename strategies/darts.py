@@ -51,6 +51,7 @@ class DARTS(Differentiable):
     """
 
     module_class = DartsModule
+    alpha_decay = 1e-3  # as published
     presets: ClassVar = {
         "quick": {"eta": 0.1, "warmup_epochs": 3},
         "cifar": {"eta": 3e-3, "warmup_epochs": 5},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm
 class MixedLayer(DifferentiableMixedLayer):
     """Weighted sum of a layer's candidates, Σ_k π_k β_k(x) with π = softmax(α), until one of them is fixed.
 
+    Candidates that are excluded before are not computed either.
+
     The candidates that declare themselves as pooling terms are computed by one fused operator, and those that declare
     themselves as gates of rows and columns are added by another (see `nasbench.spaces.operations.fused`); of all others
     the forward pass is called.
@@ -27,25 +30,38 @@ class MixedLayer(DifferentiableMixedLayer):
         """Build the layer; see NNI for the arguments."""
         super().__init__(*args, **kwargs)
         self.fixed: Any = None  # the only candidate that is still computed
-        pools = {i: name for i, module in enumerate(self) if (name := pooling_name(module)) is not None}
-        # The operator knows each candidate once; a second one of the same kind is left to itself.
-        self._pools = {name: i for i, name in reversed(pools.items())} if len(pools) > 1 else {}
+        self.excluded: set[Any] = set()
+        self._pooling = {name: term for name in self.names if (term := pooling_name(self[name])) is not None}
         # Beside candidates that need several tensors, which come as a tuple, the others work on the first.
         self._several = any(isinstance(module, OnFirst) for module in self)
 
+    def exclude(self, candidate: Any) -> None:
+        """Take a candidate out of the mixture; its π must be 0 from now on."""
+        self.excluded.add(candidate)
+
+    def is_live(self, candidate: str) -> bool:
+        """Whether a candidate, by its name as a module, is still computed."""
+        return candidate not in map(str, self.excluded) and (self.fixed is None or candidate == str(self.fixed))
+
+    def cost(self, candidate: Any) -> tuple[int, int]:
+        """What orders candidates from cheap to dear: parameters, then the side of the window (0 without pooling)."""
+        window = self._pooling.get(candidate, "none").lstrip("avgmx")
+        return sum(p.numel() for p in self[candidate].parameters()), 0 if window == "none" else int(window)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The mixture, or the fixed candidate alone."""
+        """The mixture of the candidates that are left, or the fixed one alone."""
         if self.fixed is not None:
             return self[self.fixed](*args, **kwargs)
-        if not self._pools or kwargs or len(args) != 1:
-            return super().forward(*args, **kwargs)
-        x = args[0][0] if self._several else args[0]
-        if not isinstance(x, Tensor) or x.dim() != 4:
-            return super().forward(*args, **kwargs)
         pi = self._softmax(self._arch_alpha)
-        pooled = list(self._pools.values())
-        result = pooling_mixture(x, pi[pooled], tuple(self._pools))
-        for i, name in enumerate(self.names):
+        live = {name: i for i, name in enumerate(self.names) if name not in self.excluded}
+        # The operator knows each term once; a second candidate of the same kind is left to itself.
+        pools = {self._pooling[name]: i for name, i in reversed(live.items()) if name in self._pooling}
+        x = args[0][0] if self._several and args else args[0] if args else None
+        if len(pools) < 2 or kwargs or len(args) != 1 or not isinstance(x, Tensor) or x.dim() != 4:
+            return self._reduction([self[name](*args, **kwargs) for name in live], pi[list(live.values())])
+        pooled = list(pools.values())
+        result = pooling_mixture(x, pi[pooled], tuple(pools))
+        for name, i in live.items():
             if i in pooled:
                 continue
             operation = _operation(self[name])
@@ -55,6 +71,14 @@ class MixedLayer(DifferentiableMixedLayer):
             else:
                 result = torch.addcmul(result, pi[i].to(result.dtype), self[name](args[0]).to(result.dtype))
         return result
+
+
+def live_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of a supernet that are still computed with."""
+    yield from module.parameters(recurse=False)
+    for name, child in module.named_children():
+        if not isinstance(module, MixedLayer) or module.is_live(name):
+            yield from live_parameters(child)
 
 
 def pooling_name(module: nn.Module) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -57,7 +57,9 @@ class ProgressiveModule(DifferentiableModule):
 
     def outlook(self, steps: int) -> str | None:
         """Warn where η is too small for any candidate to lead by ρ."""
-        eta, rho = self.strategy.eta, self.strategy.rho
+        if self.strategy.fixing == "evidence":
+            return super().outlook(steps)
+        eta, rho = self.eta, self.strategy.rho
         leads = {len(a): reachable_lead(steps, eta, len(a)) for a in self.alphas.values() if len(a) > 1}
         late = [len(a) for a in self.alphas.values() if leads.get(len(a), 1.0) < rho]
         if not late:
@@ -68,42 +70,54 @@ class ProgressiveModule(DifferentiableModule):
         )
 
     def after_step(self) -> None:
-        """Fix every layer whose best candidate leads by ρ (eq. 4); stop when all are."""
+        """Fix every layer whose best candidate leads by ρ (eq. 4), or as evidence has it; stop when all are."""
+        if self.strategy.fixing == "evidence":
+            super().after_step()
+            return
         for label, pi in self.probabilities().items():
             if label not in self.fixed:
                 best, margin = lead(list(pi.values()))
                 if margin >= self.strategy.rho:
                     self.decide(label, "threshold", pi)
                     self.fix(label, list(pi)[best])
-        if not self.open_alphas():
-            self.trainer.should_stop = True
+        self.stop_when_decided()
 
 
 class PMPL(Differentiable):
-    """Progressive Meta-Pooling Learning: first-order MAML on α, layers fixed one by one when one candidate leads by ρ.
+    """Progressive Meta-Pooling Learning: first-order MAML on α, layers fixed one by one.
+
+    By the paper a layer is fixed when one candidate leads by ρ (`fixing=lead`). By `evidence` every candidate leaves as
+    soon as it is shown to be worse than another, and a layer is fixed when one is left.
 
     Source: Dong et al., "Progressive Meta-Pooling Learning for Lightweight Image Classification Model", ICASSP 2023,
     Algorithm 1 and eq. 2–4.
     """
 
     module_class = ProgressiveModule
-    # η is raised in the smaller presets, or nothing would be fixed within their few hundred steps.
     presets: ClassVar = {
-        "quick": {"eta": 0.1, "rho": 0.2, "warmup_epochs": 3},
-        "cifar": {"eta": 3e-3, "rho": 0.2, "warmup_epochs": 5},
-        "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5},
+        "quick": {"warmup_epochs": 3},
+        "cifar": {"warmup_epochs": 5},
+        "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5, "fixing": "lead"},
     }
 
+    @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says of the options."""
+        return {"fixing": "" if options["fixing"] == "lead" else f"by {options['fixing']}"}
+
     @checked
-    def __init__(self, *, rho: Fraction = 0.2, **options: Any) -> None:
+    def __init__(
+        self, *, rho: Fraction = 0.2, fixing: Literal["lead", "evidence"] = "evidence", **options: Any
+    ) -> None:
         """Set the options.
 
         Args:
-            rho: lead ρ in π at which a layer is fixed.
+            rho: lead ρ in π at which a layer is fixed, and for which η is fitted.
+            fixing: what fixes a layer: the `lead` of the paper, or `evidence`.
             **options: of `Differentiable`.
 
         Raises:
             OptionError: a value is out of range.
         """
-        super().__init__(**options)
+        super().__init__(fixing=fixing, **options)
         self.rho = rho

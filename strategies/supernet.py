@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import nni.nas.strategy
 import torch
@@ -18,10 +19,30 @@ from nasbench.errors import OptionError
 from nasbench.finite import check_finite
 from nasbench.options import Count, Fraction, Rate, Whole, checked
 from nasbench.registry import declared
-from nasbench.strategies.mixed import MixedLayer
+from nasbench.strategies.deciding import Evidence, Excluded, Undecided, pick
+from nasbench.strategies.mixed import MixedLayer, live_parameters
 from nasbench.strategies.restored import preserved_buffers, without_gradient
 
+ABSENT = -1e4  # α of what has left: its exponential beside any other is exactly 0, and no optimiser brings it back
+FITTING = 0.25  # share of the search after which a candidate that wins every step leads by ρ
 RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many steps
+
+
+def fitting_eta(steps: int, rho: float, candidates: int, share: float = FITTING) -> float:
+    """The η with which a candidate that wins every step leads by ρ after a share of the search.
+
+    A step of Adam moves α by about η whatever the gradient's size, so the gap between two by 2η; with the other
+    candidates equal, a lead of ρ in π is a gap of κ = ln((1 + ρ (K − 1)) / (1 − ρ)) in α. Hence η = κ / (2 f T). Under
+    pure noise the gap's deviation at the end is about η √(2T), so that κ is f √(2T) of them away: over 4 with
+    f = 1/4 and T ≥ 130.
+
+    Args:
+        steps: T, of α.
+        rho: ρ.
+        candidates: K.
+        share: f.
+    """
+    return math.log((1 + rho * (candidates - 1)) / (1 - rho)) / (2 * share * max(steps, 1))
 
 
 class DifferentiableModule(BaseOneShotLightningModule):
@@ -34,7 +55,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         alphas: label → architecture parameter (K,), in the space's order, of every label that can be fixed.
         all_alphas: these, and those that cannot be fixed.
         fixed: label → candidate, of the labels that are fixed.
-        decisions: label → `{step, pi, by, train_loss}`, why each label was decided; `by` is `threshold` or `limit`.
+        decisions: label → why it was decided, see `nasbench.record.Decision`.
+        evidence: what the gradients of α have said of the candidates so far.
+        eta: η in this search.
         steps: training batches seen.
     """
 
@@ -45,10 +68,13 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self.fixed: dict[str, Any] = {}
         self.decisions: dict[str, dict[str, Any]] = {}
         self.steps = 0
+        self.eta = strategy.eta or 0.0
         self.alphas: dict[str, nn.Parameter] = {}
         self.all_alphas: list[nn.Parameter] = []
         # α of NNI's mixed operations, inputs and repeats, which know no fixing: a hard α makes their softmax exact.
         self._soft: set[int] = set()
+        self._taken: dict[str, Any] = {}  # of layers that stayed undecided
+        self._out: list[Excluded] = []  # by evidence, in this step
         self._unreachable: list[str] = []  # choices inside candidates that have left the network
         self._recent: deque[Tensor] = deque(maxlen=RECENT_STEPS)
 
@@ -69,6 +95,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
             if not isinstance(module, MixedLayer):
                 self._soft |= own.keys()
         self.all_alphas = list(found.values())
+        self.evidence = Evidence({k: self.strategy.mutables[k].values for k in self.alphas}, self.strategy.delta)
 
     def open_alphas(self) -> list[nn.Parameter]:
         """Architecture parameters of what is not fixed yet."""
@@ -101,12 +128,26 @@ class DifferentiableModule(BaseOneShotLightningModule):
             if isinstance(module, MixedLayer) and module.label == label:
                 module.fixed = candidate
         if id(alpha) in self._soft:
-            index = list(self.strategy.mutables[label].values).index(candidate)
             with torch.no_grad():
-                alpha.fill_(torch.finfo(alpha.dtype).min / 2)[index] = 0.0  # finite, and its exponential is exactly 0
+                alpha.fill_(ABSENT)[self._index(label, candidate)] = 0.0
         _retire([alpha])
         self.fixed[label] = candidate
-        live = {id(p) for p in _live_parameters(self.model)}
+        self._retire_dead()
+
+    def exclude(self, label: str, candidate: Any) -> None:
+        """Take one candidate of a label out of the network, as `fix` does with all but one; its π is 0."""
+        with torch.no_grad():
+            self.alphas[label][self._index(label, candidate)] = ABSENT
+        for module in self.supernet_modules():
+            if isinstance(module, MixedLayer) and module.label == label:
+                module.exclude(candidate)
+        self._retire_dead()
+
+    def _index(self, label: str, candidate: Any) -> int:
+        return list(self.strategy.mutables[label].values).index(candidate)
+
+    def _retire_dead(self) -> None:
+        live = {id(p) for p in live_parameters(self.model)}
         searched = {id(a) for a in self.all_alphas}
         _retire(p for p in self.model.parameters() if id(p) not in live and id(p) not in searched)
         self._unreachable = [k for k, a in self.alphas.items() if id(a) not in live and k not in self.fixed]
@@ -120,7 +161,11 @@ class DifferentiableModule(BaseOneShotLightningModule):
             "pi": {str(k): v for k, v in pi.items()},
             "by": by,
             "train_loss": None if recent is None else recent.item(),
+            **(self.evidence.facts(label) if label in self.alphas else {}),
         }
+        if self.strategy.fixing == "evidence" and label in self.alphas:
+            known = {"survivors": list(map(str, self.evidence.survivors(label)))}
+            self.decisions[label] |= {**known, "excluded": self.evidence.excluded[label]}
 
     # One step
 
@@ -147,7 +192,11 @@ class DifferentiableModule(BaseOneShotLightningModule):
         alphas = self.open_alphas()
         with self._quiet(), preserved_buffers(self.training_module):
             gradients = self.architecture_gradient(train, meta, alphas)
-        for alpha, gradient in zip(alphas, mean_over_processes(gradients), strict=True):
+        gradients = mean_over_processes(gradients)
+        of_label = {id(a): gradient for a, gradient in zip(alphas, gradients, strict=True)}
+        searched = {k: of_label[id(a)] for k, a in self.alphas.items() if id(a) in of_label}
+        self._out = self.evidence.observe(searched, self.alphas, self._is_second_half())
+        for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         optimizer.step()
         optimizer.zero_grad()
@@ -166,7 +215,22 @@ class DifferentiableModule(BaseOneShotLightningModule):
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """What a strategy does after a step beyond the warm-up."""
+        """What a strategy does after a step beyond the warm-up: by evidence, throw candidates out and fix layers."""
+        if self.strategy.fixing != "evidence":
+            return
+        for out in self._out:
+            self.evidence.note(out, self.steps)
+            self.exclude(out.label, out.candidate)
+            survivors = self.evidence.survivors(out.label)
+            if len(survivors) == 1 and out.label not in self.fixed:
+                self.decide(out.label, "evidence", self.probabilities()[out.label])
+                self.fix(out.label, survivors[0])
+        self.stop_when_decided()
+
+    def stop_when_decided(self) -> None:
+        """End the search where nothing is left to decide."""
+        if not self.open_alphas():
+            self.trainer.should_stop = True
 
     def outlook(self, steps: int) -> str | None:
         """What is known beforehand to go wrong.
@@ -177,6 +241,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         Returns:
             A warning in one line, or `None`.
         """
+        least = self.evidence.fewest_steps()
+        if self.strategy.fixing == "evidence" and steps < least:
+            return f"no layer can be decided: that takes {least} steps at least, and the search has {steps}"
         return None
 
     def loss(self, batch: Any) -> Tensor:
@@ -205,11 +272,14 @@ class DifferentiableModule(BaseOneShotLightningModule):
     # Lightning
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with NNI's and DARTS's settings: betas (0.5, 0.999), weight decay 1e-3."""
+        """Adam with NNI's and DARTS's betas (0.5, 0.999), and the strategy's weight decay."""
         alphas = self.all_alphas
         if not alphas:
             raise OptionError("the space has nothing to search: every choice has a single candidate or there is none")
-        return torch.optim.Adam(alphas, self.strategy.eta, betas=(0.5, 0.999), weight_decay=1e-3)
+        if self.strategy.eta is None:
+            most = max(map(len, self.alphas.values()), default=2)
+            self.eta = fitting_eta(self._search_steps(), self.strategy.rho, most)
+        return torch.optim.Adam(alphas, self.eta, betas=(0.5, 0.999), weight_decay=self.strategy.alpha_decay)
 
     def postprocess_weight_optimizers(self, optimizers: Any) -> Any:
         """Take α out of the evaluator's optimiser."""
@@ -228,13 +298,23 @@ class DifferentiableModule(BaseOneShotLightningModule):
             _granted("zeta", self.strategy.zeta, group.get("initial_lr", group["lr"]), "learning_rate")
 
     def on_train_end(self) -> None:
-        """Decide what the threshold has not: by the largest π."""
+        """Decide what is left: by the largest π, or among what evidence has left by the rule for that."""
         copy_from_first(self.all_alphas)
         pi = self.probabilities()
         for label in map(str, self.export()):
-            if label not in self.decisions:
+            if label in self.decisions:
+                continue
+            survivors = self.evidence.survivors(label) if label in self.alphas else []
+            if self.strategy.fixing == "evidence" and len(survivors) > 1:
+                self._taken[label] = pick(self.strategy.undecided, label, survivors, pi[label], self.model)
+                self.decide(label, "undecided", pi[label])
+            else:
                 self.decide(label, "limit", pi.get(label, {}))
         super().on_train_end()
+
+    def export(self) -> dict[str, Any]:
+        """The architecture: what is fixed, what was taken of undecided layers, else what has the largest π."""
+        return {**super().export(), **self._taken}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is fixed, which the weights do not tell."""
@@ -242,17 +322,33 @@ class DifferentiableModule(BaseOneShotLightningModule):
             "fixed": dict(self.fixed),
             "decisions": dict(self.decisions),
             "steps": self.steps,
+            "evidence": self.evidence.state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fix again what was fixed."""
         state = checkpoint["nasbench"]
+        self.evidence.load(state["evidence"])
+        if self.strategy.fixing == "evidence":
+            for label, out in self.evidence.excluded.items():
+                for candidate in self.strategy.mutables[label].values if out else ():
+                    if str(candidate) in out:
+                        self.exclude(label, candidate)
         for label, candidate in state["fixed"].items():
             if label in self.alphas:
                 self.fix(label, candidate)
         self.decisions, self.steps = dict(state["decisions"]), state["steps"]
 
     # Helpers
+
+    def _search_steps(self) -> int:
+        """Steps of the whole search after the warm-up."""
+        per_epoch = int(self.trainer.estimated_stepping_batches) // int(self.trainer.max_epochs or 1)
+        return per_epoch * (int(self.trainer.max_epochs or 1) - self.strategy.warmup_epochs)
+
+    def _is_second_half(self) -> bool:
+        done = (self.trainer.current_epoch - self.strategy.warmup_epochs) / (self.trainer.max_epochs or 1)
+        return 2 * done >= 1 - self.strategy.warmup_epochs / (self.trainer.max_epochs or 1)
 
     def _weight_optimizer(self) -> Any:
         return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))
@@ -280,30 +376,43 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
 
     module_class: type[DifferentiableModule] = DifferentiableModule
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
+    rho = 0.2  # for the default of η
+    alpha_decay = 0.0  # of Adam: 1e-3 α would outweigh a gradient of that size, and pull towards nothing that is known
 
     @checked
     def __init__(
         self,
         *,
-        eta: Rate = 3e-4,
+        eta: Rate | None = None,
         zeta: Rate | None = None,
         warmup_epochs: Whole = 0,
         epochs: Count | None = None,
         meta_fraction: Fraction | None = None,
+        fixing: Literal["none", "lead", "evidence"] = "none",
+        delta: Fraction = 0.05,
+        undecided: Undecided = "cheapest",
     ) -> None:
         """Set the options.
 
         Args:
-            eta: learning rate η of α (Adam).
+            eta: learning rate η of α (Adam); by default such that a candidate that wins every step leads by ρ after a
+                quarter of the search, see `fitting_eta`.
             zeta: learning rate ζ of θ at its start; the evaluator's where `None`.
             warmup_epochs: epochs in which only θ is trained and nothing is decided.
             epochs: limit of the search, the evaluator's where `None`; what is open then is decided by its largest π.
             meta_fraction: share of the training images on which α learns; the data set's where `None`.
+            fixing: what leaves the network during the search: `none`, or by `evidence` every candidate that is shown
+                to be worse than another (see `nasbench.strategies.evidence`).
+            delta: δ, the probability that evidence throws out anything where no candidate is better than another, over
+                the whole network.
+            undecided: which of the candidates is taken that evidence has left: the `cheapest` (see
+                `nasbench.strategies.deciding.pick`), or the one with the largest π.
 
         Raises:
             OptionError: a value is out of range.
         """
         super().__init__()
+        self.fixing, self.delta, self.undecided = fixing, delta, undecided
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
         self.epochs, self.meta_fraction = epochs, meta_fraction
         self.alphas: dict[str, nn.Parameter] = {}
@@ -320,8 +429,12 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
 
     @property
     def numbers(self) -> dict[str, int]:
-        """What a result keeps of the search: how many layers the threshold has fixed."""
-        return {"fixed_by_threshold": sum(d["by"] == "threshold" for d in self.decisions.values())}
+        """What a result keeps of the search: how many layers were decided, and by evidence how many candidates left."""
+        reasons = [d["by"] for d in self.decisions.values()]
+        if self.fixing != "evidence":
+            return {"fixed_by_threshold": reasons.count("threshold")}
+        gone = sum(len(d.get("excluded", {})) for d in self.decisions.values())
+        return {"decided_by_evidence": reasons.count("evidence"), "excluded_by_evidence": gone}
 
     def wishes(self) -> SearchWishes:
         """See `Wishing`."""
@@ -367,13 +480,6 @@ def _granted(option: str, wish: float | None, found: float | None, name: str) ->
     """Check that an evaluator was built as its strategy wished."""
     if wish is not None and wish != found:
         raise OptionError(f"{option} is {wish}, but the evaluator was built with {found}: give it {name}={wish}")
-
-
-def _live_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    yield from module.parameters(recurse=False)
-    for name, child in module.named_children():
-        if not isinstance(module, MixedLayer) or module.fixed is None or name == str(module.fixed):
-            yield from _live_parameters(child)
 
 
 def _retire(parameters: Iterable[nn.Parameter]) -> None:

@@ -1,0 +1,220 @@
+"""When a candidate may be called worse than another: sequential comparison of candidates by their gradients.
+
+Source: the boundary is the normal mixture of Robbins, Annals of Mathematical Statistics 41, 1970, as in Howard, Ramdas,
+McAuliffe and Sekhon, Annals of Statistics 49, 2021, section 3.2, with the self-normalised variance of de la Peña, Annals
+of Probability 27, 1999.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BURN_IN = 20  # steps that only set the scales
+SCALE_MEMORY = 0.98  # of a layer's running scale, from step to step
+LAGS = 3  # steps over which a layer's d may be correlated
+MOST_STEPS = 10**9  # beyond which nothing is forecast
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Loser:
+    """A candidate that is out, by indices: of its layer, itself, the candidate that is better, and the odds of that."""
+
+    layer: int
+    candidate: int
+    by: int
+    odds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best two candidates that are left in a layer.
+
+    Attributes:
+        best: index of the candidate with the smallest mean h.
+        rival: of the next.
+        mean: of d = h_rival − h_best, in units of the layer's scale.
+        deviation: of d, likewise.
+        steps: at which they were compared.
+        needed: such steps from the first to a decision, if d went on like this; `None` where there is no end to them.
+    """
+
+    best: int
+    rival: int
+    mean: float
+    deviation: float
+    steps: int
+    needed: int | None
+
+
+class Races:
+    """The candidates of every layer against each other, step by step.
+
+    Step t gives every candidate k of a layer h_k = ∂L/∂π_k, up to a constant of the layer: how much the batch would
+    lose by more of it. The batch prefers j to i where d = h_i − h_j > 0. With S = Σ d and V = Σ d² the odds that i is
+    worse are those of the normal mixture, M = √(r / (V + r)) exp(S² / 2(V + r)): as long as neither is worse, M is a
+    supermartingale for d that are symmetric, so that the probability that it ever reaches 1/a is at most a, however
+    often one looks. A candidate is out as soon as M, divided by the number of comparisons, reaches 1/δ. No learning
+    rate, threshold on π or scale of the loss is in it.
+
+    h is divided by a running scale of its layer that is known before the step, so that steps count alike while the
+    loss falls. r is V of the first steps, which are then thrown away. S² is divided by what the correlation of d with
+    its own past adds to the variance of S, 1 + 2 Σ ρ_l over the first lags l (never less than 1): the theory knows no
+    such correlation, a supernet has it, since its weights move slowly.
+
+    Attributes:
+        alive: (layers, K) which candidates are in the race.
+        steps: (layers,) comparisons made after the burn-in.
+    """
+
+    def __init__(self, sizes: Sequence[int], delta: float, comparisons: int | None = None) -> None:
+        """Start.
+
+        Args:
+            sizes: number of candidates of each layer.
+            delta: δ, the probability that anything is thrown out where no candidate is better than another.
+            comparisons: over which δ is shared out; by default Σ K (K − 1) over all layers.
+        """
+        layers, most = len(sizes), max(sizes, default=1)
+        self.alive = np.arange(most) < np.array(sizes, int)[:, None]
+        self.steps = np.zeros(layers, int)
+        self._first, self._second = np.triu_indices(most, 1)
+        shared = sum(k * (k - 1) for k in sizes) if comparisons is None else comparisons
+        self._log_comparisons = math.log(max(shared, 1))
+        self._log_needed = math.log(1 / delta)
+        self._sum, self._square, self._prior = (np.zeros((layers, len(self._first))) for _ in range(3))
+        self._past = np.zeros((LAGS, layers, len(self._first)))  # the last d, the latest first
+        self._lagged = np.zeros(layers)  # Σ over lags and pairs of d_t d_{t−l}
+        self._scale = np.zeros(layers)  # running mean of d²
+        self._burnt = np.zeros(layers, int)
+        # Σ h over each half of the search; infinite for who was not there to its end.
+        self._halves = np.where(self.alive, 0.0, np.inf)[None].repeat(2, 0)
+
+    def update(self, h: Floats, second_half: bool = False) -> list[Loser]:
+        """Take in a step.
+
+        Args:
+            h: (layers, K) gradients; not a number where a candidate takes no part.
+            second_half: whether more than half of the search is over.
+
+        Returns:
+            Who is out now.
+        """
+        seen = np.isfinite(h) & self.alive
+        values = np.where(seen, h, 0.0)
+        paired = seen[:, self._first] & seen[:, self._second]
+        pairs = paired.sum(1)
+        d = np.where(paired, values[:, self._first] - values[:, self._second], 0.0)
+        mean_square = (d * d).sum(1) / np.maximum(pairs, 1)
+        burning = (pairs > 0) & (self._burnt < BURN_IN)
+        running = (pairs > 0) & ~burning
+        if running.any():
+            unit = np.where(running & (self._scale > 0), self._scale, np.inf)[:, None]
+            d /= np.sqrt(unit)
+            self._sum += d
+            self._square += d * d
+            self._lagged += (d * self._past.sum(0)).sum(1)
+            self._past = np.concatenate([d[None], self._past[:-1]])
+            self.steps += running
+            self._halves[int(second_half)] += values / np.sqrt(unit)
+            mixed = SCALE_MEMORY * self._scale + (1 - SCALE_MEMORY) * mean_square
+            self._scale = np.where(running, mixed, self._scale)
+        if burning.any():
+            self._burn_in(burning, d, mean_square)
+        return self._losers(second_half) if running.any() else []
+
+    def fewest_steps(self) -> int:
+        """Steps that the quickest decision takes, in which every batch prefers the same candidate alike."""
+        return BURN_IN + (self._forecast(1.0, 1.0, float(BURN_IN)) or 0)
+
+    def comparison(self, layer: int) -> Comparison | None:
+        """The best two candidates of a layer; `None` with one candidate left or before the burn-in is over."""
+        left = np.flatnonzero(self.alive[layer])
+        steps = int(self.steps[layer])
+        if len(left) < 2 or not steps:
+            return None
+        best, rival = left[np.argsort(self._halves[:, layer, left].sum(0), kind="stable")[:2]]
+        pair = self._pair(best, rival)
+        mean = abs(float(self._sum[layer, pair])) / steps
+        square, prior = float(self._square[layer, pair]) / steps, float(self._prior[layer, pair])
+        deviation = math.sqrt(max(0.0, square - mean * mean))
+        return Comparison(int(best), int(rival), mean, deviation, steps, self._forecast(mean, square, prior))
+
+    def preferred(self, layer: int) -> tuple[int, int] | None:
+        """The candidate with the smallest Σ h in each half of the search; `None` before the second half has begun."""
+        first, second = self._halves[:, layer]
+        if not second[np.isfinite(second)].any():
+            return None
+        return int(first.argmin()), int(second.argmin())
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that changes from step to step."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+
+    def load(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a `state`."""
+        vars(self).update({name: value.copy() for name, value in state.items()})
+
+    def _burn_in(self, burning: NDArray[np.bool_], d: Floats, mean_square: Floats) -> None:
+        self._prior += np.where(burning[:, None], d * d, 0.0)
+        self._scale += np.where(burning, mean_square / BURN_IN, 0.0)
+        self._burnt += burning
+        over = burning & (self._burnt == BURN_IN)
+        unit = np.where(over & (self._scale > 0), self._scale, 1.0)
+        self._prior /= unit[:, None]
+
+    def _losers(self, second_half: bool) -> list[Loser]:
+        spread = self._square + self._prior
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gained = self._sum**2 / (2 * spread * self._inflation()[:, None])
+            log_odds = 0.5 * np.log(self._prior / spread) + gained - self._log_comparisons
+        found: dict[tuple[int, int], Loser] = {}
+        for layer, pair in zip(*np.nonzero(log_odds >= self._log_needed), strict=True):
+            first, second = int(self._first[pair]), int(self._second[pair])
+            worse, better = (first, second) if self._sum[layer, pair] > 0 else (second, first)
+            odds = math.exp(min(float(log_odds[layer, pair]), 700.0))
+            known = found.get((int(layer), worse))
+            if self.alive[layer, [worse, better]].all() and (known is None or odds > known.odds):
+                found[int(layer), worse] = Loser(int(layer), worse, better, odds)
+        for loser in found.values():
+            self.alive[loser.layer, loser.candidate] = False
+            self._halves[int(second_half) :, loser.layer, loser.candidate] = np.inf
+        return list(found.values())
+
+    def _inflation(self) -> Floats:
+        """(layers,) by what factor the variance of S exceeds that of a sum of uncorrelated d."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            of_mean = (self._sum**2).sum(1) / self.steps
+            correlation = (self._lagged - LAGS * of_mean) / (self._square.sum(1) - of_mean)
+        return np.nan_to_num(np.maximum(1 + 2 * correlation, 1.0), nan=1.0)
+
+    def _pair(self, one: int, other: int) -> int:
+        low, high = sorted((int(one), int(other)))
+        return int(np.flatnonzero((self._first == low) & (self._second == high))[0])
+
+    def _forecast(self, mean: float, square: float, prior: float) -> int | None:
+        if mean == 0.0 or prior == 0.0:
+            return None
+        wanted = self._log_comparisons + self._log_needed
+
+        def decided(steps: int) -> bool:
+            spread = steps * square + prior
+            return (steps * mean) ** 2 >= spread * (2 * wanted + math.log(spread / prior))
+
+        high = 1
+        while not decided(high):
+            high *= 2
+            if high > MOST_STEPS:
+                return None
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if decided(middle) else (middle, high)
+        return high
