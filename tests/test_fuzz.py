@@ -148,6 +148,7 @@ READING: tuple[Callable[[Path, Path], list[str]], ...] = (
     lambda record, out: ["table", "table3", str(record.parent.parent)],
     lambda record, out: ["table", "strategies", str(record.parent.parent), "--format", "json"],
     lambda record, out: ["table", "pivot", str(record.parent.parent)],
+    lambda record, out: ["agreement", str(record.parent.parent), "--format", "json"],
     lambda record, out: ["compare", str(record), str(next(record.parent.parent.glob("given/*")))],
     lambda record, out: ["profile", "--architecture", str(record)],
     lambda record, out: ["plot", str(record), "--what", "alphas", "--output", str(out)],

@@ -2,5 +2,5 @@
 
 COMMANDS = (
     *("run", "list", "show", "profile", "bench", "table", "plot", "report", "compare", "sweep", "ui"),
-    *("migrate", "pack"),
+    *("agreement", "migrate", "pack"),
 )

@@ -1,4 +1,4 @@
-"""Means and differences over seeds, with their confidence intervals."""
+"""Means and differences over seeds, and proportions, with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Estimate:
         raise ValueError("a mean needs at least one value")
     sample = np.asarray(values, dtype=np.float64)
     n = len(sample)
-    half = _quantile(n - 1, level) * float(sample.std(ddof=1)) / n**0.5 if n > 1 else None
+    half = quantile(n - 1, level) * float(sample.std(ddof=1)) / n**0.5 if n > 1 else None
     return Estimate(float(sample.mean()), half, n)
 
 
@@ -82,11 +82,34 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float], level
             half = 0.0
         else:
             freedom = together**2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
-            half = _quantile(freedom, level) * together**0.5
+            half = quantile(freedom, level) * together**0.5
     return Estimate(float(a.mean() - b.mean()), half, min(len(a), len(b)), paired=False)
 
 
-def _quantile(freedom: float, level: float) -> float:
+def exact(share: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
+    """The exact interval of a proportion.
+
+    Args:
+        share: of the trials that succeeded.
+        trials: independent ones; need not be whole, where they are an effective number.
+        level: of confidence, which is held at least.
+
+    Returns:
+        The lower and the upper end.
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
+    Biometrika 26, 1934, by the quantiles of the beta distribution.
+    """
+    from scipy.stats import beta
+
+    tail, successes = (1 - level) / 2, share * trials
+    low = float(beta.ppf(tail, successes, trials - successes + 1)) if share > 0 else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if share < 1 else 1.0
+    return low, high
+
+
+def quantile(freedom: float, level: float) -> float:
+    """Of Student's t distribution: how many standard errors the two-sided interval reaches."""
     from scipy.stats import t
 
     return float(t.ppf((1 + level) / 2, freedom))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import OptionError, unknown
+from nasbench.results.agreement import Kappa, kappa, votes
 from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
-from nasbench.results.collect import MEASURES, RunRow, is_searched, option
+from nasbench.results.collect import MEASURES, RunRow, architecture_of, is_searched, option
 from nasbench.results.statistics import Estimate, difference, mean
 from nasbench.studies.rows import RowSpec, TableSpec
 from nasbench.studies.tables import spec
@@ -16,11 +18,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIXED = "search.fixed_by_threshold"
+AGREEMENT = "agreement"
 INTERVAL = "mean ± half the 95 % confidence interval (Student t) over n seeds"
 DELTA = "Δ in percentage points: paired by seed where both rows have the same seeds, else Welch's interval (marked w)."
+REPEATS = (
+    "Agreement: Fleiss' κ of the seeds' choices, ± half the 95 % jackknife interval over layers; 1 is perfect, 0 is "
+    "chance, – not defined (see `nasbench agreement`)."
+)
 BEST = "Bold: the highest mean of our runs."
-HEADERS: dict[str, tuple[str, Kind]] = {**MEASURES, FIXED: ("fixed by ρ", "count")}
-COLUMN_DIGITS = {"params": 3, FIXED: 1}
+HEADERS: dict[str, tuple[str, Kind]] = {**MEASURES, FIXED: ("fixed by ρ", "count"), AGREEMENT: ("agreement κ", "count")}
+COLUMN_DIGITS = {"params": 3, FIXED: 1, AGREEMENT: 2}
 
 
 def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | None = None) -> Table:
@@ -58,7 +65,7 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     used, notes = _one_setting(fitting, table.widths)
     chosen: dict[str, dict[int, RunRow]] = {}
     for row in table.rows:
-        chosen[row.key], note = _by_seed(row.title, [run for run in used if row.match(run)])
+        chosen[row.key], note = by_seed(row.title, [run for run in used if row.match(run)])
         notes += note
     columns = _columns(table)
     rows = [_row(table, row, chosen) for row in table.rows]
@@ -109,14 +116,15 @@ def enhancers(runs: Sequence[RunRow]) -> Table:
 def strategies(runs: Sequence[RunRow]) -> Table:
     """Search strategies with what the search cost."""
     searched = [run for run in runs if is_searched(run)]
-    return _grouped(
+    table = _grouped(
         "strategies",
         "Search strategies: what they found, and what the search cost.",
         searched,
         ("label", "strategy"),
-        ("top1", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", FIXED),
+        ("top1", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", FIXED, AGREEMENT),
         next((run["label"] for run in searched if option(run, "epochs") is None), None),
     )
+    return replace(table, notes=(*table.notes, REPEATS))
 
 
 def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> Table:
@@ -137,15 +145,15 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
             raise OptionError(unknown("column", name, frame.columns))
     if any(isinstance(option(run, value), str) for run in runs):
         raise OptionError(f"column {value!r} holds no numbers, so it has no mean")
-    across = sorted({_name(run, columns) for run in runs}, key=_natural)
-    down = sorted({_name(run, rows) for run in runs}, key=_natural)
+    across = sorted({value_text(run, columns) for run in runs}, key=_natural)
+    down = sorted({value_text(run, rows) for run in runs}, key=_natural)
     shown = column(value, 3 if value not in MEASURES else None)
     heads = [Column(f"{columns}={name}", name, shown.kind, shown.digits) for name in across]
     body = []
     for label in down:
         cells: dict[str, Cell] = {rows: Cell(label)}
         for name, head in zip(across, heads, strict=True):
-            found = [run for run in runs if _name(run, rows) == label and _name(run, columns) == name]
+            found = [run for run in runs if value_text(run, rows) == label and value_text(run, columns) == name]
             cells[head.key] = _mean_cell(found, value)
         body.append(cells)
     caption = f"{shown.header} by {rows} (down) and {columns} (across)."
@@ -195,14 +203,26 @@ def setting_parts(run: RunRow, widths: bool = False) -> list[str]:
 def _short_settings(runs: Sequence[RunRow]) -> dict[tuple[Any, ...], str]:
     """For every setting what tells it from the others."""
     first = {setting_key(run): run for run in runs}
-    parts = {key: setting_parts(run) for key, run in first.items()}
-    differing = [i for i, column in enumerate(zip(*parts.values(), strict=True)) if len(set(column)) > 1]
-    names = {key: ", ".join(filter(None, (part[i] for i in differing))) for key, part in parts.items()}
-    shared = list(names.values())
-    return {key: name if shared.count(name) == 1 else f"{name} ({key[0][:4]})" for key, name in names.items()}
+    names = told_apart([""] * len(first), [setting_parts(run) for run in first.values()])
+    return dict(zip(first, told_apart(names, [[f"({key[0][:4]})"] for key in first]), strict=True))
 
 
-def _by_seed(label: str, runs: Sequence[RunRow]) -> tuple[dict[int, RunRow], list[str]]:
+def told_apart(names: Sequence[str], parts: Sequence[Sequence[str]]) -> list[str]:
+    """Names, with what differs between those that are equal.
+
+    Args:
+        names: of some things.
+        parts: what else can be said of each, as many of all; empty where there is nothing to say.
+    """
+    told = []
+    for name, own in zip(names, parts, strict=True):
+        alike = [other for other, others_name in zip(parts, names, strict=True) if others_name == name]
+        differing = (part for part, column in zip(own, zip(*alike, strict=True), strict=True) if len(set(column)) > 1)
+        told.append(", ".join(filter(None, (name, *differing))))
+    return told
+
+
+def by_seed(label: str, runs: Sequence[RunRow]) -> tuple[dict[int, RunRow], list[str]]:
     """The runs of one configuration, the newest of each seed; the configuration with most seeds."""
     by_hash: dict[str, dict[int, RunRow]] = {}
     for run in sorted(runs, key=lambda r: str(r["started"])):
@@ -274,6 +294,13 @@ def _mean_cell(runs: Sequence[RunRow], name: str) -> Cell:
     return _cell(mean(values))
 
 
+def _seeds_cell(runs: Sequence[RunRow], name: str) -> Cell:
+    if name != AGREEMENT:
+        return _mean_cell(runs, name)
+    found = kappa(votes([architecture_of(run) for run in runs])) if len(runs) > 1 else Kappa(None)
+    return Cell(found.value, found.half, len(runs))
+
+
 def _cell(estimate: Estimate) -> Cell:
     return Cell(estimate.value, estimate.half, estimate.n)
 
@@ -320,12 +347,12 @@ def _grouped(
         labels = sorted({str(run[key]) for run in found}, key=lambda label: (label != baseline, label))
         chosen: dict[str, dict[int, RunRow]] = {}
         for label in labels:
-            chosen[label], note = _by_seed(label, [run for run in found if run[key] == label])
+            chosen[label], note = by_seed(label, [run for run in found if run[key] == label])
             notes += note
         block: list[dict[str, Cell]] = []
         for label in labels:
             cells = {"setting": Cell(short[setting_key(found[0])]), key: Cell(label), "n": Cell(len(chosen[label]))}
-            cells |= {value: _mean_cell(list(chosen[label].values()), value) for value in values}
+            cells |= {value: _seeds_cell(list(chosen[label].values()), value) for value in values}
             cells["delta"] = _delta(chosen[label], chosen.get(baseline or "", {}), label == baseline)
             block.append(cells)
         _mark_best(block)
@@ -352,7 +379,8 @@ def column(value: str, digits: int | None = None) -> Column:
     return Column(value, f"{name} ({UNITS[kind]})" if kind in UNITS else name, kind, digits)
 
 
-def _name(run: RunRow, column: str) -> str:
+def value_text(run: RunRow, column: str) -> str:
+    """A value of a row of the frame for readers."""
     value = option(run, column)
     return MISSING if value is None else number(value) if isinstance(value, float) else str(value)
 

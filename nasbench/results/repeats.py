@@ -1,0 +1,148 @@
+"""Whether searches repeat: those of one setting under several seeds, and the halves of each, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nasbench.errors import RecordError
+from nasbench.record import Decision, Record
+from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
+from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.collect import SHOWN, RunRow, architecture_of, is_searched, option
+from nasbench.results.tables import by_seed, describe, records, setting_parts, told_apart, value_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DECIDED = ("evidence", "threshold")  # what decides a layer before the search is over; the rest is what was left then
+ORIGINS = ("preset", "seed")  # settings in which searches of one setting may differ
+COLUMNS = (
+    Column("search", "search"),
+    Column("between", "between"),
+    Column("seeds", "seeds", "count"),
+    Column("layers", "layers", "count"),
+    Column("candidates", "candidates"),
+    Column("all", "all agree (%)", "percent", 1),
+    Column("agreeing", "same", "count"),
+    Column("pairs", "of", "count"),
+    Column("agreement", "agreement (%)", "percent", 1),
+    Column("low", "from (%)", "percent", 1),
+    Column("high", "to (%)", "percent", 1),
+    Column("chance", "by chance (%)", "percent", 1),
+    Column("kappa", "κ", "count", 2),
+)
+NOTES = (
+    "Agreement: of all pairs of searches in all layers, those with the same candidate. From – to: 95 % interval "
+    "(Clopper and Pearson) in which a layer counts once, however many pairs it has. All agree: share of the layers.",
+    f"Decided: by {' or '.join(DECIDED)}, before the search ended.",
+    "By chance: two choices drawn like all choices together, Σ p² (Fleiss 1971); between halves 1 / candidates.",
+    "κ = (agreement − chance) / (1 − chance), ± half the 95 % jackknife interval over the layers: 1 is perfect, 0 is "
+    "chance; below 0, seeds differ even in which candidates they like.",
+)
+
+
+def repeats(frame: pd.DataFrame) -> Table:
+    """In how many layers searches of one setting agree.
+
+    Args:
+        frame: see `nasbench.results.collect.collect`.
+
+    Returns:
+        Up to three rows a setting: between its seeds in all layers, likewise in the layers that both of two searches
+        decided, and between the halves of each search where the strategy tells them. The notes name what could not be
+        compared, and why.
+
+    Raises:
+        RecordError: nothing can be compared.
+    """
+    runs = records(frame)
+    groups: dict[str, list[RunRow]] = {}
+    for run in filter(is_searched, runs):
+        groups.setdefault(run["setting"], []).append(run)
+    rows: list[dict[str, Cell]] = []
+    rules: list[int] = []
+    notes: list[str] = []
+    for name, found in zip(_names(list(groups.values())), groups.values(), strict=True):
+        chosen, said = by_seed(name, found)
+        block, why = _rows([chosen[seed] for seed in sorted(chosen)])
+        notes += [*said, *(f"{name}: {reason}." for reason in why)]
+        rules += [len(rows)] if rows and block else []
+        rows += [{"search": Cell(name), **cells} for cells in block]
+    given = sum(not is_searched(run) for run in runs)
+    if given:
+        notes.append(f"{given} run(s) of an architecture that was given left out: nothing was searched.")
+    if not rows:
+        raise RecordError(f"nothing can be compared: {' '.join(notes)} Search a setting again with another --seed")
+    shared = {describe([run]) for found in groups.values() for run in found}
+    where = f", on {shared.pop()}" if len(shared) == 1 else ""
+    caption = f"Searches of the same setting under several seeds{where}."
+    return Table("agreement", caption, COLUMNS, tuple(rows), (*NOTES, *notes), tuple(rules))
+
+
+def _rows(runs: Sequence[RunRow]) -> tuple[list[dict[str, Cell]], list[str]]:
+    """The rows of one setting, and what could not be said of it.
+
+    Args:
+        runs: one a seed.
+    """
+    chosen = votes([architecture_of(run) for run in runs])
+    if not chosen:
+        return [], ["its architectures are not of the same layers"]
+    decisions = [Record(run["path"]).decisions() for run in runs]
+    candidates = {label: set[str]().union(*(_candidates(made[label]) for made in decisions)) for label in chosen}
+    sizes = sorted({len(known) for known in candidates.values()} - {0})
+    rows: list[dict[str, Cell]] = []
+    why = []
+    if len(runs) > 1:
+        beyond = kappa(chosen)
+        why = [beyond.why] if beyond.why else []
+        decided = [
+            [vote for vote, made in zip(of_layer, decisions, strict=True) if made[label].by in DECIDED]
+            for label, of_layer in chosen.items()
+        ]
+        rows = [
+            {"between": Cell("seeds"), **_between([*chosen.values()]), "kappa": Cell(beyond.value, beyond.half)},
+            {"between": Cell("seeds, decided by both"), **_between([made for made in decided if len(made) > 1])},
+        ]
+    else:
+        why = [f"only seed {int(runs[0]['seed'])} is known, so no seeds are compared"]
+    halves = {label: [made[label].halves for made in decisions if len(made[label].halves) == 2] for label in chosen}
+    tallies = {label: (sum(a == b for a, b in pairs), len(pairs)) for label, pairs in halves.items() if pairs}
+    if tallies:
+        drawn = [1 / len(candidates[label]) for label in tallies for _ in halves[label] if candidates[label]]
+        guessed = sum(drawn) / len(drawn) if drawn else None
+        between = _cells(share(tallies.values()), len(tallies))
+        rows.append({"between": Cell("halves of each search"), **between, "chance": Cell(guessed)})
+    several = Cell("–".join(map(str, dict.fromkeys([*sizes[:1], *sizes[-1:]]))) or None)
+    return [{"seeds": Cell(len(runs)), "candidates": several, **row} for row in rows], why
+
+
+def _between(layers: Sequence[Sequence[str]]) -> dict[str, Cell]:
+    tallies = [tally(chosen) for chosen in layers]
+    everywhere = sum(same == pairs for same, pairs in tallies) / len(tallies) if tallies else None
+    return {**_cells(share(tallies), len(layers)), "all": Cell(everywhere), "chance": Cell(chance(layers))}
+
+
+def _cells(found: Share | None, layers: int) -> dict[str, Cell]:
+    if found is None:
+        return {"layers": Cell(0), "agreeing": Cell(0), "pairs": Cell(0)}
+    counts = {"layers": Cell(layers), "agreeing": Cell(found.agreeing), "pairs": Cell(found.pairs)}
+    return {**counts, "agreement": Cell(found.value), "low": Cell(found.low), "high": Cell(found.high)}
+
+
+def _candidates(decision: Decision) -> set[str]:
+    """All that a decision tells of its layer's candidates; empty where it tells none."""
+    return {*(decision.pi or ()), *decision.survivors, *decision.excluded}
+
+
+def _names(groups: Sequence[Sequence[RunRow]]) -> list[str]:
+    """What the runs of each group are called, with what tells them from the others."""
+    first: list[RunRow] = [found[0] for found in groups]
+    settings = sorted({name for run in first for name in run if "_options." in name or name in SHOWN} - {*ORIGINS})
+
+    def words(run: RunRow) -> list[str]:
+        return ["" if option(run, n) is None else f"{n.rpartition('.')[2]}={value_text(run, n)}" for n in settings]
+
+    names = told_apart([str(run["label"]) for run in first], [setting_parts(run) for run in first])
+    return told_apart(told_apart(names, list(map(words, first))), [[run["setting"][:4]] for run in first])
