@@ -19,7 +19,17 @@ from nasbench.strategies.evidence import Races
 
 LAYERS, DELTA = 17, 0.05
 OUT = Path(__file__).with_suffix(".csv")
-COLUMNS = ("scenario", "candidates", "searches", "steps", "wrong_searches", "wrong", "excluded", "median_step", "decided")
+COLUMNS = (
+    "scenario",
+    "candidates",
+    "searches",
+    "steps",
+    "wrong_searches",
+    "wrong",
+    "excluded",
+    "median_step",
+    "decided",
+)
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, tuple[int, int]], Floats]
@@ -31,7 +41,7 @@ def normal(rng: np.random.Generator, step: int, shape: tuple[int, int]) -> Float
 
 
 def correlated(rng: np.random.Generator, step: int, shape: tuple[int, int]) -> Floats:
-    """Correlation 0.8 between neighbours of a layer, 0.8² between the next but one, …"""
+    """Correlation 0.8 between neighbours of a layer, 0.8² between the next but one, and so on."""
     noise = rng.standard_normal(shape)
     for k in range(1, shape[1]):
         noise[:, k] = 0.8 * noise[:, k - 1] + 0.6 * noise[:, k]

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from nasbench.api import Run, collect, run
     from nasbench.config import RunConfig
     from nasbench.errors import NasbenchError
+    from nasbench.facts import Result
     from nasbench.networks import load_model
-    from nasbench.record import Record, Result
+from nasbench.record import Record
 
 __version__ = "0.1.0"
 __all__ = ["NasbenchError", "Record", "Result", "Run", "RunConfig", "collect", "load_model", "run"]

@@ -14,8 +14,9 @@ from nasbench import networks, pipeline
 from nasbench.architecture import Architecture
 from nasbench.config import RunConfig
 from nasbench.errors import RecordError
+from nasbench.facts import Decision, Result
 from nasbench.presets import resolve_config
-from nasbench.record import METRICS, SEARCH, Decision, Record, Result
+from nasbench.record import METRICS, SEARCH, Record
 from nasbench.results import collect as collecting
 from nasbench.results import figures
 from nasbench.show import summary

@@ -54,10 +54,11 @@ class Deciding:
 
     @property
     def decisions(self) -> dict[str, dict[str, Any]]:
-        """Label → `{step, pi, by, train_loss}`.
+        """Label → why it was decided, as plain values of the fields of `nasbench.facts.Decision`.
 
-        `step` counts training batches; `pi` is candidate → probability; `by` is `threshold` (decided during the search)
-        or `limit` (by the largest π when it ended); `train_loss` is the mean of the last steps.
+        `step` counts training batches; `pi` is candidate → probability; `by` is `threshold` or `evidence` (decided
+        during the search), `undecided` (taken by a rule, since evidence did not tell) or `limit` (by the largest π when
+        the search ended); `train_loss` is the mean of the last steps.
         """
         raise NotImplementedError
 
@@ -112,8 +113,8 @@ class Strategy(Protocol):
     `_run` submits networks to the engine, which trains them at once. Whoever submits several asks
     `engine.budget_available()` before each: it is over after `--max-trials` networks.
 
-    A one-shot strategy is an NNI `OneShotStrategy` (ours derive from `nasbench.strategies.supernet.Differentiable`),
-    which turns the space into a supernet and trains it by an evaluator of stage `search`. One that is `Wishing` is
+    A one-shot strategy is an NNI `OneShotStrategy`, which turns the space into a supernet and trains it by an evaluator
+    of stage `search`; ours derive from `nasbench.strategies.differentiable.Differentiable`. One that is `Wishing` is
     asked for its wishes first; one that is `Deciding` tells why each label was decided.
 
     What a strategy may have beside this: `decided_by`, words for why a label has its candidate; `numbers`, what the

@@ -12,20 +12,8 @@ import yaml
 from nasbench import packs
 from nasbench.config import KINDS, RunConfig, make_config
 from nasbench.errors import NasbenchError, RecordError
-from nasbench.record import (
-    ARCHITECTURE,
-    CONFIG,
-    DECISIONS,
-    RESULT,
-    SCHEMA,
-    STATUS,
-    Decision,
-    Record,
-    Result,
-    Status,
-    find_records,
-    write_atomic,
-)
+from nasbench.facts import SCHEMA, Decision, Result, Status
+from nasbench.record import ARCHITECTURE, CONFIG, DECISIONS, RESULT, STATUS, Record, find_records, write_atomic
 
 # What version 1 did not write down: the defaults of that time, which stay here as they were.
 _EIGHT = ["none", "avg3", "avg5", "avg7", "max3", "max5", "max7", "global"]

@@ -15,9 +15,10 @@ from nasbench import registry
 from nasbench.architecture import Architecture, choices, instantiate, named, resolve, validate
 from nasbench.config import RunConfig, digest
 from nasbench.errors import OptionError, RecordError
+from nasbench.facts import DataFacts
 from nasbench.profile import Profile, latency, profile
 from nasbench.quiet import quiet_libraries
-from nasbench.record import MODEL, DataFacts, Record
+from nasbench.record import MODEL, Record
 
 PROFILE_DEFAULTS = (1000, 224)  # classes and image size of a profile without a data set
 LONGEST_LABEL = 40  # characters of the options in a run's label; longer ones are named by a digest

@@ -22,6 +22,7 @@ from nasbench.config import RunConfig
 from nasbench.contracts import Deciding, Evaluator, SearchWishes, Strategy, wishes_of
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.facts import DataFacts, Decision, Result
 from nasbench.finite import FiniteGuard
 from nasbench.memory import peak_bytes, reset_peak
 from nasbench.networks import build_space, derived, label_of, load_weights, names_of
@@ -29,7 +30,7 @@ from nasbench.presets import complete
 from nasbench.profile import profile
 from nasbench.progress import Display
 from nasbench.quiet import logged, quiet_libraries
-from nasbench.record import DataFacts, Decision, Record, Result, continues, write_atomic
+from nasbench.record import Record, continues, write_atomic
 from nasbench.watch import Report, Watcher, probabilities
 
 NO_WISHES = SearchWishes()

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nasbench.record import STAGES, Decision, Record
+from nasbench.facts import Decision
+from nasbench.record import STAGES, Record
 
 if TYPE_CHECKING:
     from nasbench.profile import Profile

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from nasbench.distributed import mean_over_processes
 from nasbench.options import checked
+from nasbench.strategies.differentiable import Differentiable
 from nasbench.strategies.restored import moved
-from nasbench.strategies.supernet import Differentiable, DifferentiableModule
+from nasbench.strategies.supernet import DifferentiableModule
 
 HESSIAN_STEP = 0.01  # ε · ‖∇θ'‖, as in the paper
 

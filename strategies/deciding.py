@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasbench.record import Doubt, Exclusion
+from nasbench.facts import Doubt, Exclusion
 from nasbench.strategies.evidence import Races
 from nasbench.strategies.mixed import MixedLayer
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from nasbench.options import Fraction, checked
+from nasbench.strategies.differentiable import Differentiable
 from nasbench.strategies.restored import moved
-from nasbench.strategies.supernet import Differentiable, DifferentiableModule
+from nasbench.strategies.supernet import DifferentiableModule
 
 
 def lead(pi: Sequence[float]) -> tuple[int, float]:
@@ -95,8 +96,8 @@ class PMPL(Differentiable):
 
     module_class = ProgressiveModule
     presets: ClassVar = {
-        "quick": {"warmup_epochs": 3},
-        "cifar": {"warmup_epochs": 5},
+        "quick": {"warmup_epochs": 3, "fixing": "evidence"},
+        "cifar": {"warmup_epochs": 5, "fixing": "evidence"},
         "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5, "fixing": "lead"},
     }
 
@@ -106,9 +107,7 @@ class PMPL(Differentiable):
         return {"fixing": "" if options["fixing"] == "lead" else f"by {options['fixing']}"}
 
     @checked
-    def __init__(
-        self, *, rho: Fraction = 0.2, fixing: Literal["lead", "evidence"] = "evidence", **options: Any
-    ) -> None:
+    def __init__(self, *, rho: Fraction = 0.2, fixing: Literal["lead", "evidence"] = "lead", **options: Any) -> None:
         """Set the options.
 
         Args:

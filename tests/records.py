@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nasbench import record as records
+from nasbench.facts import DataFacts, Decision, Result
 from nasbench.networks import label_of
 from nasbench.presets import resolve_config
-from nasbench.record import DataFacts, Decision, Record, Result
+from nasbench.record import Record
 
 LABELS = [f"block{i:02d}.enhancer" for i in range(1, 18)]
 NAMES = ("none", "avg3", "global")

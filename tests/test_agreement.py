@@ -21,7 +21,8 @@ from typer.testing import CliRunner, Result
 from nasbench import record as records
 from nasbench.cli import app
 from nasbench.errors import NasbenchError, RecordError
-from nasbench.record import Decision, Exclusion, Record
+from nasbench.facts import Decision, Exclusion
+from nasbench.record import Record
 from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
 from nasbench.results.cells import Table
 from nasbench.results.collect import collect

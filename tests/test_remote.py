@@ -17,12 +17,13 @@ from sshd import SSHD, Server, free_port, server
 from sweeping import QUICK, SPACE, fates, leftovers, running, sweep_file, wait_for
 
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.facts import Result
 from nasbench.nni_bridge.machines import read_machines
 from nasbench.nni_bridge.places import Cluster, Remote, move_record
 from nasbench.nni_bridge.ssh import Connection
 from nasbench.nni_bridge.trial import RECORD
 from nasbench.presets import resolve_config
-from nasbench.record import CONFIG, RESULT, Record, Result
+from nasbench.record import CONFIG, RESULT, Record
 
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="there is no sshd (Debian's openssh-server)")
 SCALING = Path(__file__).parent.parent / "docs" / "scaling.md"

@@ -14,9 +14,10 @@ from sweeping import QUICK, command, enter_own_space, fates
 
 from nasbench.config import read_config
 from nasbench.errors import OptionError
+from nasbench.facts import StageFacts
 from nasbench.packs import write_pack
 from nasbench.presets import resolve_config
-from nasbench.record import Record, StageFacts
+from nasbench.record import Record
 from nasbench.studies.known import expected_seconds, known
 from nasbench.studies.local import run_missing
 from nasbench.studies.plan import plan

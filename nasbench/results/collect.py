@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasbench.config import GIVEN, KINDS, SETTING, Role, RunConfig, digest
 from nasbench.errors import NasbenchError, RecordError
-from nasbench.record import DECISIONS, RESULT, Record, Result, find_records
+from nasbench.facts import Result
+from nasbench.record import DECISIONS, RESULT, Record, find_records
 from nasbench.results.cells import Kind
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nasbench.errors import RecordError
-from nasbench.record import Decision, Record
+from nasbench.facts import Decision
+from nasbench.record import Record
 from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import SHOWN, RunRow, architecture_of, is_searched, option

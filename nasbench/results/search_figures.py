@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import RecordError, quoted
-from nasbench.record import SEARCH, Decision, Record, finite
+from nasbench.facts import Decision
+from nasbench.record import SEARCH, Record, finite
 from nasbench.results.collect import RunRow, architecture_of, is_searched, option
 from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
 

@@ -1,0 +1,119 @@
+"""What the files of a record hold: models of what a run saw, decided and found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nasbench.architecture import Architecture
+
+SCHEMA = 2  # version of what follows; `nasbench migrate` brings records of earlier ones up to date
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Part(BaseModel):
+    """What a file of a record holds. Numbers are finite; what is not known here is kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class DataFacts(Part):
+    """What a run saw of its data (`data.json`)."""
+
+    dataset: str = ""
+    class_names: list[str]
+    image_size: Count
+    mean: list[float] = []
+    std: list[float] = []
+
+
+class Exclusion(Part):
+    """Why a candidate left a layer."""
+
+    step: Count
+    """Training batches seen by then."""
+    by: str
+    """The candidate that was better."""
+    odds: Annotated[float, Field(gt=0)]
+    """For the other being better, to 1; already divided by the number of comparisons of the whole network."""
+
+
+class Doubt(Part):
+    """The comparison that keeps a layer undecided: of the best candidate with the next best."""
+
+    best: str
+    rival: str
+    mean: float
+    """Of d, what a step's batch prefers the best by (∂L/∂π of the rival minus that of the best)."""
+    deviation: float
+    """Of d, from step to step."""
+    steps: Count
+    """At which both were compared."""
+    needed: Count | None
+    """Such steps that a decision would take if d went on like this, from the first; `None` where the mean is 0."""
+
+
+class Decision(Part):
+    """Why a layer has its candidate (`decisions.json`, by label)."""
+
+    by: str
+    """`evidence`, `threshold`, `undecided`, `limit`, `given`, or what else decided, in words after "found by"."""
+    step: int | None = None
+    pi: dict[str, float] | None = None
+    train_loss: float | None = None
+    survivors: list[str] = []
+    """Candidates that evidence has not excluded; empty where none was gathered. The first is the chosen one."""
+    excluded: dict[str, Exclusion] = {}
+    doubt: Doubt | None = None
+    """Of a layer with several survivors."""
+    halves: list[str] = []
+    """The candidate that each half of the search, taken by itself, preferred; empty where that is not known."""
+
+
+class Environment(Part):
+    """What a result may depend on beside the configuration (`environment.json`)."""
+
+    command: list[str] = []
+    started: str | None = None
+    packages: dict[str, str | None] = {}
+
+
+class Result(Part):
+    """What came out (`result.json`); an evaluator may add to it."""
+
+    top1: Fraction
+    top5: Fraction | None
+    params: Count
+    madds: Count
+    search_seconds: Seconds
+    retrain_seconds: Seconds
+    peak_memory_bytes: Count
+    search: dict[str, Count | float] = {}
+    """The strategy's own numbers."""
+    architecture: Annotated[Architecture, Field(min_length=1)]
+    names: list[str] = []
+    """What the architecture is called: named architectures of the space, or its one candidate."""
+    label: str
+    """A short name for what was trained, e.g. `global`, `se at output`, `darts order 2 (ablation)`."""
+    record: str = ""
+
+
+class StageFacts(Part):
+    """What a stage took."""
+
+    seconds: Seconds
+    peak_memory_bytes: Count
+
+
+class Status(Part):
+    """How far a run has come (`status.json`)."""
+
+    schema_version: int = SCHEMA
+    state: Literal["running", "interrupted", "failed", "finished"] = "running"
+    error: str | None = None
+    stages: dict[str, StageFacts] = {}
+    updated: str | None = None

@@ -1,0 +1,27 @@
+"""Options that parts have got since records of them are kept, with what runs did before there was a choice.
+
+A record says what ran, so a run from before an option has nothing to say of it. These values are history: they stay
+what they are, whatever an option's default becomes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nasbench.config import KINDS, RunConfig
+
+_EVIDENCE = {"delta": 0.05, "undecided": "cheapest"}
+GAINED: dict[str, dict[str, dict[str, Any]]] = {
+    "strategy": {"pmpl": {"fixing": "lead", **_EVIDENCE}, "darts": {"fixing": "none", **_EVIDENCE}},
+}
+
+
+def with_gained(config: RunConfig) -> RunConfig:
+    """A record's configuration with the options that its parts have got since."""
+    changes = {}
+    for kind in KINDS:
+        gained = GAINED.get(kind, {}).get(str(getattr(config, kind)), {})
+        options = getattr(config, f"{kind}_options")
+        if not gained.keys() <= options.keys():
+            changes[f"{kind}_options"] = {**gained, **options}
+    return config.model_copy(update=changes)

@@ -1,0 +1,125 @@
+"""Base of the one-shot strategies with architecture parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import nni.nas.strategy
+from torch import nn
+
+from nasbench.contracts import Deciding, SearchWishes, Wishing
+from nasbench.errors import OptionError
+from nasbench.options import Count, Fraction, Rate, Whole, checked
+from nasbench.registry import declared
+from nasbench.strategies.deciding import Undecided
+from nasbench.strategies.mixed import MixedLayer
+from nasbench.strategies.supernet import DifferentiableModule, granted
+
+
+class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
+    """Base of the one-shot strategies with architecture parameters.
+
+    Whoever builds the evaluator asks for its `wishes` first, as `nasbench.pipeline` does.
+    """
+
+    module_class: type[DifferentiableModule] = DifferentiableModule
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
+    rho = 0.2  # for the default of η
+    alpha_decay = 0.0  # of Adam: 1e-3 α would outweigh a gradient of that size, and pull towards nothing that is known
+
+    @checked
+    def __init__(
+        self,
+        *,
+        eta: Rate | None = None,
+        zeta: Rate | None = None,
+        warmup_epochs: Whole = 0,
+        epochs: Count | None = None,
+        meta_fraction: Fraction | None = None,
+        fixing: Literal["none", "lead", "evidence"] = "none",
+        delta: Fraction = 0.05,
+        undecided: Undecided = "cheapest",
+    ) -> None:
+        """Set the options.
+
+        Args:
+            eta: learning rate η of α (Adam); by default such that a candidate that wins every step leads by ρ after a
+                quarter of the search, see `fitting_eta`.
+            zeta: learning rate ζ of θ at its start; the evaluator's where `None`.
+            warmup_epochs: epochs in which only θ is trained and nothing is decided.
+            epochs: limit of the search, the evaluator's where `None`; what is open then is decided by its largest π.
+            meta_fraction: share of the training images on which α learns; the data set's where `None`.
+            fixing: what leaves the network during the search: `none`, or by `evidence` every candidate that is shown
+                to be worse than another (see `nasbench.strategies.evidence`).
+            delta: δ, the probability that evidence throws out anything where no candidate is better than another, over
+                the whole network.
+            undecided: which of the candidates is taken that evidence has left: the `cheapest` (see
+                `nasbench.strategies.deciding.pick`), or the one with the largest π.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        super().__init__()
+        self.fixing, self.delta, self.undecided = fixing, delta, undecided
+        self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
+        self.epochs, self.meta_fraction = epochs, meta_fraction
+        self.alphas: dict[str, nn.Parameter] = {}
+        self.mutables: dict[str, Any] = {}
+
+    @classmethod
+    def preset_options(cls, which: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The options in a preset; its warm-up is the same share of however many epochs a run has."""
+        options = dict(cls.presets.get(which, {}))
+        epochs = (settings.get("strategy_options") or {}).get("epochs") or settings["epochs"]
+        if "warmup_epochs" in options and isinstance(epochs, int):
+            options["warmup_epochs"] = min(round(options["warmup_epochs"] * epochs / common["epochs"]), epochs - 1)
+        return options
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """What a result keeps of the search: how many layers were decided, and by evidence how many candidates left."""
+        reasons = [d["by"] for d in self.decisions.values()]
+        if self.fixing != "evidence":
+            return {"fixed_by_threshold": reasons.count("threshold")}
+        gone = sum(len(d.get("excluded", {})) for d in self.decisions.values())
+        return {"decided_by_evidence": reasons.count("evidence"), "excluded_by_evidence": gone}
+
+    def wishes(self) -> SearchWishes:
+        """See `Wishing`."""
+        return SearchWishes(self.epochs, self.meta_fraction, self.zeta)
+
+    @property
+    def decisions(self) -> dict[str, dict[str, Any]]:
+        """Why each label was decided, see `DifferentiableModule`."""
+        module: Any = self.oneshot_module
+        return module.decisions
+
+    def default_mutation_hooks(self) -> list[Any]:
+        """NNI's hooks, with our mixed layer first."""
+        return [MixedLayer.mutate, *super().default_mutation_hooks()]
+
+    def mutate_model(self, model: Any) -> Any:
+        """Turn the space into the supernet, in place, and take its dropout out for the search."""
+        # NNI's labels are a subclass of str that a checkpoint may not hold.
+        self.mutables = {str(label): mutable for label, mutable in model.simplify().items()}
+        model = super().mutate_model(model)
+        self.alphas = {str(label): alpha for label, alpha in self._arch_parameters.items()}
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+        return model
+
+    def mutate_evaluator(self, evaluator: Any) -> Any:
+        """Check that the evaluator suits, then let NNI wrap it."""
+        limit = evaluator.trainer.max_epochs
+        granted("epochs", self.epochs, limit, "epochs")
+        meta_fraction = declared(evaluator.datamodule, "meta_fraction", self.meta_fraction)
+        granted("meta_fraction", self.meta_fraction, meta_fraction, "meta_fraction")
+        if limit is not None and self.warmup_epochs >= limit:
+            raise OptionError(f"warmup_epochs is {self.warmup_epochs}, but the search has only {limit} epoch(s)")
+        return super().mutate_evaluator(evaluator)
+
+    def configure_oneshot_module(self, training_module: Any) -> DifferentiableModule:
+        """Wrap the evaluator's module."""
+        return self.module_class(training_module, self)
