@@ -59,8 +59,8 @@ class Planted(ModelSpace):
     def truth() -> dict[str, frozenset[str]]:
         """Label → its right candidates on data set `planted`: those than which no other is better.
 
-        Where that is all of them nothing matters, and whoever prefers one is wrong: on tile 5 all candidates compute the
-        same number, which carries a bit of the label; on tiles 6–8 they read independent noise of equal distribution,
+        Where that is all of them nothing matters, and whoever prefers one is wrong: on tile 5 all candidates compute
+        the same number, which carries a bit of the label; on tiles 6–8 they read independent noise of one distribution,
         and on tile 9 a constant. Elsewhere the others read nothing but noise.
         """
         return {label: frozenset([NEEDED[label]] if label in NEEDED else CANDIDATES) for label in LABELS}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,3 +129,33 @@ def test_a_draw_is_another_data_set_and_the_same_one_every_time() -> None:
 def test_noise_is_a_share(noise: float) -> None:
     with pytest.raises(OptionError, match="noise must be"):
         Planted(noise=noise)
+
+
+@cache
+def experiment() -> Any:
+    """The script that counts what strategies find."""
+    spec = spec_from_file_location("planted_experiment", Path(__file__).parents[1] / "experiments" / "planted.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(noise: str, found: str, by: str, excluded: str) -> dict[str, str]:
+    """Of the experiment, its layers separated by spaces; `-` excludes nothing."""
+    none = excluded.replace("-", "").replace(" ", ";").replace("+", " ")
+    return {"noise": noise, "found": found.replace(" ", ";"), "by": by.replace(" ", ";"), "excluded": none}
+
+
+def test_decisions_are_wrong_where_another_is_right_or_nothing_matters() -> None:
+    counted = experiment()
+    found = "none avg3 avg7 avg7 avg5 none none none none"
+    by = "evidence threshold evidence undecided limit evidence undecided limit limit"
+    excluded = "avg3+avg5+avg7 - none+avg3+avg5 none - avg3+avg5+avg7 - - -"
+    at = {noise: [row(noise, found, by, excluded)] for noise in ("0.5", "1.0")}
+    assert counted.hits(at["0.5"]) == counted.hits(at["1.0"]) == (3, 4)
+    assert counted.errors(at["0.5"]) == (2, 4)
+    assert counted.errors(at["1.0"]) == (4, 4)
+    assert counted.wrong_exclusions(at["0.5"]) == (4, 10)
+    assert counted.wrong_exclusions(at["1.0"]) == (10, 10)

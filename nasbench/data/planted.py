@@ -36,7 +36,9 @@ class Planted(InMemoryData):
     native_size = GRID * TILE
     augmentation = Augmentation()
     default_preset = "quick"
-    presets: ClassVar = {"quick": {"train_images": None}}  # many images cost nothing here, and none has to be seen often
+    presets: ClassVar = {
+        "quick": {"train_images": None}
+    }  # many images cost nothing here, and none has to be seen often
 
     def __init__(self, *, noise: float = 0.0, draw: int = 0, meta_fraction: float = 0.5, **options: Any) -> None:
         """Describe what to make.
