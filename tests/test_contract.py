@@ -300,7 +300,7 @@ def test_a_data_set_is_split_and_normalised_or_says_where_it_was_looked_for(name
             one_line(e, root)
             return
         first, second = data.splits()
-        assert len(first) > len(second) > 0
+        assert len(first) >= len(second) > 0
         assert not set(first.tolist()) & set(second.tolist())
         assert len(first) + len(second) == len(data.train_labels)
         assert set(data.train_labels.tolist()) == set(range(data.num_classes))
