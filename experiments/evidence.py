@@ -64,6 +64,22 @@ def shrinking(rng: np.random.Generator, step: int, shape: tuple[int, int]) -> Fl
     return rng.standard_normal(shape) * max(0.1, 1 - step / 600)
 
 
+class Again:
+    """The same images ten times over: a batch's h is mostly what it was before."""
+
+    def __init__(self, batches: int = 150, kept: float = 0.9) -> None:
+        """Set the number of batches that have all images once, and the share of h's variance that is the images'."""
+        self.batches, self.kept, self.first = batches, kept, []
+
+    def __call__(self, rng: np.random.Generator, step: int, shape: tuple[int, int]) -> Floats:
+        """The next batch, or one of the first again."""
+        noise = rng.standard_normal(shape)
+        if step < self.batches:
+            self.first.append(noise.astype(np.float32))
+            return noise
+        return np.sqrt(self.kept) * self.first[step % self.batches] + np.sqrt(1 - self.kept) * noise
+
+
 class Sluggish:
     """Autocorrelation from step to step, which the theory excludes and a supernet has (lag 1: about 0.1)."""
 
@@ -89,6 +105,7 @@ NULL: Mapping[str, Callable[[], Draw]] = {
     "autocorrelation 0.1": lambda: Sluggish(0.1),
     "autocorrelation 0.3": lambda: Sluggish(0.3),
     "autocorrelation 0.5": lambda: Sluggish(0.5),
+    "every image ten times": Again,
 }
 
 
@@ -111,7 +128,8 @@ def simulate(draw: Draw, candidates: int, searches: int, steps: int, seed: int, 
     races = Races([candidates] * rows, DELTA, LAYERS * candidates * (candidates - 1))
     out, decided = np.zeros((rows, candidates), int), np.full(rows, steps + 1)
     for step in range(steps):
-        for loser in races.update(draw(rng, step, (rows, candidates)) + means(step)):
+        looks = (step + 1) / draw.batches if isinstance(draw, Again) else 1.0
+        for loser in races.update(draw(rng, step, (rows, candidates)) + means(step), looks=looks):
             out[loser.layer, loser.candidate] = step + 1
             if races.alive[loser.layer].sum() == 1:
                 decided[loser.layer] = step + 1

@@ -48,13 +48,13 @@ class Doubt(Part):
     best: str
     rival: str
     mean: float
-    """Of d, what a step's batch prefers the best by (∂L/∂π of the rival minus that of the best)."""
+    """Of d, what a step's batch prefers the best by: ∂L/∂π of the rival minus the best's, in the layer's units."""
     deviation: float
     """Of d, from step to step."""
     steps: Count
     """At which both were compared."""
     needed: Count | None
-    """Such steps that a decision would take if d went on like this, from the first; `None` where the mean is 0."""
+    """Such steps from the first to a decision, if d went on like this on images not seen before; `None`: no end."""
 
 
 class Decision(Part):

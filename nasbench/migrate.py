@@ -13,6 +13,7 @@ from nasbench import packs
 from nasbench.config import KINDS, RunConfig, make_config
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.facts import SCHEMA, Decision, Result, Status
+from nasbench.gained import with_gained
 from nasbench.record import ARCHITECTURE, CONFIG, DECISIONS, RESULT, STATUS, Record, find_records, write_atomic
 
 # What version 1 did not write down: the defaults of that time, which stay here as they were.
@@ -88,7 +89,7 @@ def _from_1(path: Path, status: Mapping[str, Any]) -> None:
     architecture = _read(path / ARCHITECTURE)
     settings = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     # What was interrupted on the way has files of both versions.
-    config = make_config(settings) if "architecture" in settings else _config_1(settings, architecture)
+    config = with_gained(make_config(settings) if "architecture" in settings else _config_1(settings, architecture))
     files: dict[str, Any] = {}
     names, label = _called(config, architecture) if architecture else ([], "")
     decisions = _read(path / DECISIONS)

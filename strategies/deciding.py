@@ -46,7 +46,9 @@ class Evidence:
         self._rows = {label: row for row, label in enumerate(self._values)}
         self.excluded: dict[str, dict[str, dict[str, Any]]] = {label: {} for label in self._values}
 
-    def observe(self, gradients: Mapping[str, Tensor], alphas: Mapping[str, Tensor], second_half: bool) -> list[Any]:
+    def observe(
+        self, gradients: Mapping[str, Tensor], alphas: Mapping[str, Tensor], second_half: bool, looks: float
+    ) -> list[Excluded]:
         """Take in the gradients of a step.
 
         With π = softmax(α), ∂L/∂α_k = π_k (h_k − Σ π_j h_j): a gradient divided by π is h up to a constant.
@@ -55,6 +57,7 @@ class Evidence:
             gradients: label → ∂L/∂α (K,), of the labels that are searched.
             alphas: label → α (K,) at which they were taken.
             second_half: whether more than half of the search is over.
+            looks: how often an image was seen so far, on average.
 
         Returns:
             The candidates that are out for good if the caller acts on it, each an `Excluded`.
@@ -68,7 +71,7 @@ class Evidence:
             size = len(self._values[label])
             h[self._rows[label], :size], flat = flat[:size], flat[size:]
         labels = list(self._values)
-        losers = self._races.update(h, second_half)
+        losers = self._races.update(h, second_half, looks)
         named = [(labels[x.layer], x) for x in losers]
         return [Excluded(k, self._values[k][x.candidate], self._values[k][x.by], x.odds) for k, x in named]
 

@@ -64,6 +64,7 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         self.fixing, self.delta, self.undecided = fixing, delta, undecided
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
         self.epochs, self.meta_fraction = epochs, meta_fraction
+        self.meta_batches = 1  # that have all meta images once
         self.alphas: dict[str, nn.Parameter] = {}
         self.mutables: dict[str, Any] = {}
 
@@ -119,6 +120,12 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         if limit is not None and self.warmup_epochs >= limit:
             raise OptionError(f"warmup_epochs is {self.warmup_epochs}, but the search has only {limit} epoch(s)")
         return super().mutate_evaluator(evaluator)
+
+    def train_dataloader(self, train_dataloader_fn: Any, val_dataloader_fn: Any) -> Any:
+        """NNI's pairs of batches; the number of meta batches is kept."""
+        loaders = super().train_dataloader(train_dataloader_fn, val_dataloader_fn)
+        self.meta_batches = max(1, len(loaders["val"]))
+        return loaders
 
     def configure_oneshot_module(self, training_module: Any) -> DifferentiableModule:
         """Wrap the evaluator's module."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 BURN_IN = 20  # steps that only set the scales
 SCALE_MEMORY = 0.98  # of a layer's running scale, from step to step
 LAGS = 3  # steps over which a layer's d may be correlated
+FLOOR = 1e-4  # of the largest scale in the network: smaller differences are rounding, and matter to nobody
 MOST_STEPS = 10**9  # beyond which nothing is forecast
 
 Floats = NDArray[np.float64]
@@ -43,7 +44,8 @@ class Comparison:
         mean: of d = h_rival − h_best, in units of the layer's scale.
         deviation: of d, likewise.
         steps: at which they were compared.
-        needed: such steps from the first to a decision, if d went on like this; `None` where there is no end to them.
+        needed: such steps from the first to a decision, if d went on like this on images that were not seen before;
+            `None` where there is no end to them.
     """
 
     best: int
@@ -65,9 +67,11 @@ class Races:
     rate, threshold on π or scale of the loss is in it.
 
     h is divided by a running scale of its layer that is known before the step, so that steps count alike while the
-    loss falls. r is V of the first steps, which are then thrown away. S² is divided by what the correlation of d with
-    its own past adds to the variance of S, 1 + 2 Σ ρ_l over the first lags l (never less than 1): the theory knows no
-    such correlation, a supernet has it, since its weights move slowly.
+    loss falls. r is V of the first steps, which are then thrown away. S² is divided by what adds to its variance beyond
+    the theory: by 1 + 2 Σ ρ_l over the first lags l (never less than 1), since weights move slowly and d is correlated
+    with its own past; and by the number of times that an image was seen, since a second look at the same images says
+    little about others. So the odds are about images that were not seen, and few images never suffice, however many
+    steps.
 
     Attributes:
         alive: (layers, K) which candidates are in the race.
@@ -97,11 +101,12 @@ class Races:
         # Σ h over each half of the search; infinite for who was not there to its end.
         self._halves = np.where(self.alive, 0.0, np.inf)[None].repeat(2, 0)
 
-    def update(self, h: Floats, second_half: bool = False) -> list[Loser]:
+    def update(self, h: Floats, second_half: bool = False, looks: float = 1.0) -> list[Loser]:
         """Take in a step.
 
         Args:
             h: (layers, K) gradients; not a number where a candidate takes no part.
+            looks: how often an image was seen so far, on average.
             second_half: whether more than half of the search is over.
 
         Returns:
@@ -118,6 +123,7 @@ class Races:
         if running.any():
             unit = np.where(running & (self._scale > 0), self._scale, np.inf)[:, None]
             d /= np.sqrt(unit)
+            d[np.abs(d) * np.sqrt(unit) < FLOOR * math.sqrt(self._scale.max())] = 0.0
             self._sum += d
             self._square += d * d
             self._lagged += (d * self._past.sum(0)).sum(1)
@@ -128,7 +134,7 @@ class Races:
             self._scale = np.where(running, mixed, self._scale)
         if burning.any():
             self._burn_in(burning, d, mean_square)
-        return self._losers(second_half) if running.any() else []
+        return self._losers(second_half, max(1.0, looks)) if running.any() else []
 
     def fewest_steps(self) -> int:
         """Steps that the quickest decision takes, in which every batch prefers the same candidate alike."""
@@ -170,10 +176,10 @@ class Races:
         unit = np.where(over & (self._scale > 0), self._scale, 1.0)
         self._prior /= unit[:, None]
 
-    def _losers(self, second_half: bool) -> list[Loser]:
+    def _losers(self, second_half: bool, looks: float) -> list[Loser]:
         spread = self._square + self._prior
         with np.errstate(divide="ignore", invalid="ignore"):
-            gained = self._sum**2 / (2 * spread * self._inflation()[:, None])
+            gained = self._sum**2 / (2 * spread * looks * self._inflation()[:, None])
             log_odds = 0.5 * np.log(self._prior / spread) + gained - self._log_comparisons
         found: dict[tuple[int, int], Loser] = {}
         for layer, pair in zip(*np.nonzero(log_odds >= self._log_needed), strict=True):

@@ -70,6 +70,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self.all_alphas: list[nn.Parameter] = []
         # α of NNI's mixed operations, inputs and repeats, which know no fixing: a hard α makes their softmax exact.
         self._soft: set[int] = set()
+        self._looks = 0.0  # how often a meta image was seen
         self._taken: dict[str, Any] = {}  # of layers that stayed undecided
         self._out: list[Excluded] = []  # by evidence, in this step
         self._unreachable: list[str] = []  # choices inside candidates that have left the network
@@ -192,7 +193,8 @@ class DifferentiableModule(BaseOneShotLightningModule):
         gradients = mean_over_processes(gradients)
         of_label = {id(a): gradient for a, gradient in zip(alphas, gradients, strict=True)}
         searched = {k: of_label[id(a)] for k, a in self.alphas.items() if id(a) in of_label}
-        self._out = self.evidence.observe(searched, self.alphas, self._is_second_half())
+        self._looks += 1 / self.strategy.meta_batches
+        self._out = self.evidence.observe(searched, self.alphas, self._is_second_half(), self._looks)
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         optimizer.step()
@@ -239,9 +241,13 @@ class DifferentiableModule(BaseOneShotLightningModule):
             A warning in one line, or `None`.
         """
         least = self.evidence.fewest_steps()
-        if self.strategy.fixing == "evidence" and steps < least:
-            return f"no layer can be decided: that takes {least} steps at least, and the search has {steps}"
-        return None
+        if self.strategy.fixing != "evidence" or min(steps, self.strategy.meta_batches) >= least:
+            return None
+        there = min(steps, self.strategy.meta_batches)
+        return (
+            f"no layer can be decided: that takes {least} batches of different meta images at least; the search has "
+            f"{there} (in {steps} steps); more training images, a larger meta_fraction or smaller batches give more"
+        )
 
     def loss(self, batch: Any) -> Tensor:
         """The evaluator's training loss of a batch."""
@@ -320,12 +326,14 @@ class DifferentiableModule(BaseOneShotLightningModule):
             "decisions": dict(self.decisions),
             "steps": self.steps,
             "evidence": self.evidence.state(),
+            "looks": self._looks,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fix again what was fixed."""
         state = checkpoint["nasbench"]
         self.evidence.load(state["evidence"])
+        self._looks = state["looks"]
         if self.strategy.fixing == "evidence":
             for label, out in self.evidence.excluded.items():
                 for candidate in self.strategy.mutables[label].values if out else ():

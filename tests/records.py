@@ -40,6 +40,8 @@ def write_run(
         **settings: further fields of `RunConfig`.
     """
     how: dict[str, Any] = {"architecture": architecture} if strategy is None else {"strategy": strategy}
+    if strategy == "pmpl":  # whatever the preset has: the decisions below are by threshold
+        settings["strategy_options"] = {"fixing": "lead", **settings.get("strategy_options", {})}
     config = resolve_config({**settings, **how})
     names = [architecture] if isinstance(architecture, str) else []
     if isinstance(architecture, str):

@@ -22,7 +22,7 @@ from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 def test_a_configuration_made_by_hand_has_no_preset() -> None:
     by_hand = complete(RunConfig())
     assert by_hand.preset is None
-    assert (by_hand.epochs, by_hand.strategy_options["eta"]) == (30, 3e-4)  # the parts' own defaults
+    assert (by_hand.epochs, by_hand.strategy_options["fixing"]) == (30, "lead")  # the parts' own defaults
     assert resolve_config({}).preset == "quick"
 
 

@@ -177,7 +177,7 @@ def test_a_file_of_the_wrong_shape_is_named_in_one_line(name: str, wrong: str, g
 def test_options_of_a_record_are_plain_and_finite(value: str, good: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(good, tmp_path / "run"))
     written = (path / records.CONFIG).read_text()
-    (path / records.CONFIG).write_text(written.replace("eta: 0.1", f"eta: {value}"))
+    (path / records.CONFIG).write_text(written.replace("rho: 0.2", f"rho: {value}"))
     with pytest.raises(RecordError, match=r"config\.yaml is damaged: ") as refused:
         Record(path).config()
     assert "\n" not in str(refused.value)

@@ -179,8 +179,13 @@ def test_a_run_that_is_being_written_is_not_taken_over(some_done: tuple[Study, P
         assert plan(sweep, out).missing[0].interrupted is None
 
 
+LEAD = {"strategy_options": {"fixing": "lead"}}
+
+
 def test_the_runs_of_a_search_are_known_by_their_settings(tmp_path: Path) -> None:
-    sweep = make_study({"base": {**QUICK, "strategy": "pmpl"}, "search": SEARCH, "trials": 5})
+    sweep = make_study(
+        {"base": {**QUICK, "strategy": "pmpl"}, "strategy_options": {"fixing": "lead"}, "search": SEARCH, "trials": 5}
+    )
     mine = {"rho": 0.123456789012345, "eta": 0.05}
     write_run(tmp_path, 0.8, strategy="pmpl", strategy_options=mine, **QUICK)
     write_run(tmp_path, 0.8, strategy="pmpl", strategy_options=mine, **QUICK | {"batch_size": 16})
@@ -204,13 +209,16 @@ def test_expected_times(tmp_path: Path) -> None:
         )
     runs = known([tmp_path])
 
+    base = {"strategy_options": {"fixing": "lead"}, "epochs": 10, "retrain_epochs": 20}
+
     def expected(**changes: Any) -> float | None:
-        return expected_seconds(resolve_config({"epochs": 10, "retrain_epochs": 20, **changes}), runs)
+        return expected_seconds(resolve_config({**base, **changes}), runs)
 
     assert expected(seed=7) == pytest.approx(141.5)
     assert expected(epochs=20, retrain_epochs=10) == pytest.approx(201 + 20 + 1)
-    assert expected(strategy_options={"rho": 0.3}) == pytest.approx(141.5)
-    assert expected(strategy="darts") is None
+    assert expected(strategy_options={"fixing": "lead", "rho": 0.3}) == pytest.approx(141.5)
+    assert expected(strategy="darts", strategy_options={}) is None
+    assert expected(strategy_options={"fixing": "evidence"}) is None
     assert expected(batch_size=32) is None
     assert expected(space_options={"width": 0.5}) is None
 
@@ -274,21 +282,24 @@ def test_what_a_table_lacks_is_named_until_it_is_there(tmp_path: Path) -> None:
         return [run.label for run in plan(table_study("table3", {**base, **changes}, range(seeds)), tmp_path).missing]
 
     runs = table_study("table3", base, range(2)).runs()
-    assert [run.config.seed for run in runs] == [0] * 7 + [1] * 7
-    configs = [run.config for run in runs[:7]]
-    assert [config.method for config in configs] == ["fixed"] * 3 + ["random", "pmpl", "darts", "darts"]
+    assert [run.config.seed for run in runs] == [0] * 8 + [1] * 8
+    configs = [run.config for run in runs[:8]]
+    assert [config.method for config in configs] == ["fixed"] * 3 + ["random", "pmpl", "pmpl", "darts", "darts"]
     assert [c.strategy_options["order"] for c in configs[-2:]] == [1, 2]
     candidates = ["none", "avg3", "global"]
     assert all(c.retrain_epochs == 3 and c.space_options["candidates"] == candidates for c in configs)
-    assert configs[4].strategy_options["eta"] == 0.1  # the preset's
+    assert [c.strategy_options["fixing"] for c in configs[4:6]] == ["lead", "evidence"]
+    assert configs[6].strategy_options["eta"] == 0.1  # the preset's
     for config in configs:
         given = {name: value for name, value in config.model_dump().items() if value is not None}
         write_run(tmp_path, **given)
     assert missing(1) == []
-    assert missing(2) == [run.label for run in runs[7:]]
-    assert len(missing(1, retrain_epochs=4)) == 7  # another recipe
-    assert missing(1, strategy="pmpl", strategy_options={"eta": 0.01}) == ["pmpl, seed 0"]
-    assert missing(1, strategy_options={"eta": 0.01}) == ["pmpl, seed 0", "darts1, seed 0", "darts2, seed 0"]
+    assert missing(2) == [run.label for run in runs[8:]]
+    assert len(missing(1, retrain_epochs=4)) == 8  # another recipe
+    assert missing(1, strategy="pmpl", strategy_options={"eta": 0.01}) == ["pmpl, seed 0", "evidence, seed 0"]
+    assert missing(1, strategy_options={"eta": 0.01}) == [
+        f"{row}, seed 0" for row in ("pmpl", "evidence", "darts1", "darts2")
+    ]
 
 
 def test_runs_elsewhere_count_where_they_are_finished_and_packs_are_only_read(tmp_path: Path) -> None:
@@ -306,7 +317,10 @@ def test_runs_elsewhere_count_where_they_are_finished_and_packs_are_only_read(tm
         assert [(run.label, run.interrupted) for run in planned.missing] == [("global, seed 0", None)]
 
 
-@pytest.mark.parametrize(("name", "rows"), [("fashion_mnist", ABLATION), ("fashion_mnist_patient", ["pmpl"])])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("fashion_mnist", [row for row in ABLATION if row != "evidence"]), ("fashion_mnist_patient", ["pmpl"])],
+)
 def test_the_experiments_know_their_kept_runs(name: str, rows: list[str]) -> None:
     folder = ROOT / "experiments"
     study = table_study("table3", read_config(folder / f"{name}.yaml"), [0, 1, 2], rows)
@@ -322,7 +336,7 @@ def test_strategy_options_are_for_every_row_whose_strategy_takes_them() -> None:
     given = {"strategy_options": {"eta": 0.07, "trials": 3}}
     assert options(given, "eta") == {
         **dict.fromkeys(("none", "local", "global", "random")),
-        **dict.fromkeys(("pmpl", "darts1", "darts2"), 0.07),
+        **dict.fromkeys(("pmpl", "evidence", "darts1", "darts2"), 0.07),
     }
     assert options(given, "trials")["random"] == 3
     assert options({"strategy": "pmpl", "strategy_options": {"eta": 0.07}}, "eta")["darts1"] != 0.07
@@ -361,7 +375,7 @@ def test_the_ablation_is_table_3_without_its_last_row() -> None:
     assert [run.config for run in runs] == [
         run.config for run in table_study("table3", base, [0, 1]).runs() if not run.label.startswith("darts2")
     ]
-    assert [run.label for run in runs][:6] == [f"{row}, seed 0" for row in ABLATION]
+    assert [run.label for run in runs][:7] == [f"{row}, seed 0" for row in ABLATION]
 
 
 def test_the_ablation_of_another_space(own_space: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_architecture_step_leaves_everything_else_bit_for_bit(strategy: Any,
 
 
 def test_only_the_weight_step_moves_batch_statistics() -> None:
-    module = search(PMPL(), small(candidates="none,avg3"), evaluator())
+    module = search(PMPL(eta=3e-4), small(candidates="none,avg3"), evaluator())
     counts = {int(b) for n, b in module.named_buffers() if n.endswith("num_batches_tracked")}
     assert counts == {3}
 

@@ -14,7 +14,7 @@ from nasbench.studies.rows import TableSpec
 from nasbench.studies.study import Study, make_study
 
 GROUP = "nasbench.tables"  # of entry points, each of a `TableSpec`
-ABLATION = ("none", "local", "global", "random", "pmpl", "darts1")  # rows of Table 3
+ABLATION = ("none", "local", "global", "random", "pmpl", "evidence", "darts1")  # rows of Table 3
 
 
 def names() -> list[str]:
