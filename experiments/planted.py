@@ -41,6 +41,10 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "pmpl, hasty lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead", "eta": 0.1}},
     "pmpl, lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead"}},
     "pmpl, evidence": {"strategy": "pmpl", "strategy_options": {"fixing": "evidence"}},
+    "pmpl, evidence, largest π": {
+        "strategy": "pmpl",
+        "strategy_options": {"fixing": "evidence", "undecided": "largest_pi"},
+    },
 }
 # 600 steps each, the first 200 for θ alone. α sees each image of its half about twice, or 20 times.
 DATA: dict[str, dict[str, Any]] = {
