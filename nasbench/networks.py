@@ -162,6 +162,7 @@ def load_weights(model: nn.Module, path: Path, partial: bool = False) -> Fit:
             "network and width, or --weights-partial to take what fits"
         )
     model.load_state_dict(fitting, strict=False)
+    model.is_pretrained = True  # type: ignore[assignment]  # strategies that copy it keep these weights
     return fit
 
 

@@ -40,6 +40,7 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         fixing: Literal["none", "lead", "evidence"] = "none",
         delta: Fraction = 0.05,
         undecided: Undecided = "cheapest",
+        supernets: Count = 1,
     ) -> None:
         """Set the options.
 
@@ -56,11 +57,14 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
                 the whole network.
             undecided: which of the candidates is taken that evidence has left: the `cheapest` (see
                 `nasbench.strategies.deciding.pick`), or the one with the largest π.
+            supernets: R, that are trained in turns on the same choices: what they agree on repeats better than what one
+                of them prefers. With R times the epochs each is trained as long as one alone.
 
         Raises:
             OptionError: a value is out of range.
         """
         super().__init__()
+        self.supernets = supernets
         self.fixing, self.delta, self.undecided = fixing, delta, undecided
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
         self.epochs, self.meta_fraction = epochs, meta_fraction

@@ -16,9 +16,11 @@ from nasbench.contracts import SearchModule
 from nasbench.distributed import copy_from_first, mean_over_processes
 from nasbench.errors import OptionError
 from nasbench.finite import check_finite
+from nasbench.registry import declared
 from nasbench.strategies.deciding import Evidence, Excluded, pick
 from nasbench.strategies.mixed import MixedLayer, live_parameters
 from nasbench.strategies.restored import preserved_buffers, without_gradient
+from nasbench.strategies.turns import Turns
 
 ABSENT = -1e4  # α of what has left: its exponential beside any other is exactly 0, and no optimiser brings it back
 FITTING = 0.25  # share of the search after which a candidate that wins every step leads by ρ
@@ -70,7 +72,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self.all_alphas: list[nn.Parameter] = []
         # α of NNI's mixed operations, inputs and repeats, which know no fixing: a hard α makes their softmax exact.
         self._soft: set[int] = set()
-        self._looks = 0.0  # how often a meta image was seen
+        self._searched, self._total = 0, 0  # steps of α so far, and in all
         self._taken: dict[str, Any] = {}  # of layers that stayed undecided
         self._out: list[Excluded] = []  # by evidence, in this step
         self._unreachable: list[str] = []  # choices inside candidates that have left the network
@@ -78,8 +80,15 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     # α
 
+    @property
+    def model(self) -> Any:
+        """The supernet, or several of it in `Turns`, which is no space."""
+        return self.training_module.model
+
     def set_model(self, model: nn.Module) -> None:
-        """Set the supernet and find its architecture parameters."""
+        """Set the supernet, or several of it, and find their architecture parameters."""
+        if self.strategy.supernets > 1:
+            model = Turns(model, self.strategy.supernets, fresh=not declared(model, "is_pretrained", False))
         super().set_model(model)
         used = {id(p) for p in model.parameters()}
         self.alphas = {label: a for label, a in self.strategy.alphas.items() if id(a) in used}
@@ -170,6 +179,8 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Train α (after the warm-up), then θ, on a batch of each part."""
         train, meta = batch["train"], batch["val"]
+        if isinstance(self.model, Turns):
+            self.model.turn = self.steps % len(self.model.networks)
         searching = self.trainer.current_epoch >= self.strategy.warmup_epochs
         if searching and self.open_alphas():
             self._train_alphas(train, meta)
@@ -193,8 +204,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         gradients = mean_over_processes(gradients)
         of_label = {id(a): gradient for a, gradient in zip(alphas, gradients, strict=True)}
         searched = {k: of_label[id(a)] for k, a in self.alphas.items() if id(a) in of_label}
-        self._looks += 1 / self.strategy.meta_batches
-        self._out = self.evidence.observe(searched, self.alphas, self._is_second_half(), self._looks)
+        self._searched += 1
+        looks, is_late = self._searched / self.strategy.meta_batches, 2 * self._searched > self._total
+        self._out = self.evidence.observe(searched, self.alphas, is_late, looks)
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         optimizer.step()
@@ -260,8 +272,10 @@ class DifferentiableModule(BaseOneShotLightningModule):
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
     def weights(self) -> list[nn.Parameter]:
-        """The weights θ that are being trained."""
-        return [p for group in self._weight_optimizer().param_groups for p in group["params"] if p.requires_grad]
+        """The weights θ that are being trained in this step."""
+        waiting = self.model.waiting() if isinstance(self.model, Turns) else set()
+        every = [p for group in self._weight_optimizer().param_groups for p in group["params"] if p.requires_grad]
+        return [p for p in every if id(p) not in waiting]
 
     def learning_rate(self) -> float:
         """ζ as scheduled now."""
@@ -279,9 +293,10 @@ class DifferentiableModule(BaseOneShotLightningModule):
         alphas = self.all_alphas
         if not alphas:
             raise OptionError("the space has nothing to search: every choice has a single candidate or there is none")
+        self._total = self._search_steps()
         if self.strategy.eta is None:
             most = max(map(len, self.alphas.values()), default=2)
-            self.eta = fitting_eta(self._search_steps(), self.strategy.rho, most)
+            self.eta = fitting_eta(self._total, self.strategy.rho, most)
         return torch.optim.Adam(alphas, self.eta, betas=(0.5, 0.999), weight_decay=self.strategy.alpha_decay)
 
     def postprocess_weight_optimizers(self, optimizers: Any) -> Any:
@@ -326,14 +341,14 @@ class DifferentiableModule(BaseOneShotLightningModule):
             "decisions": dict(self.decisions),
             "steps": self.steps,
             "evidence": self.evidence.state(),
-            "looks": self._looks,
+            "searched": self._searched,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fix again what was fixed."""
         state = checkpoint["nasbench"]
         self.evidence.load(state["evidence"])
-        self._looks = state["looks"]
+        self._searched = state["searched"]
         if self.strategy.fixing == "evidence":
             for label, out in self.evidence.excluded.items():
                 for candidate in self.strategy.mutables[label].values if out else ():
@@ -348,12 +363,8 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def _search_steps(self) -> int:
         """Steps of the whole search after the warm-up."""
-        per_epoch = int(self.trainer.estimated_stepping_batches) // int(self.trainer.max_epochs or 1)
-        return per_epoch * (int(self.trainer.max_epochs or 1) - self.strategy.warmup_epochs)
-
-    def _is_second_half(self) -> bool:
-        done = (self.trainer.current_epoch - self.strategy.warmup_epochs) / (self.trainer.max_epochs or 1)
-        return 2 * done >= 1 - self.strategy.warmup_epochs / (self.trainer.max_epochs or 1)
+        epochs = int(self.trainer.max_epochs or 1)
+        return int(self.trainer.estimated_stepping_batches) // epochs * (epochs - self.strategy.warmup_epochs)
 
     def _weight_optimizer(self) -> Any:
         return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))

@@ -183,9 +183,7 @@ LEAD = {"strategy_options": {"fixing": "lead"}}
 
 
 def test_the_runs_of_a_search_are_known_by_their_settings(tmp_path: Path) -> None:
-    sweep = make_study(
-        {"base": {**QUICK, "strategy": "pmpl"}, "strategy_options": {"fixing": "lead"}, "search": SEARCH, "trials": 5}
-    )
+    sweep = make_study({"base": {**QUICK, "strategy": "pmpl", **LEAD}, "search": SEARCH, "trials": 5})
     mine = {"rho": 0.123456789012345, "eta": 0.05}
     write_run(tmp_path, 0.8, strategy="pmpl", strategy_options=mine, **QUICK)
     write_run(tmp_path, 0.8, strategy="pmpl", strategy_options=mine, **QUICK | {"batch_size": 16})

@@ -1,0 +1,59 @@
+"""Several supernets that share their choices and take turns in being trained."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from torch import Tensor, nn
+
+
+class Turns(nn.Module):
+    """Supernets of the same space with weights of their own and common α, one of which takes part in each step.
+
+    What one supernet prefers is in part its own accident, which others do not share: preferences that are added up over
+    several of them are such as repeat. A step costs what it costs with one; each supernet has its share of the steps.
+
+    Attributes:
+        networks: the supernets.
+        turn: index of the one that takes part.
+    """
+
+    def __init__(self, network: nn.Module, count: int, fresh: bool = True) -> None:
+        """Copy a supernet.
+
+        Args:
+            network: the first of them.
+            count: how many there are in all.
+            fresh: whether the others begin with weights of their own: the entries of every kernel and matrix in another
+                order, which is another draw from the same distribution; else (pretrained weights) with the same ones.
+        """
+        super().__init__()
+        shared = {id(a): a for m in network.modules() if isinstance(m, BaseSuperNetModule) for a in _alphas(m)}
+        others = [copy.deepcopy(network, dict(shared)) for _ in range(count - 1)]
+        for other in others if fresh else ():
+            for parameter in other.parameters():
+                if parameter.dim() > 1:
+                    _shuffle(parameter)
+        self.networks = nn.ModuleList([network, *others])
+        self.turn = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output of the network whose turn it is."""
+        return self.networks[self.turn](x)
+
+    def waiting(self) -> set[int]:
+        """Identities of the parameters of the networks whose turn it is not; common ones do not wait."""
+        here = {id(p) for p in self.networks[self.turn].parameters()}
+        return {id(p) for p in self.parameters()} - here
+
+
+def _alphas(module: nn.Module) -> list[nn.Parameter]:
+    return list(module.arch_parameters()) if hasattr(module, "arch_parameters") else []
+
+
+@torch.no_grad()
+def _shuffle(parameter: nn.Parameter) -> None:
+    entries = parameter.flatten()
+    parameter.copy_(entries[torch.randperm(len(entries), device=entries.device)].view_as(parameter))
