@@ -1,0 +1,64 @@
+"""Search the same settings under five seeds, to see whether they agree; the same command goes on after an interruption.
+
+The networks that are found are trained for one epoch only: it is the searches that are compared, by
+
+    nasbench agreement runs/agreement
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from nasbench.config import read_config
+from nasbench.errors import NasbenchError
+from nasbench.studies.local import run_missing
+from nasbench.studies.plan import plan
+from nasbench.studies.study import Study, make_study
+
+EVIDENCE = {"fixing": "evidence", "undecided": "largest_pi"}
+SEARCHES: dict[str, dict[str, Any]] = {
+    "lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead"}},
+    "evidence": {"strategy": "pmpl", "strategy_options": EVIDENCE},
+    "evidence, 3 supernets": {"strategy": "pmpl", "strategy_options": {**EVIDENCE, "supernets": 3}},
+    "darts": {"strategy": "darts"},
+}
+
+
+def studies(imagenette: Path) -> list[Study]:
+    """The searches on digits, and on Imagenette in `metapool_bench`; there half of the images are for α."""
+    bench = read_config(Path(__file__).with_name("metapool_bench.yaml"))
+    bases = {
+        "digits": {"dataset": "digits", "preset": "quick", "retrain_epochs": 1},
+        "imagenette": {
+            **bench,
+            "data_root": str(imagenette),
+            "dataset_options": {"meta_fraction": 0.5},
+            "epochs": 12,
+            "retrain_epochs": 1,
+        },
+    }
+    grid = {"seed": list(range(5))}
+    return [make_study({"name": k, "base": base, "variants": SEARCHES, "grid": grid}) for k, base in bases.items()]
+
+
+def main() -> int:
+    """Run what is missing; 1 when a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--imagenette", type=Path, required=True, help="imagenette.npz")
+    parser.add_argument("--out", type=Path, default=Path("runs/agreement"))
+    given = parser.parse_args()
+    failed = False
+    try:
+        for study in studies(given.imagenette):
+            planned = plan(study, given.out, others=[Path(__file__).parent / "records"])
+            failed |= any(result.error for result in run_missing(planned, given.out, print))
+    except NasbenchError as e:
+        sys.exit(f"error: {e}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
