@@ -1,0 +1,247 @@
+"""The parts of docs/results.md on searches: whether choices matter, whether searches find, know and repeat them."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import planted
+from scipy.stats import f as f_distribution
+from scipy.stats import kendalltau
+
+from nasbench.packs import SUFFIX
+from nasbench.record import write_atomic
+from nasbench.results.agreement import chance, kappa, share, votes
+from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.collect import architecture_of, collect
+from nasbench.results.formats import markdown
+from nasbench.results.repeats import repeats
+from nasbench.results.style import PAGE, encode, new_figure, styled
+from nasbench.results.tables import records
+
+HERE = Path(__file__).parent
+IMAGES = HERE.parent / "docs" / "images"
+SIMULATED, PLANTED = HERE / "evidence.csv", HERE / "planted.csv"
+AGREEMENT, BENCH = (HERE / "records" / f"{name}{SUFFIX}" for name in ("agreement", "metapool_bench"))
+SIGNIFICANT = 0.001
+
+Networks = dict[tuple[str, ...], dict[int, float]]  # candidates → seed → top-1
+
+
+def short(fashion: Sequence[str]) -> str:
+    """The three questions, answered in a few lines.
+
+    Args:
+        fashion: what Table 3 on Fashion-MNIST says, in sentences.
+    """
+    lines = [" ".join(["**Does the choice of enhancers matter here?**", *fashion, *_matters()])]
+    if PLANTED.is_file():
+        lines.append(f"**Does the search find it?** {_finds()}")
+    if AGREEMENT.is_file():
+        lines.append(f"**Does it repeat?** {_repeats()}")
+    return "\n\n".join(lines) + "\n"
+
+
+def pages() -> list[str]:
+    """The sections with the evidence for that; draws their figures."""
+    sections = []
+    if BENCH.is_file():
+        sections.append(_bench_page())
+    if PLANTED.is_file():
+        rows = list(planted.read(PLANTED).values())
+        write_atomic(IMAGES / "planted.png", planted.figure(rows))
+        sections.append(f"## Planted truth\n\n![Found and wrongly decided](images/planted.png)\n\n{planted.table(rows)}\n")
+    if AGREEMENT.is_file():
+        sections.append(f"## Agreement of seeds\n\n{markdown(repeats(collect([AGREEMENT]).frame))}")
+    if SIMULATED.is_file():
+        sections.append(_simulated_page())
+    return sections
+
+
+# metapool-bench
+
+
+def networks() -> Networks:
+    """Test accuracy of every network that was trained."""
+    found: Networks = {}
+    for run in records(collect([BENCH]).frame):
+        chosen = tuple(json.loads(run["architecture"]).values())
+        found.setdefault(chosen, {})[int(run["seed"])] = float(run["top1"])
+    return found
+
+
+def largest_block(found: Networks) -> Networks:
+    """Of the networks so far, those that make up a full factorial in the last stages: all others alike."""
+    for varied in (5, 4, 3, 2):
+        for head in itertools.product(("none", "avg3", "global"), repeat=5 - varied):
+            block = {k: v for k, v in found.items() if k[: 5 - varied] == head}
+            if len(block) == 3**varied:
+                return block
+    return {}
+
+
+def effects(block: Networks) -> list[tuple[int, dict[str, float], float]]:
+    """Analysis of variance with main effects only.
+
+    Returns:
+        Stage, mean accuracy by candidate, and p of the F test, of every stage that varies.
+    """
+    chosen = list(block)
+    values = np.array([np.mean(list(block[k].values())) for k in chosen])
+    stages = [s for s in range(5) if len({k[s] for k in chosen}) > 1]
+    means = {s: {c: float(values[[k[s] == c for k in chosen]].mean()) for c in ("none", "avg3", "global")} for s in stages}
+    fitted = values.mean() + sum(np.array([means[s][k[s]] for k in chosen]) - values.mean() for s in stages)
+    free = len(values) - 1 - 2 * len(stages)
+    residual = float(((values - fitted) ** 2).sum()) / free
+    result = []
+    for s in stages:
+        explained = sum((means[s][k[s]] - values.mean()) ** 2 for k in chosen) / 2
+        result.append((s + 1, means[s], float(f_distribution.sf(explained / residual, 2, free))))
+    return result
+
+
+def _matters() -> list[str]:
+    if not BENCH.is_file():
+        return []
+    found, block = networks(), largest_block(networks())
+    runs = sum(map(len, found.values()))
+    said = [f"On Imagenette at 48 px, metapool-bench has {runs} of its 729 networks so far."]
+    if block:
+        spread = 100 * float(np.std([np.mean(list(v.values())) for v in block.values()], ddof=1))
+        clear = [f"stage {stage}" for stage, _, p in effects(block) if p < SIGNIFICANT]
+        said.append(
+            f"The {len(block)} of them that vary only in their last stages differ by {spread:.1f} points (one deviation, "
+            f"of which the test set's sampling alone is 0.8); "
+            + (f"{' and '.join(clear)} matter(s)." if clear else f"no stage's effect has p < {SIGNIFICANT:g}.")
+        )
+    return said
+
+
+def _bench_page() -> str:
+    found = networks()
+    block = largest_block(found)
+    rows = [
+        {
+            "stage": Cell(f"stage {stage}"),
+            **{name: Cell(value) for name, value in means.items()},
+            "p": Cell(f"{p:.2g}"),
+        }
+        for stage, means, p in (effects(block) if block else [])
+    ]
+    columns = (
+        Column("stage", "Choice"),
+        *(Column(name, f"{name} (%)", "percent") for name in ("none", "avg3", "global")),
+        Column("p", "p"),
+    )
+    seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
+    notes = [f"{sum(map(len, found.values()))} of 729 runs are done: {len(found)} networks, seeds {seeds}."]
+    if len(block) < len(found):
+        notes.append(f"Shown: the {len(block)} networks that differ only in the stages named, all combinations of these.")
+    for one, other in itertools.combinations(seeds, 2):
+        both = [(v[one], v[other]) for v in found.values() if one in v and other in v]
+        if len(both) > 10:
+            tau = kendalltau(*zip(*both, strict=True))
+            notes.append(f"Kendall's τ between seeds {one} and {other}: {tau.statistic:.2f} over {len(both)} networks.")
+    caption = "Mean test accuracy by the choice of a stage, and p of its main effect (analysis of variance)."
+    return f"## metapool-bench\n\n{markdown(Table('bench', caption, columns, tuple(rows), tuple(notes)))}"
+
+
+# Planted truth, and agreement
+
+
+def _finds() -> str:
+    groups = planted.grouped(planted.read(PLANTED).values())
+    size = next(iter(planted.DATA))
+    levels = [noise for noise in planted.NOISE if all((size, s, noise) in groups for s in planted.STRATEGIES)]
+    parts = []
+    for title, strategy in (
+        ("a random choice", "random"),
+        ("PMPL with a hasty lead", "pmpl, hasty lead"),
+        ("PMPL with the lead", "pmpl, lead"),
+        ("PMPL by evidence", "pmpl, evidence, largest π"),
+    ):
+        rows = [row for noise in levels if noise != "1.0" for row in groups[size, strategy, noise]]
+        everything = [row for noise in levels for row in groups[size, strategy, noise]]
+        wrong = planted.percent(planted.errors(everything))
+        parts.append(f"{title} finds {planted.percent(planted.hits(rows))}, and of what it decides {wrong} is wrong")
+    return (
+        f"Where the right receptive field of a layer is known (planted truth, noise {levels[0]} to {levels[-1]}): "
+        + "; ".join(parts).replace("of what it decides – is wrong", "decides nothing")
+        + "."
+    )
+
+
+def _groups() -> Mapping[tuple[str, str], list[Any]]:
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for run in records(collect([AGREEMENT]).frame):
+        groups.setdefault((run["dataset"], run["label"]), []).append(run)
+    return groups
+
+
+def _repeats() -> str:
+    parts = []
+    for (dataset, label), runs in _groups().items():
+        ballots = votes([architecture_of(run) for run in runs])
+        measured = kappa(ballots)
+        agreed = share(ballots)
+        text = f"κ = {measured.value:.2f}" + ("" if measured.half is None else f" ± {measured.half:.2f}")
+        parts.append(f"{label} on {dataset} {100 * agreed.value:.0f} % (by chance {100 * chance(ballots):.0f} %, {text})")
+    return "Layers in which two seeds agree: " + "; ".join(parts) + "."
+
+
+# The simulation
+
+
+def _simulated_page() -> str:
+    with SIMULATED.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    null = [row for row in rows if not row["decided"]]
+    signal = [row for row in rows if row["decided"]]
+    write_atomic(IMAGES / "evidence.png", _simulated_figure(null, signal))
+    columns = ("scenario", "candidates", "searches", "wrong searches", "median step", "decided rightly")
+    lines = [columns, ("--",) * len(columns)]
+    for row in rows:
+        wrong = f"{100 * int(row['wrong_searches']) / int(row['searches']):.2f} %"
+        decided = f"{100 * float(row['decided']):.0f} %" if row["decided"] else ""
+        median = row["median_step"] if row["median_step"] and int(row["median_step"]) <= int(row["steps"]) else ""
+        lines.append((row["scenario"], row["candidates"], row["searches"], wrong, median, decided))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        "## The rule of evidence, simulated\n\n17 layers, δ = 0.05, up to 1,500 steps, by `python experiments/evidence.py`. "
+        "Without a signal a search is wrong that excludes anything; with one, that excludes the best candidate. "
+        "Step counts include the burn-in of 20 steps.\n\n![Errors and speed](images/evidence.png)\n\n" + table + "\n"
+    )
+
+
+def _simulated_figure(null: Sequence[Mapping[str, str]], signal: Sequence[Mapping[str, str]]) -> bytes:
+    with styled():
+        drawn = new_figure(PAGE, 2.6)
+        left, right = drawn.subplots(1, 2)
+        names = list(dict.fromkeys(row["scenario"] for row in null))
+        marks = {"3": "o", "8": "s", "13": "^"}
+        for k, mark in marks.items():
+            shares = {row["scenario"]: 100 * int(row["wrong_searches"]) / int(row["searches"]) for row in null if row["candidates"] == k}
+            left.plot([shares.get(n, np.nan) for n in names], range(len(names)), mark, label=f"K = {k}", fillstyle="none")
+            steps = {
+                float(row["scenario"].split()[0]): int(row["median_step"])
+                for row in signal
+                if row["candidates"] == k and row["scenario"].endswith("σ") and "for" not in row["scenario"]
+            }
+            shown = [s for s in sorted(steps) if steps[s] <= 1500]
+            right.plot(shown, [steps[s] for s in shown], f"-{mark}", label=f"K = {k}", fillstyle="none")
+        left.axvline(5, color="#808080", linestyle=(0, (2, 2)), linewidth=0.8)
+        left.set_yticks(range(len(names)), names)
+        left.invert_yaxis()
+        left.set_xlim(-0.3, 10)
+        left.set_xlabel("searches without a signal that exclude anything (%)\ndashed: δ")
+        right.axhline(600, color="#808080", linestyle=(0, (2, 2)), linewidth=0.8)
+        right.set_xlabel("advantage of the best candidate (σ a step)")
+        right.set_ylabel("median step of a layer's decision")
+        right.set_ylim(0, 1500)
+        right.legend()
+    return encode(drawn, "png")
