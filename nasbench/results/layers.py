@@ -93,7 +93,7 @@ COLUMNS = (
     Column("why", "why"),
     Column("survivors", "left"),
     Column("excluded", "ruled out"),
-    Column("halves", "preferred by the two halves of the search"),
+    Column("halves", "best in each half of the search"),
 )
 
 

@@ -67,7 +67,7 @@ def alphas(run: RunRow) -> Figure:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
         figure.suptitle(
             f"π of each layer's candidates over the search: {_title(run)}\n"
-            "(in the titles: what was chosen; * not fixed before the search ended; n left: undecided between n)"
+            "(in the titles: what was chosen; * not fixed before the search ended; (n) undecided between n)"
         )
         figure.supylabel("π (probability)", fontsize=7)
     return figure
@@ -125,7 +125,7 @@ def _layer(
     name = label.removesuffix(".enhancer")
     title = name if chosen is None else f"{name}: {chosen}"  # the edges of NNI's cells are no choices of their own
     undecided = decision is not None and decision.by == UNDECIDED
-    mark = f", {len(decision.survivors)} left" if decision is not None and undecided else "" if fixed else "*"
+    mark = f" ({len(decision.survivors)})" if decision is not None and undecided else "" if fixed else "*"
     axes.set_title(title + mark, pad=2.5, fontsize=6.8)
     axes.set_xlim(0, last)
     axes.locator_params(axis="y", nbins=3)
