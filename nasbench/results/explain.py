@@ -144,7 +144,8 @@ def _reading(config: RunConfig, kinds: Counter[str]) -> Iterator[tuple[str, str]
         yield (
             "What π and ρ are",
             "π is the weight that the search gives to a candidate of a layer; the weights of a layer add up to 1. They "
-            "start out equal and move a little with every batch.",
+            "start out equal and move a little with every batch. A layer that was led by ρ was fixed as soon as its "
+            "largest weight was ahead of the next by ρ.",
         )
         yield (
             "Why a lead is no certainty",
@@ -154,7 +155,7 @@ def _reading(config: RunConfig, kinds: Counter[str]) -> Iterator[tuple[str, str]
         )
     if not kinds.keys() & {EVIDENCE, UNDECIDED, LEAD, LIMIT}:
         yield (
-            "How to read this",
+            "What the accuracy tells",
             "The accuracy is that of the network as a whole. What a single layer adds to it can only be seen beside "
             "the same network with another candidate there.",
         )
