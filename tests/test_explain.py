@@ -16,8 +16,9 @@ from typer.testing import CliRunner, Result
 
 from nasbench.cli import app
 from nasbench.errors import NasbenchError, RecordError
+from nasbench.facts import Decision, Doubt, Exclusion
 from nasbench.reasons import about, evidence, odds, why
-from nasbench.record import ARCHITECTURE, CONFIG, DECISIONS, STATUS, Decision, Doubt, Exclusion, Record
+from nasbench.record import ARCHITECTURE, CONFIG, DECISIONS, STATUS, Record
 from nasbench.results.collect import collect
 from nasbench.results.explain import Explanation, explain, page
 from nasbench.results.figures import plot
@@ -244,6 +245,9 @@ def test_a_lead_is_called_no_certainty(tmp_path: Path) -> None:
     )
     assert "It led by ρ = 0.2 at step 3 (π 0.6; none, the next, 0.2). How sure: not known." in told(found)
     assert "Why a lead is no certainty" in dict(found.reading)
+    halves = {label: Decision(by="threshold", halves=["none", "max3"]) for label in ("a", "b")}
+    Record(path).write_json(DECISIONS, halves)
+    assert "The two halves of the search disagree: the first prefers “none”" in told(explain(Record(path)))
     assert "odds" not in told(found)
 
 
@@ -298,18 +302,26 @@ def test_more_networks_are_advised_than_there_were(tmp_path: Path) -> None:
     assert [command.rpartition(" ")[2] for command in commands] == ["supernets=3", "supernets=6", "supernets=3"]
 
 
-def test_the_advised_commands_are_understood(tmp_path: Path) -> None:
+def test_an_option_that_the_strategy_lacks_is_not_advised(tmp_path: Path) -> None:
+    path = write_evidence(tmp_path)
+    changed = (path / CONFIG).read_text().replace("supernets: 1", "")
+    (path / CONFIG).write_text("\n".join(line for line in changed.splitlines() if line.strip()))
+    assert "supernets" not in str(explain(Record(path)).advice)
+
+
+@pytest.mark.parametrize("strategy", [None, "pmpl", "darts", "random"])
+def test_the_advised_commands_are_understood(tmp_path: Path, strategy: str | None) -> None:
     (tmp_path / "a b").mkdir()
-    path = write_run(tmp_path / "a b", strategy="pmpl", architecture={"block01.enhancer": "global"}, steps=6)
-    architecture = Record(path).architecture()
-    (tmp_path / "other.json").write_text(json.dumps(architecture))
-    commands = [command for _, found in explain(Record(path)).advice for command in found if " -s " not in command]
-    assert len(commands) == 3
+    path = write_run(tmp_path / "a b", strategy=strategy, architecture={"block01.enhancer": "global"})
+    (tmp_path / "other.json").write_text(json.dumps(Record(path).architecture()))
+    commands = [command for _, found in explain(Record(path)).advice for command in found]
+    assert len(commands) == (3 if strategy is None else 4)
     for command in commands:
         name, *words = shlex.split(command.replace("other.json", str(tmp_path / "other.json")))
         assert name == "nasbench"
         asked = call(*words, "--print-config")
         assert asked.exit_code == 0, (command, asked.exception)
+        assert "fixing: evidence" in asked.stdout or "fixing" not in command
     assert "architecture:\n  block01.enhancer: global" in asked.stdout
 
 

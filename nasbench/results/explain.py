@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from nasbench import reasons
 from nasbench.config import RunConfig
 from nasbench.errors import listed
-from nasbench.reasons import EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
 from nasbench.facts import Decision
+from nasbench.reasons import EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
 from nasbench.record import CONFIG, Record
 from nasbench.results.cells import number
 from nasbench.results.layers import KNOWN, MOST_NAMES, Layer, layers, rule
@@ -167,14 +167,14 @@ def _advice(record: Record) -> Iterator[tuple[str, tuple[str, ...]]]:
     undecided = {label: decisions[label] for label in chosen if decisions[label].by == UNDECIDED}
     if undecided:
         yield _longer(config, undecided, again)
+    if undecided and "supernets" in config.strategy_options:
         yield (
             "Ask several networks side by side: what they agree on is likelier to hold for yours.",
             (f"{again} -s supernets={max(3, 2 * _supernets(config))}",),
         )
-    elif any(decisions[label].by == LEAD for label in chosen):
-        yield "Search with evidence instead of a lead.", (f"{again} -s fixing=evidence",)
-    elif any(decisions[label].by in (GIVEN, LIMIT) or decisions[label].by not in KNOWN for label in chosen):
-        yield "Search with evidence.", (f"{again} --strategy pmpl -s fixing=evidence",)
+    if not reasons.evidence(record):
+        strategy = "" if "fixing" in config.strategy_options else "--strategy pmpl "
+        yield "Let evidence decide, which says how sure it is.", (f"{again} {strategy}-s fixing=evidence",)
     if config.strategy is not None:
         yield "See whether another seed finds the same.", (f"{again} --seed {(config.seed + 1) % 2**32}",)
     rivals = {label: _rival(decisions[label], str(chosen[label])) for label in (*undecided, *chosen)}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from nasbench import reasons
 from nasbench.config import RunConfig
 from nasbench.errors import listed
-from nasbench.reasons import EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
 from nasbench.facts import Decision
+from nasbench.reasons import EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
 from nasbench.record import Record
 from nasbench.results.cells import Cell, Column, Table
 
@@ -151,12 +151,14 @@ def _by_lead(decision: Decision, candidate: str, config: RunConfig) -> Iterator[
     rho = config.strategy_options.get("rho")
     by = f" by ρ = {rho:g}" if isinstance(rho, (int, float)) else " by ρ"
     yield f"It led{by} at step {decision.step or 0:,}{_weights(decision, candidate)}. How sure: not known."
+    yield from _halves(decision)
 
 
 def _by_limit(decision: Decision, candidate: str, config: RunConfig) -> Iterator[str]:
     largest = reasons.has_largest_pi(decision, candidate)
     what = "It had the largest π when the search ended" if largest else "The strategy chose it when the search ended"
     yield f"{what}{_weights(decision, candidate)}. How sure: not known."
+    yield from _halves(decision)
 
 
 def _weights(decision: Decision, candidate: str) -> str:
