@@ -212,6 +212,13 @@ def test_doubt_is_told_by_its_size(tmp_path: Path, doubt: dict[str, Any], senten
     assert sentence in told(explain(Record(write_evidence(tmp_path, decisions))))
 
 
+def test_a_default_that_is_not_among_the_best_two_is_called_so(tmp_path: Path) -> None:
+    doubt = CLOSE.model_copy(update={"best": "max3"})
+    found = explain(Record(write_evidence(tmp_path, {"a": undecided(doubt=doubt)})))
+    assert "“none” was taken as the cheapest of those left, though it is neither of these two." in told(found)
+    assert "In all it cannot tell which" in told(found)
+
+
 @pytest.mark.parametrize(
     ("rule", "taken"),
     [

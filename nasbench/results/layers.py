@@ -20,8 +20,8 @@ DIFFERENCE = 2.0  # standard errors of the mean preference under which nothing i
 RULES = {
     "cheapest": (
         "the cheapest of those left",
-        "Where nothing speaks against several candidates, the one that computes least is the safe default: no loss of "
-        "accuracy has been seen, and time and energy on the device are saved. No extra layer comes before a local one, "
+        "Where nothing is proven against several candidates, the one that computes least is the safe default: no loss of "
+        "accuracy is proven, and time and energy on the device are saved. No extra layer comes before a local one, "
         "that before a global one.",
     ),
     "largest_pi": (
@@ -127,7 +127,8 @@ def _undecided(decision: Decision, candidate: str, config: RunConfig) -> Iterato
         size = f"the mean preference is {shown} of its step-to-step deviation" if doubt.mean else "they are level"
         yield f"{seen}: {size}; {_prospect(decision)}."
     yield from _halves(decision)
-    yield f"“{candidate}” was taken as {rule(config)[0]}."
+    neither = ", though it is neither of these two" if doubt and candidate not in (doubt.best, doubt.rival) else ""
+    yield f"“{candidate}” was taken as {rule(config)[0]}{neither}."
 
 
 def _prospect(decision: Decision) -> str:
