@@ -101,8 +101,8 @@ def _answer(record: Record, kinds: Counter[str]) -> Iterator[str]:
         decided = "none" if not gathered.decided else "all" if gathered.decided == total else gathered.decided
         told = f"The evidence of this search decides {decided} of {total} layers."
         if left := kinds[UNDECIDED]:
-            told += f" In {'all' if left == total else left} it cannot tell which of the remaining candidates is best; there a default was taken: "
-            told += f"{rule(record.config())[0]}."
+            told += f" In {'all' if left == total else left} it cannot tell which of the remaining candidates is best; "
+            told += f"there a default was taken: {rule(record.config())[0]}."
         yield told
         told = f"{gathered.excluded} of {gathered.alternatives} alternatives were ruled out."
         if gathered.error is not None:

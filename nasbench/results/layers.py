@@ -20,9 +20,9 @@ DIFFERENCE = 2.0  # standard errors of the mean preference under which nothing i
 RULES = {
     "cheapest": (
         "the cheapest of those left",
-        "Where nothing is proven against several candidates, the one that computes least is the safe default: no loss of "
-        "accuracy is proven, and time and energy on the device are saved. No extra layer comes before a local one, "
-        "that before a global one.",
+        "Where nothing is proven against several candidates, the one that computes least is the safe default: no "
+        "loss of accuracy is proven, and time and energy on the device are saved. No extra layer comes before a local "
+        "one, that before a global one.",
     ),
     "largest_pi": (
         "the one of those left with the largest π",
