@@ -15,6 +15,7 @@ from records import write_evidence, write_run
 from typer.testing import CliRunner, Result
 
 from nasbench.cli import app
+from nasbench.config import dump_config
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.facts import Decision, Doubt, Exclusion
 from nasbench.reasons import about, evidence, odds, why
@@ -311,8 +312,10 @@ def test_more_networks_are_advised_than_there_were(tmp_path: Path) -> None:
 
 def test_an_option_that_the_strategy_lacks_is_not_advised(tmp_path: Path) -> None:
     path = write_evidence(tmp_path)
-    changed = (path / CONFIG).read_text().replace("supernets: 1", "")
-    (path / CONFIG).write_text("\n".join(line for line in changed.splitlines() if line.strip()))
+    config = Record(path).config()
+    own = {name: value for name, value in config.strategy_options.items() if name != "supernets"}
+    changed = config.model_copy(update={"strategy": "somebody:Strategy", "strategy_options": own})
+    (path / CONFIG).write_text(dump_config(changed))
     assert "supernets" not in str(explain(Record(path)).advice)
 
 
@@ -320,16 +323,26 @@ def test_an_option_that_the_strategy_lacks_is_not_advised(tmp_path: Path) -> Non
 def test_the_advised_commands_are_understood(tmp_path: Path, strategy: str | None) -> None:
     (tmp_path / "a b").mkdir()
     path = write_run(tmp_path / "a b", strategy=strategy, architecture={"block01.enhancer": "global"})
-    (tmp_path / "other.json").write_text(json.dumps(Record(path).architecture()))
+    check_advice(path, tmp_path, count=3 if strategy is None else 4)
+
+
+def test_the_advised_commands_after_a_search_by_evidence_are_understood(tmp_path: Path) -> None:
+    near = {"block01.enhancer": undecided()}
+    check_advice(write_evidence(tmp_path, near, supernets=3), tmp_path, count=5)
+
+
+def check_advice(path: Path, folder: Path, count: int) -> None:
+    """Check that `nasbench` takes every command that is advised for a record."""
+    (folder / "other.json").write_text(json.dumps(Record(path).architecture()))
     commands = [command for _, found in explain(Record(path)).advice for command in found]
-    assert len(commands) == (3 if strategy is None else 4)
+    assert len(commands) == count
     for command in commands:
-        name, *words = shlex.split(command.replace("other.json", str(tmp_path / "other.json")))
+        name, *words = shlex.split(command.replace("other.json", str(folder / "other.json")))
         assert name == "nasbench"
         asked = call(*words, "--print-config")
         assert asked.exit_code == 0, (command, asked.exception)
         assert "fixing: evidence" in asked.stdout or "fixing" not in command
-    assert "architecture:\n  block01.enhancer: global" in asked.stdout
+    assert "architecture:\n  block01.enhancer: " in asked.stdout
 
 
 def test_a_record_in_a_pack_is_explained_and_run_again(tmp_path: Path) -> None:
