@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nasbench.facts import Decision
+from nasbench.reasons import LEAD, evidence, runner_up, why
 from nasbench.record import STAGES, Record
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ def summary(record: Record) -> RenderableType:
     """
     parts: list[RenderableType] = [_heading(record)]
     status = record.status()
+    gathered = evidence(record) if record.finished("search") else None
     if record.finished("search"):
         parts.append(_choices(record))
-        if doubt := _doubt(list(record.decisions().values())):
+        if gathered:
+            parts += ["", Text(str(gathered))]
+        elif doubt := _doubt(list(record.decisions().values())):
             parts += ["", Text(doubt, style="yellow")]
     if record.finished("test"):
-        parts.append(_result(record))
+        parts.append(_result(record, by_lead=gathered is None))
     stages = Table("stage", "time", "peak memory", "images", box=None, header_style="dim", pad_edge=False)
     for name in STAGES:
         facts = status.stages.get(name)
@@ -57,28 +61,18 @@ def _heading(record: Record) -> Text:
 
 
 def _choices(record: Record) -> Table:
-    architecture, decisions = record.architecture(), record.decisions()
-    reasons: dict[str, Callable[[Decision], str]] = {
-        "threshold": lambda d: f"led by ρ at step {d.step} (training loss {d.train_loss or 0:.2f})",
-    }
+    decisions = record.decisions()
     table = Table("choice", "candidate", "π", "runner-up", "why", box=None, header_style="dim", pad_edge=False)
-    for label, candidate in architecture.items():
+    for label, candidate in record.architecture().items():
         decision = decisions[label]
-        pi = decision.pi or {}
-        chosen = pi.get(str(candidate))
-        others = sorted(((p, c) for c, p in pi.items() if c != str(candidate)), reverse=True)
-        digits = _digits(chosen, others[0][0]) if others and chosen is not None else 2
-        reason = reasons.get(decision.by)
-        why = reason(decision) if reason else decision.by
-        if decision.by == "limit":
-            largest = chosen is not None and chosen == max(pi.values())
-            why = "largest π when the search ended" if largest else "chosen by the strategy"
+        chosen, other = (decision.pi or {}).get(str(candidate)), runner_up(decision, candidate)
+        digits = _digits(chosen, other[1]) if other and chosen is not None else 2
         table.add_row(
             label,
             str(candidate),
             "" if chosen is None else f"{chosen:.{digits}f}",
-            f"{others[0][1]} {others[0][0]:.{digits}f}" if others else "",
-            why,
+            f"{other[0]} {other[1]:.{digits}f}" if other else "",
+            why(decision, candidate),
         )
     return table
 
@@ -91,7 +85,7 @@ def _digits(one: float, other: float) -> int:
 def _doubt(decisions: Sequence[Decision]) -> str:
     """What to think of a search that has learnt nothing; empty where it has learnt something."""
     known = [d for d in decisions if d.pi and len(d.pi) > 1]
-    left = [d.pi for d in known if d.by != "threshold" and d.pi]
+    left = [d.pi for d in known if d.by != LEAD and d.pi]
     if not left or any(abs(p * len(pi) - 1) > UNDECIDED for pi in left for p in pi.values()):
         return ""
     spread = max(abs(p - 1 / len(pi)) for pi in left for p in pi.values())
@@ -100,10 +94,10 @@ def _doubt(decisions: Sequence[Decision]) -> str:
     return f"{fixed}; π within {spread:.1g} of uniform: the {which} is arbitrary"
 
 
-def _result(record: Record) -> Text:
+def _result(record: Record, by_lead: bool) -> Text:
     result = record.result()
     top5 = "" if result.top5 is None else f", top-5 {100 * result.top5:.2f} %"
-    count = result.search.get("fixed_by_threshold")
+    count = result.search.get("fixed_by_threshold") if by_lead else None
     fixed = f", {count} of {len(result.architecture)} choices fixed by the threshold" if count is not None else ""
     text = Text("\ntest accuracy: ")
     text.append(f"top-1 {100 * result.top1:.2f} %", style="bold")

@@ -133,7 +133,8 @@ def _look(session: Session, address: str, width: int, height: int) -> Page:
         "Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(() => [...document.images].map("
         "i => ({source: i.src.slice(0, 40), width: i.naturalWidth, complete: i.complete, alt: i.alt})))"
     )
-    page.overflow = session.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    # A phone zooms out until everything fits, and its `innerWidth` grows with that.
+    page.overflow = session.evaluate("document.documentElement.scrollWidth") - width
     page.screenshot = session.screenshot()
     for event in session.events:
         if event.get("method") == "Network.requestWillBeSent":

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nasbench import record as records
-from nasbench.facts import DataFacts, Decision, Result
+from nasbench.config import dump_config
+from nasbench.facts import DataFacts, Decision, Doubt, Exclusion, Result
 from nasbench.networks import label_of
 from nasbench.presets import resolve_config
 from nasbench.record import Record
@@ -84,3 +85,51 @@ def write_run(
     record.write_json(records.RESULT, result)
     record.set_status(state="finished")
     return record.path
+
+
+def write_evidence(folder: Path, decisions: Mapping[str, Decision] | None = None, **options: Any) -> Path:
+    """A finished record of a search of 600 steps by evidence.
+
+    Args:
+        folder: that receives it.
+        decisions: label → decision, in the place of: one layer decided, one undecided between two of four candidates,
+            and one between four that are level.
+        **options: of the strategy, in the place of those of a search by evidence.
+    """
+    names = ("none", "avg3", "max3", "global")
+    out = {
+        "avg3": Exclusion(step=140, by="max3", odds=21.3),
+        "none": Exclusion(step=310, by="max3", odds=1e300),
+        "global": Exclusion(step=420, by="max3", odds=35.2),
+    }
+    pi = dict(zip(names, (0.2, 0.1, 0.4, 0.3), strict=True))
+    doubt = Doubt(best="none", rival="global", mean=0.003, deviation=0.1, steps=590, needed=8954)
+    some = {name: out[name].model_copy(update={"by": "none"}) for name in ("avg3",)}
+    usual = {
+        "block01.enhancer": Decision(by="evidence", step=420, pi=pi, survivors=["max3"], excluded=out),
+        "block02.enhancer": Decision(
+            **{"by": "undecided", "step": 600, "pi": pi, "halves": ["none", "global"]},
+            **{"survivors": ["none", "max3", "global"], "excluded": some, "doubt": doubt},
+        ),
+        "block03.enhancer": Decision(
+            **{"by": "undecided", "step": 600, "pi": pi, "halves": ["avg3", "avg3"], "survivors": [*names]},
+            doubt=doubt.model_copy(update={"rival": "avg3", "mean": 0.0, "needed": None}),
+        ),
+    }
+    found = dict(decisions or usual)
+    chosen = {label: (d.survivors or ["none"])[0] for label, d in found.items()}
+    path = write_run(folder, strategy="pmpl", architecture=chosen, steps=6)
+    record = Record(path)
+    given = {"fixing": "evidence", "delta": 0.05, "undecided": "cheapest", "supernets": 1, **options}
+    config = record.config()
+    changed = config.model_copy(update={"strategy_options": {**config.strategy_options, **given}})
+    records.write_atomic(path / records.CONFIG, dump_config(changed))
+    record.write_json(records.DECISIONS, found)
+    rows = [
+        (step, label, name, 0.25 + 0.0001 * i * step * (name in decision.survivors), int(step >= 420 and i == 0))
+        for step in range(0, 601, 20)
+        for i, (label, decision) in enumerate(found.items())
+        for name in names
+    ]
+    record.write_csv(records.SEARCH, records.SEARCH_HEADER, rows)
+    return path

@@ -181,7 +181,9 @@ def test_an_error_is_one_clean_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert len(line) <= len("error: ") + 2000
 
 
-@pytest.mark.parametrize("how", [["show"], ["table", "strategies"], ["table", "strategies", "--format", "csv"]])
+@pytest.mark.parametrize(
+    "how", [["show"], ["explain"], ["table", "strategies"], ["table", "strategies", "--format", "csv"]]
+)
 def test_a_strangers_record_does_not_reach_the_terminal_raw(
     runs: Path, how: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_record_runs_code_only_where_it_is_trusted(
     (record / "config.yaml").write_text(yaml.safe_dump(config | {"space": "somebody:Space"}))
     reading = (
         *(["show", record], ["table", "strategies", record], ["compare", record, record]),
+        *(["explain", record], ["explain", record, "-o", "page.html"]),
         *(["plot", record, "--output", "figures"], ["report", record, "--output", "page"]),
     )
     for words in reading:

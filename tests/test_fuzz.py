@@ -145,6 +145,8 @@ def damage(record: Path, data: st.DataObject) -> None:
 READING: tuple[Callable[[Path, Path], list[str]], ...] = (
     lambda record, out: ["show", str(record)],
     lambda record, out: ["show", str(record), "--json"],
+    lambda record, out: ["explain", str(record)],
+    lambda record, out: ["explain", str(record), "--output", str(out)],
     lambda record, out: ["table", "table3", str(record.parent.parent)],
     lambda record, out: ["table", "strategies", str(record.parent.parent), "--format", "json"],
     lambda record, out: ["table", "pivot", str(record.parent.parent)],

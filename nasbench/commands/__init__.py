@@ -1,6 +1,6 @@
 """One module a command, imported when it is used: each has a typer `app` with one function, `command`."""
 
 COMMANDS = (
-    *("run", "list", "show", "profile", "bench", "table", "plot", "report", "compare", "sweep", "ui"),
+    *("run", "list", "show", "explain", "profile", "bench", "table", "plot", "report", "compare", "sweep", "ui"),
     *("agreement", "migrate", "pack"),
 )

@@ -14,6 +14,7 @@ from nasbench.distributed import node_rank
 from nasbench.follower import follow_node
 from nasbench.nni_bridge.address import LOOPBACK
 from nasbench.nni_bridge.single import run_in_portal
+from nasbench.packs import locate
 from nasbench.presets import resolve_config
 from nasbench.show import summary
 from nasbench.terminal import plain_console, print_json, say
@@ -42,7 +43,7 @@ def command(
     promoted = short(width, candidates)
     if promoted:
         settings["space_options"] = [*(settings["space_options"] or ()), *promoted]
-    resolved = resolve_config(merge(read_config(config) if config is not None else {}, settings))
+    resolved = resolve_config(merge(read_config(locate(config)) if config is not None else {}, settings))
     if print_config:
         typer.echo(dump_config(resolved), nl=False)
         return

@@ -52,7 +52,7 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
         searched = [run for run in runs if Record(run["path"]).file(SEARCH)]
         if not searched:
             raise RecordError("none of the runs has a search.csv: their strategies have no π")
-        chosen = searched if each else _first_of_each(searched)
+        chosen = searched if each else first_of_each(searched)
         return {f"alphas_{run['name']}": alphas(run) for run in chosen}
     if what == "architecture":
         return {what: architecture(runs)}
@@ -60,7 +60,7 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
         trained = [run for run in runs if Record(run["path"]).file(MODEL)]
         if not trained:
             raise RecordError("none of the runs has a trained network (model.safetensors)")
-        return {what: receptive_fields(_first_of_each(trained)[:NETWORKS], trust)}
+        return {what: receptive_fields(first_of_each(trained)[:NETWORKS], trust)}
     return {what: tradeoff(runs) if what == "tradeoff" else learning_curves(runs)}
 
 
@@ -236,7 +236,8 @@ def _curve(axes: Axes, runs: Sequence[Mapping[int, float]], scale: float, style:
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:
+def first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:
+    """The first run of each set-up."""
     first: dict[tuple[Any, ...], RunRow] = {}
     for run in runs:
         first.setdefault((run["protocol"], run["width"], run["label"]), run)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from nasbench.errors import OptionError, RecordError
+from nasbench.reasons import evidence
 from nasbench.record import Record, write_atomic
+from nasbench.results import layers
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import MEASURES, Problem, RunRow, is_searched, option
-from nasbench.results.figures import WHAT, plot
+from nasbench.results.figures import WHAT, first_of_each, plot
 from nasbench.results.formats import html
+from nasbench.results.page import render
 from nasbench.results.reproduce import command
 from nasbench.results.style import COLUMN, encode
 from nasbench.results.tables import build, column, describe, records, setting_key
@@ -58,7 +60,6 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     Raises:
         RecordError: there are no runs, or a record is damaged.
     """
-    from jinja2 import Environment, select_autoescape
     from markupsafe import Markup
 
     found = records(runs)
@@ -69,12 +70,12 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
     groups = _groups(found, trust)
-    template = files("nasbench.results").joinpath("report.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-    content = page.from_string(template).render(
+    content = render(
+        "report.html",
         summary=_summary(found, groups),
         tables=[Markup(html(table)) for table in tables],
         figures=_figures(runs, trust),
+        searches=[Markup(html(table)) for table in _searches(found)],
         groups=groups,
         runs=Markup(html(_all_runs(found))),
         shared=_yaml(_shared(groups)),
@@ -153,6 +154,14 @@ def _figures(runs: pd.DataFrame, trust: bool) -> list[dict[str, str]]:
             of_run = f": {name.removeprefix('alphas_')}" if what == "alphas" else ""
             drawn.append({"title": TITLES[what] + of_run, "alt": ALT[what], "id": name, **_embedded(figure)})
     return drawn
+
+
+def _searches(runs: Sequence[RunRow]) -> Iterator[Table]:
+    """What the evidence says of every layer, a table a set-up."""
+    for number, run in enumerate(first_of_each(runs)):
+        record = Record(run["path"])
+        if evidence(record):
+            yield layers.table(record, f"layers{number}", f"{run['label']} on {run['dataset']}, seed {run['seed']}")
 
 
 def _embedded(figure: Figure) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import RecordError, quoted
 from nasbench.facts import Decision
+from nasbench.reasons import EVIDENCE, LEAD, UNDECIDED
 from nasbench.record import SEARCH, Record, finite
 from nasbench.results.collect import RunRow, architecture_of, is_searched, option
 from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = 6  # side by side
+FIXED: dict[str, Any] = {"color": "#606060", "linewidth": 0.8, "linestyle": (0, (2, 2))}
+EXCLUDED: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 4.0, "markeredgewidth": 1.0}
 
 
 def alphas(run: RunRow) -> Figure:
     """π of every candidate over the steps of the search, a panel a layer, with the moment each layer was fixed.
+
+    The line of a candidate that evidence has excluded ends with a cross.
 
     Args:
         run: a row of the collected frame.
@@ -55,13 +60,14 @@ def alphas(run: RunRow) -> Figure:
         handles = [
             panels[0].plot([], [], **candidate(name, i), markersize=3, label=name)[0] for i, name in enumerate(names)
         ]
-        handles.append(
-            panels[0].plot([], [], color="#606060", linewidth=0.8, linestyle=(0, (2, 2)), label="fixed by ρ")[0]
-        )
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 9), handlelength=2.4)
+        handles.append(panels[0].plot([], [], **FIXED, label="fixed")[0])
+        if any(decision.excluded for decision in decisions.values()):
+            handles.append(panels[0].plot([], [], **EXCLUDED, color="#606060", label="excluded")[0])
+        columns = len(handles) if len(handles) < 10 else -(-len(handles) // 2)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
         figure.suptitle(
             f"π of each layer's candidates over the search: {_title(run)}\n"
-            "(in the titles: what was chosen; * not fixed before the search ended)"
+            "(in the titles: what was chosen; * not fixed before the search ended; (n) undecided between n)"
         )
         figure.supylabel("π (probability)", fontsize=7)
     return figure
@@ -95,8 +101,12 @@ def _layer(
     names: Sequence[str],
     last: int,
 ) -> None:
+    excluded = decision.excluded if decision is not None else {}
     for name, (steps, values) in layer.items():
         style = candidate(name, names.index(name))
+        if name in excluded:
+            steps, values = _until(excluded[name].step, steps, values)
+            axes.plot(steps[-1:], values[-1:], **EXCLUDED, color=style["color"], zorder=4, clip_on=False)
         every = max(1, len(steps) // 3)
         axes.plot(
             steps,
@@ -107,17 +117,25 @@ def _layer(
             markevery=(names.index(name) * every // max(1, len(names)), every),
             zorder=3 if name == str(chosen) else 2,
         )
-    fixed = decision if decision is not None and decision.by == "threshold" else None
+    fixed = decision if decision is not None and decision.by in (LEAD, EVIDENCE) else None
     step = fixed.step if fixed else None
     if step is not None:
-        axes.axvline(step, color="#606060", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+        axes.axvline(step, **FIXED, zorder=1)
         axes.axvspan(step, last, color="#ececec", linewidth=0, zorder=0)
     name = label.removesuffix(".enhancer")
     title = name if chosen is None else f"{name}: {chosen}"  # the edges of NNI's cells are no choices of their own
-    axes.set_title(title + ("" if fixed else "*"), pad=2.5, fontsize=6.8)
+    undecided = decision is not None and decision.by == UNDECIDED
+    mark = f" ({len(decision.survivors)})" if decision is not None and undecided else "" if fixed else "*"
+    axes.set_title(title + mark, pad=2.5, fontsize=6.8)
     axes.set_xlim(0, last)
     axes.locator_params(axis="y", nbins=3)
     axes.locator_params(axis="x", nbins=3)
+
+
+def _until(step: int, steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
+    """A line up to a step, at which it has the value before."""
+    before = [(s, v) for s, v in zip(steps, values, strict=True) if s < step] or [(0, values[0])]
+    return [*(s for s, _ in before), step], [*(v for _, v in before), before[-1][1]]
 
 
 def architecture(runs: Sequence[RunRow]) -> Figure:
