@@ -16,19 +16,21 @@ from scipy.stats import kendalltau
 
 from nasbench.packs import SUFFIX
 from nasbench.record import write_atomic
-from nasbench.results.agreement import chance, kappa, share, votes
+from nasbench.results.agreement import chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import architecture_of, collect
 from nasbench.results.formats import markdown
 from nasbench.results.repeats import repeats
 from nasbench.results.style import PAGE, encode, new_figure, styled
 from nasbench.results.tables import records
+from nasbench.spaces.operations.enhancers import CANDIDATE_SETS
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "docs" / "images"
 SIMULATED, PLANTED = HERE / "evidence.csv", HERE / "planted.csv"
 AGREEMENT, BENCH = (HERE / "records" / f"{name}{SUFFIX}" for name in ("agreement", "metapool_bench"))
 SIGNIFICANT = 0.001
+CANDIDATES = CANDIDATE_SETS["ablation"]
 
 Networks = dict[tuple[str, ...], dict[int, float]]  # candidates → seed → top-1
 
@@ -55,7 +57,8 @@ def pages() -> list[str]:
     if PLANTED.is_file():
         rows = list(planted.read(PLANTED).values())
         write_atomic(IMAGES / "planted.png", planted.figure(rows))
-        sections.append(f"## Planted truth\n\n![Found and wrongly decided](images/planted.png)\n\n{planted.table(rows)}\n")
+        picture = "![Found and wrongly decided](images/planted.png)"
+        sections.append(f"## Planted truth\n\n{picture}\n\n{planted.table(rows)}\n")
     if AGREEMENT.is_file():
         sections.append(f"## Agreement of seeds\n\n{markdown(repeats(collect([AGREEMENT]).frame))}")
     if SIMULATED.is_file():
@@ -78,7 +81,7 @@ def networks() -> Networks:
 def largest_block(found: Networks) -> Networks:
     """Of the networks so far, those that make up a full factorial in the last stages: all others alike."""
     for varied in (5, 4, 3, 2):
-        for head in itertools.product(("none", "avg3", "global"), repeat=5 - varied):
+        for head in itertools.product(CANDIDATES, repeat=5 - varied):
             block = {k: v for k, v in found.items() if k[: 5 - varied] == head}
             if len(block) == 3**varied:
                 return block
@@ -94,7 +97,7 @@ def effects(block: Networks) -> list[tuple[int, dict[str, float], float]]:
     chosen = list(block)
     values = np.array([np.mean(list(block[k].values())) for k in chosen])
     stages = [s for s in range(5) if len({k[s] for k in chosen}) > 1]
-    means = {s: {c: float(values[[k[s] == c for k in chosen]].mean()) for c in ("none", "avg3", "global")} for s in stages}
+    means = {s: {c: float(values[[k[s] == c for k in chosen]].mean()) for c in CANDIDATES} for s in stages}
     fitted = values.mean() + sum(np.array([means[s][k[s]] for k in chosen]) - values.mean() for s in stages)
     free = len(values) - 1 - 2 * len(stages)
     residual = float(((values - fitted) ** 2).sum()) / free
@@ -115,8 +118,8 @@ def _matters() -> list[str]:
         spread = 100 * float(np.std([np.mean(list(v.values())) for v in block.values()], ddof=1))
         clear = [f"stage {stage}" for stage, _, p in effects(block) if p < SIGNIFICANT]
         said.append(
-            f"The {len(block)} of them that vary only in their last stages differ by {spread:.1f} points (one deviation, "
-            f"of which the test set's sampling alone is 0.8); "
+            f"The {len(block)} of them that vary only in their last stages differ by {spread:.1f} points (deviation; "
+            "the test set's sampling alone makes 0.8); "
             + (f"{' and '.join(clear)} matter(s)." if clear else f"no stage's effect has p < {SIGNIFICANT:g}.")
         )
     return said
@@ -135,13 +138,13 @@ def _bench_page() -> str:
     ]
     columns = (
         Column("stage", "Choice"),
-        *(Column(name, f"{name} (%)", "percent") for name in ("none", "avg3", "global")),
+        *(Column(name, f"{name} (%)", "percent") for name in CANDIDATES),
         Column("p", "p"),
     )
     seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
     notes = [f"{sum(map(len, found.values()))} of 729 runs are done: {len(found)} networks, seeds {seeds}."]
     if len(block) < len(found):
-        notes.append(f"Shown: the {len(block)} networks that differ only in the stages named, all combinations of these.")
+        notes.append(f"Shown: the {len(block)} networks that differ only in the stages named, in all combinations.")
     for one, other in itertools.combinations(seeds, 2):
         both = [(v[one], v[other]) for v in found.values() if one in v and other in v]
         if len(both) > 10:
@@ -187,10 +190,12 @@ def _repeats() -> str:
     parts = []
     for (dataset, label), runs in _groups().items():
         ballots = votes([architecture_of(run) for run in runs])
-        measured = kappa(ballots)
-        agreed = share(ballots)
-        text = f"κ = {measured.value:.2f}" + ("" if measured.half is None else f" ± {measured.half:.2f}")
-        parts.append(f"{label} on {dataset} {100 * agreed.value:.0f} % (by chance {100 * chance(ballots):.0f} %, {text})")
+        agreed, measured = share(map(tally, ballots.values())), kappa(ballots)
+        half = "" if measured.half is None else f" ± {measured.half:.2f}"
+        beyond = measured.why if measured.value is None else f"κ = {measured.value:.2f}{half}"
+        by_chance = 100 * (chance(ballots.values()) or 0)
+        if agreed is not None:
+            parts.append(f"{label} on {dataset} {100 * agreed.value:.0f} % (by chance {by_chance:.0f} %, {beyond})")
     return "Layers in which two seeds agree: " + "; ".join(parts) + "."
 
 
@@ -212,7 +217,7 @@ def _simulated_page() -> str:
         lines.append((row["scenario"], row["candidates"], row["searches"], wrong, median, decided))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        "## The rule of evidence, simulated\n\n17 layers, δ = 0.05, up to 1,500 steps, by `python experiments/evidence.py`. "
+        "## The rule of evidence, simulated\n\n17 layers, δ = 0.05, 1,500 steps: `python experiments/evidence.py`. "
         "Without a signal a search is wrong that excludes anything; with one, that excludes the best candidate. "
         "Step counts include the burn-in of 20 steps.\n\n![Errors and speed](images/evidence.png)\n\n" + table + "\n"
     )
@@ -225,8 +230,10 @@ def _simulated_figure(null: Sequence[Mapping[str, str]], signal: Sequence[Mappin
         names = list(dict.fromkeys(row["scenario"] for row in null))
         marks = {"3": "o", "8": "s", "13": "^"}
         for k, mark in marks.items():
-            shares = {row["scenario"]: 100 * int(row["wrong_searches"]) / int(row["searches"]) for row in null if row["candidates"] == k}
-            left.plot([shares.get(n, np.nan) for n in names], range(len(names)), mark, label=f"K = {k}", fillstyle="none")
+            mine = [row for row in null if row["candidates"] == k]
+            shares = {row["scenario"]: 100 * int(row["wrong_searches"]) / int(row["searches"]) for row in mine}
+            places = [shares.get(name, np.nan) for name in names]
+            left.plot(places, range(len(names)), mark, label=f"K = {k}", fillstyle="none")
             steps = {
                 float(row["scenario"].split()[0]): int(row["median_step"])
                 for row in signal

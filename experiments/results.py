@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import answers
+
 from nasbench.packs import SUFFIX
 from nasbench.presets import resolve_config
 from nasbench.record import find_records, write_atomic
@@ -36,6 +38,8 @@ def main() -> None:
         "# Results\n\nWritten by `python experiments/results.py` from the records in `experiments/records`; how they "
         "came about, and what was expected before the first run, stands in [experiments](../experiments/README.md). "
         "Intervals are 95 % confidence intervals over seeds.\n",
+        answers.short(_in_fashion() if FASHION.is_file() else []),
+        *answers.pages(),
         costs(),
     ]
     if FASHION.is_file():
@@ -112,6 +116,19 @@ def fashion_mnist() -> str:
         f"{markdown(_choices(found, rows['pmpl'].match))}"
     )
     return page + _patient(top1, rows["pmpl"].match) if PATIENT.is_file() else page
+
+
+def _in_fashion() -> list[str]:
+    """What Table 3 on Fashion-MNIST says in short."""
+    found = records(collect([FASHION]).frame)
+    rows = {row.key: row for row in TABLES["table3"].rows}
+    top1 = {key: {r["seed"]: r["top1"] for r in found if row.match(r)} for key, row in rows.items()}
+    said = []
+    for key, title in (("local", "avg3"), ("global", "global")):
+        lead = difference(top1[key], top1["none"])
+        half = 0.0 if lead.half is None else 100 * lead.half
+        said.append(f"{title} everywhere {100 * lead.value:+.1f} ± {half:.1f} points")
+    return [f"On Fashion-MNIST, against no enhancer: {', '.join(said)} (three seeds)."]
 
 
 def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], bool]) -> str:

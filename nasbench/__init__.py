@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nasbench.errors import NasbenchError
     from nasbench.facts import Result
     from nasbench.networks import load_model
-from nasbench.record import Record
+    from nasbench.record import Record
 
 __version__ = "0.1.0"
 __all__ = ["NasbenchError", "Record", "Result", "Run", "RunConfig", "collect", "load_model", "run"]
@@ -23,7 +23,7 @@ __all__ = ["NasbenchError", "Record", "Result", "Run", "RunConfig", "collect", "
 # PyTorch and NNI take seconds to import; `nasbench --help` needs neither.
 _MODULES = {
     **dict.fromkeys(("Run", "collect", "run"), "nasbench.api"),
-    **dict.fromkeys(("Record", "Result"), "nasbench.record"),
+    **{"Record": "nasbench.record", "Result": "nasbench.facts"},
     **{"NasbenchError": "nasbench.errors", "RunConfig": "nasbench.config", "load_model": "nasbench.networks"},
 }
 

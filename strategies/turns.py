@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
@@ -41,7 +42,9 @@ class Turns(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The output of the network whose turn it is."""
-        return self.networks[self.turn](x)
+        network: Any = self.networks[self.turn]
+        output: Tensor = network(x)
+        return output
 
     def waiting(self) -> set[int]:
         """Identities of the parameters of the networks whose turn it is not; common ones do not wait."""
