@@ -13,7 +13,6 @@ from nasbench.strategies.differentiable import Differentiable
 from nasbench.strategies.restored import moved
 from nasbench.strategies.supernet import DifferentiableModule
 
-
 # Where the truth is known this finds most, and what it claims is right (docs/results.md, planted truth).
 EVIDENCE = {"fixing": "evidence", "undecided": "largest_pi"}
 
