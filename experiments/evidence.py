@@ -139,7 +139,8 @@ def simulate(draw: Draw, candidates: int, searches: int, steps: int, seed: int, 
 def without_signal(scenario: str, candidates: int, searches: int, steps: int) -> dict[str, Any]:
     """No candidate is better: whatever is out is wrong."""
     wrong_searches = wrong = done = 0
-    chunk = max(1, 4000 // candidates)
+    pairs = candidates * (candidates - 1) // 2
+    chunk = max(1, 30_000 // (LAYERS * pairs))  # searches at once: their arrays fit a cache
     while done < searches:
         part = min(chunk, searches - done)
         out, _ = simulate(NULL[scenario](), candidates, part, steps, done, lambda step: np.zeros(candidates))

@@ -94,7 +94,8 @@ class Races:
         self._log_comparisons = math.log(max(shared, 1))
         self._log_needed = math.log(1 / delta)
         self._sum, self._square, self._prior = (np.zeros((layers, len(self._first))) for _ in range(3))
-        self._past = np.zeros((LAGS, layers, len(self._first)))  # the last d, the latest first
+        self._past = np.zeros((LAGS, layers, len(self._first)))  # the last d, each in the place of the one before it
+        self._turn = np.zeros(1, int)
         self._lagged = np.zeros(layers)  # Σ over lags and pairs of d_t d_{t−l}
         self._scale = np.zeros(layers)  # running mean of d²
         self._burnt = np.zeros(layers, int)
@@ -127,7 +128,8 @@ class Races:
             self._sum += d
             self._square += d * d
             self._lagged += (d * self._past.sum(0)).sum(1)
-            self._past = np.concatenate([d[None], self._past[:-1]])
+            self._past[self._turn[0]] = d
+            self._turn = (self._turn + 1) % LAGS
             self.steps += running
             self._halves[int(second_half)] += values / np.sqrt(unit)
             mixed = SCALE_MEMORY * self._scale + (1 - SCALE_MEMORY) * mean_square

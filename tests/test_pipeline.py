@@ -41,7 +41,8 @@ TINY: dict[str, Any] = {
 def config(**changes: Any) -> RunConfig:
     """A configuration that runs in seconds."""
     strategy = changes.get("strategy", "pmpl")
-    options = {"strategy_options": {"warmup_epochs": 1}} if strategy in ("pmpl", "darts") else {}
+    lead = {"fixing": "lead", "eta": 0.1} if strategy == "pmpl" else {}
+    options = {"strategy_options": {"warmup_epochs": 1, **lead}} if strategy in ("pmpl", "darts") else {}
     return resolve_config(TINY | options | changes)
 
 
