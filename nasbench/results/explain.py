@@ -137,7 +137,8 @@ def _reading(config: RunConfig, kinds: Counter[str]) -> Iterator[tuple[str, str]
         yield (
             "What “undecided” means",
             "Not that the candidates are equal, but that this search cannot tell them apart. Another seed may prefer "
-            "another one. The number of steps that would tell supposes that the batches go on as they did.",
+            "another one. The number of steps that would tell supposes that the batches go on as they did, "
+            "with images that were not seen before.",
         )
         yield f"Why {rule(config)[0]} is taken", rule(config)[1]
     if kinds[LEAD] or kinds[LIMIT]:
