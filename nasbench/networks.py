@@ -19,6 +19,7 @@ from nasbench.facts import DataFacts
 from nasbench.profile import Profile, latency, profile
 from nasbench.quiet import quiet_libraries
 from nasbench.record import MODEL, Record
+from nasbench.spaces.operations.fused import GatedEnhancer
 
 PROFILE_DEFAULTS = (1000, 224)  # classes and image size of a profile without a data set
 LONGEST_LABEL = 40  # characters of the options in a run's label; longer ones are named by a digest
@@ -96,7 +97,9 @@ def load_model(path: str | Path, trust: bool = False) -> nn.Module:
     with quiet_libraries(), registry.trusting(trust):
         model = derived(record.config(), record.architecture(), record.data())
     try:
-        model.load_state_dict(load_file(weights))
+        state = load_file(weights)
+        _begin_as_identity(model, state)
+        model.load_state_dict(state)
     except Exception as e:
         raise RecordError(f"{path}/{MODEL} does not fit the record: {' '.join(str(e).split())[:200]}") from e
     return model.eval()
@@ -143,6 +146,7 @@ def load_weights(model: nn.Module, path: Path, partial: bool = False) -> Fit:
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise OptionError(f"weights {path} hold no state dict")
+    _begin_as_identity(model, state)
     own = model.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     for name, value in fitting.items():
@@ -162,8 +166,18 @@ def load_weights(model: nn.Module, path: Path, partial: bool = False) -> Fit:
             "network and width, or --weights-partial to take what fits"
         )
     model.load_state_dict(fitting, strict=False)
-    model.is_pretrained = True  # type: ignore[assignment]  # strategies that copy it keep these weights
+    for name, module in model.named_modules():  # what is new shall not disturb what was learnt
+        if isinstance(module, GatedEnhancer) and not any(key.startswith(f"{name}.") for key in fitting):
+            module.start_as_identity()
+    model.is_pretrained = True  # type: ignore[assignment]  # a supernet of it starts as this network
     return fit
+
+
+def _begin_as_identity(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give the gates that a state has trained from the identity the form that they had then."""
+    for name, module in model.named_modules():
+        if isinstance(module, GatedEnhancer) and f"{name}.gain" in state:
+            module.start_as_identity()
 
 
 def _mismatch(value: torch.Tensor, own: torch.Tensor | None) -> str:

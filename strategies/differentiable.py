@@ -110,9 +110,12 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         self.mutables = {str(label): mutable for label, mutable in model.simplify().items()}
         model = super().mutate_model(model)
         self.alphas = {str(label): alpha for label, alpha in self._arch_parameters.items()}
+        is_pretrained = declared(model, "is_pretrained", False)
         for module in model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.p = 0.0
+            elif isinstance(module, MixedLayer) and is_pretrained:
+                module.start_as_identity()
         return model
 
     def mutate_evaluator(self, evaluator: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nasbench.kernels import pooling_mixture, spatial_gate
 from nasbench.spaces.operations.choices import OnFirst
-from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm
+from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm, is_identity
 
 
 class MixedLayer(DifferentiableMixedLayer):
@@ -32,12 +32,35 @@ class MixedLayer(DifferentiableMixedLayer):
         self.fixed: Any = None  # the only candidate that is still computed
         self.excluded: set[Any] = set()
         self._pooling = {name: term for name in self.names if (term := pooling_name(self[name])) is not None}
+        self._start: Tensor | None = None  # weights of the mixture to begin with, if not π
+        self._initial: Tensor | None = None  # α then
         # Beside candidates that need several tensors, which come as a tuple, the others work on the first.
         self._several = any(isinstance(module, OnFirst) for module in self)
 
     def exclude(self, candidate: Any) -> None:
         """Take a candidate out of the mixture; its π must be 0 from now on."""
         self.excluded.add(candidate)
+
+    def start_as_identity(self) -> None:
+        """Let the mixture begin as the identity, so that a pretrained network is not blurred by candidates.
+
+        The weights of the mixture are then π plus what they had to be at first minus π at first: their sum is 1, and
+        their derivatives by α are those of π. What is the identity at first has equal shares. A layer without such a
+        candidate stays as it is.
+        """
+        identical = torch.tensor([is_identity(_operation(self[name])) for name in self.names])
+        if identical.any():
+            self._start = identical.to(self._arch_alpha) / identical.sum()
+            self._initial = self._arch_alpha.detach().clone()
+
+    def weights(self) -> Tensor:
+        """(K,) the weights of the mixture: π, or what `start_as_identity` makes of it."""
+        pi: Tensor = self._softmax(self._arch_alpha)
+        if self._start is None or self._initial is None:
+            return pi
+        here = torch.tensor([name not in self.excluded for name in self.names], device=pi.device)
+        start, initial = self._start.to(pi) * here, self._initial.to(pi).masked_fill(~here, -torch.inf).softmax(0)
+        return pi if not start.any() else start / start.sum() + pi - initial
 
     def is_live(self, candidate: str) -> bool:
         """Whether a candidate, by its name as a module, is still computed."""
@@ -52,7 +75,7 @@ class MixedLayer(DifferentiableMixedLayer):
         """The mixture of the candidates that are left, or the fixed one alone."""
         if self.fixed is not None:
             return self[self.fixed](*args, **kwargs)
-        pi = self._softmax(self._arch_alpha)
+        pi = self.weights()
         live = {name: i for i, name in enumerate(self.names) if name not in self.excluded}
         # The operator knows each term once; a second candidate of the same kind is left to itself.
         pools = {self._pooling[name]: i for name, i in reversed(live.items()) if name in self._pooling}

@@ -47,15 +47,26 @@ class SpatialSeparablePooling(GatedEnhancer):
         self.activation = nn.Hardswish()
         self.rows = nn.Conv2d(squeezed, channels, 1)
         self.columns = nn.Conv2d(squeezed, channels, 1)
+        self.gain: Tensor | None
+        self.register_buffer("gain", None)
+
+    def start_as_identity(self) -> None:
+        """See `GatedEnhancer`: both sigmoids begin at ½, and twice that is the gate from now on (buffer `gain`)."""
+        for expand in (self.rows, self.columns):
+            nn.init.zeros_(expand.weight)
+            nn.init.zeros_(expand.bias)
+        self.gain = torch.tensor(2.0)
+        self.began_as_identity = True
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The gates a_h (N, C, H, 1) and a_w (N, C, 1, W) of `x` (N, C, H, W), each in 0–1."""
+        """The gates a_h (N, C, H, 1) and a_w (N, C, 1, W) of `x` (N, C, H, W), each in 0–1 (0–2 with a `gain`)."""
         height, width = x.shape[2:]
         rows = x.mean(3, keepdim=True)
         columns = x.mean(2, keepdim=True).transpose(2, 3)
         squeezed = self.activation(self.norm(self.squeeze(torch.cat([rows, columns], 2))))
         rows, columns = squeezed.split([height, width], 2)
-        return self.rows(rows).sigmoid(), self.columns(columns.transpose(2, 3)).sigmoid()
+        rows, columns = self.rows(rows).sigmoid(), self.columns(columns.transpose(2, 3)).sigmoid()
+        return (rows, columns) if self.gain is None else (rows * self.gain, columns * self.gain)
 
 
 def _pooling(name: str) -> Callable[[int], nn.Module]:

@@ -51,6 +51,13 @@ class PoolingTerm(nn.Module):
         return self.name
 
 
+def is_identity(candidate: nn.Module) -> bool:
+    """Whether a candidate is the identity, for good or to begin with."""
+    if isinstance(candidate, PoolingTerm):
+        return candidate.name == "none"
+    return candidate.began_as_identity if isinstance(candidate, GatedEnhancer) else type(candidate) is nn.Identity
+
+
 class GatedEnhancer(nn.Module):
     """Base of candidates that gate rows and columns, y = x · a_h · a_w, and do nothing else.
 
@@ -69,6 +76,14 @@ class GatedEnhancer(nn.Module):
         super().__init_subclass__(**kwargs)
         if cls.forward is not GatedEnhancer.forward:
             raise TypeError(f"{cls.__name__}: a GatedEnhancer is defined by gates(x) alone; derive from nn.Module")
+
+    began_as_identity = False
+
+    def start_as_identity(self) -> None:
+        """Make the gates 1 everywhere, to be trained from there, so that a pretrained network stays what it is.
+
+        A subclass that knows how sets `began_as_identity`; whatever else it sets is a buffer or parameter.
+        """
 
     @abstractmethod
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,143 @@
+"""Pretrained weights: what was learnt stands at the start, of the derived network and of the supernet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nasbench.architecture import instantiate
+from nasbench.networks import load_model, load_weights
+from nasbench.pipeline import prepare, run
+from nasbench.presets import resolve_config
+from nasbench.record import MODEL
+from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
+from nasbench.spaces.operations.enhancers import SpatialSeparablePooling
+from nasbench.strategies.mixed import MixedLayer
+from nasbench.strategies.pmpl import PMPL
+
+LABELS = [f"block{i:02d}.enhancer" for i in range(1, 18)]
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def space(**options: Any) -> MobileNetV2MetaPooling:
+    return MobileNetV2MetaPooling(width=0.1, num_classes=10, image_size=16, **options)
+
+
+def network(architecture: dict[str, str], **options: Any) -> nn.Module:
+    return instantiate(lambda: space(**options), architecture)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
+    """Weights of a plain network with batch statistics of its own, and its logits."""
+    torch.manual_seed(0)
+    plain = network(dict.fromkeys(LABELS, "none")).train()
+    for _ in range(30):
+        plain(torch.randn(16, 3, 16, 16) + 0.3)
+    path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
+    save_file(plain.state_dict(), path)
+    with torch.no_grad():
+        return path, plain.eval()(IMAGES)
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(IMAGES)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_network_with_any_global_enhancers_computes_what_was_learnt(
+    share: float, pretrained: tuple[Path, Tensor]
+) -> None:
+    path, learnt = pretrained
+    chosen = torch.rand(17, generator=torch.Generator().manual_seed(3)) < share
+    model = network({label: "global" if c else "none" for label, c in zip(LABELS, chosen, strict=True)})
+    assert (logits(model) - learnt).abs().max() > 1e-2
+    load_weights(model, path)
+    assert torch.equal(logits(model), learnt)
+
+
+@pytest.mark.parametrize("candidates", ["full", "ablation", "none,max3", "global,avg3", "avg3,max5"])
+def test_the_supernet_starts_as_the_pretrained_network(candidates: str, pretrained: tuple[Path, Tensor]) -> None:
+    path, learnt = pretrained
+    cold, warm = space(candidates=candidates), space(candidates=candidates)
+    load_weights(warm, path)
+    assert logits(PMPL().mutate_model(cold)).sub(learnt).abs().max() > 1e-2
+    supernet = logits(PMPL().mutate_model(warm))
+    if {"none", "global"} & set(candidates.split(",")) or candidates in ("full", "ablation"):
+        assert torch.allclose(supernet, learnt, atol=1e-4)
+    else:  # where nothing is the identity, the mixture cannot be
+        assert supernet.sub(learnt).abs().max() > 1e-2
+
+
+def test_the_weights_of_the_mixture_follow_pi_and_sum_to_one(pretrained: tuple[Path, Tensor]) -> None:
+    warm = space()
+    load_weights(warm, pretrained[0])
+    supernet = PMPL().mutate_model(warm)
+    layer = next(m for m in supernet.modules() if isinstance(m, MixedLayer))
+    alpha: Any = layer._arch_alpha
+    first = layer.weights().detach()
+    assert torch.allclose(first, torch.tensor([0.5, 0, 0, 0, 0, 0, 0, 0.5]), atol=1e-6)
+    pi = alpha.detach().softmax(0)
+    direction = torch.randn(8)
+    of_weights, of_pi = (torch.autograd.grad(w, alpha, direction)[0] for w in (layer.weights(), alpha.softmax(0)))
+    assert torch.allclose(of_weights, of_pi, atol=1e-7)
+    with torch.no_grad():
+        alpha[3] += 1.0
+    assert torch.allclose(layer.weights() - first, alpha.detach().softmax(0) - pi, atol=1e-6)
+    for gone in ("none", "avg5", "global"):
+        with torch.no_grad():
+            alpha[list(layer.names).index(gone)] = -1e4
+        layer.exclude(gone)
+        weights = layer.weights()
+        assert weights.sum().item() == pytest.approx(1, abs=1e-5)
+        assert weights[list(layer.names).index(gone)] == 0
+
+
+def test_gates_learn_although_they_start_as_ones(pretrained: tuple[Path, Tensor]) -> None:
+    warm = space(candidates="ablation")
+    load_weights(warm, pretrained[0])
+    supernet = PMPL().mutate_model(warm)
+    supernet.train()(IMAGES).square().sum().backward()
+    gates = [m for m in supernet.modules() if isinstance(m, SpatialSeparablePooling)]
+    assert len(gates) == 17
+    assert all(m.rows.weight.grad is not None and m.rows.weight.grad.abs().max() > 0 for m in gates)
+
+
+def test_gates_that_were_learnt_are_kept(pretrained: tuple[Path, Tensor], tmp_path: Path) -> None:
+    everywhere = dict.fromkeys(LABELS, "global")
+    for warm in (False, True):
+        trained = network(everywhere)
+        if warm:
+            load_weights(trained, pretrained[0])
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+        again = network(everywhere)
+        fit = load_weights(again, tmp_path / "trained.safetensors")
+        assert not fit.left_out
+        assert torch.equal(logits(again), logits(trained))
+
+
+def test_a_run_from_weights_has_the_pretrained_accuracy_at_first_and_can_be_read_again(
+    pretrained: tuple[Path, Tensor], tmp_path: Path
+) -> None:
+    settings = {"space_options": {"width": 0.1, "candidates": "ablation"}, "image_size": 16, "train_images": 96}
+    config = resolve_config(
+        {**settings, "architecture": "global", "weights": pretrained[0], "retrain_epochs": 1, "batch_size": 32}
+    )
+    record = run(config, tmp_path)
+    assert any(name.endswith("enhancer.gain") for name in load_file(record.path / MODEL))
+    assert load_model(record.path)(IMAGES).isfinite().all()
+    search = prepare(
+        resolve_config({**settings, "strategy": "pmpl", "epochs": 2, "weights": pretrained[0], "batch_size": 32})
+    )
+    strategy: Any = search.strategy
+    supernet = strategy._mutated_model_space.model_space
+    assert torch.allclose(logits(supernet), pretrained[1], atol=1e-4)
