@@ -84,6 +84,7 @@ class Skewed:
 SCENARIOS: dict[str, tuple[Any, type, dict[str, Any]]] = {
     "pmpl": (lambda: PMPL(eta=0.05, rho=0.99), ProgressiveModule, {}),
     "fixing": (lambda: PMPL(eta=0.05, rho=0.1), ProgressiveModule, {}),
+    "evidence": (lambda: PMPL(eta=0.05, fixing="evidence", delta=0.9), ProgressiveModule, {}),
     "darts1": (lambda: DARTS(eta=0.02), DartsModule, {}),
     "darts2": (lambda: DARTS(eta=0.02, order=2), DartsModule, {}),
     "batch_norm": (lambda: PMPL(eta=0.05, rho=0.1), ProgressiveModule, {"batch_norm": True}),
@@ -102,12 +103,13 @@ def search(scenario: str, devices: int) -> dict[str, Any]:
     space = Plain(**options)
     precisions, classification.PRECISIONS = classification.PRECISIONS, {"32": "64-true"}
     try:
-        # 80 training and 80 meta images: five full batches an epoch.
+        # 80 training and 80 meta images are five full batches an epoch; evidence takes more.
+        epochs, images = (1, 1280) if scenario == "evidence" else (STEPS // 5, 160)
         evaluator = classification.Classification(
             dataset="tests.ranks:Still",
-            data={"image_size": 8, "train_images": 160, "batch_size": BATCH, "meta_fraction": 0.5},
+            data={"image_size": 8, "train_images": images, "batch_size": BATCH, "meta_fraction": 0.5},
             stage="search",
-            epochs=STEPS // 5,
+            epochs=epochs,
             learning_rate=0.05,
             device="cpu",
             devices=devices,
@@ -123,6 +125,7 @@ def search(scenario: str, devices: int) -> dict[str, Any]:
         "architecture": {str(k): v for k, v in module.export().items()},
         "fixed": module.fixed,
         "decisions": {label: [d["step"], d["by"]] for label, d in module.decisions.items()},
+        "excluded": {k: {name: out["step"] for name, out in v.items()} for k, v in module.evidence.excluded.items()},
         "seen": module.seen,
         "pushed": module.pushed,
     }

@@ -64,12 +64,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("scenario", ["pmpl", "fixing", "darts1", "darts2"])
+@pytest.mark.parametrize("scenario", ["pmpl", "fixing", "evidence", "darts1", "darts2"])
 def test_two_processes_search_like_one_at_twice_the_batch(scenario: str, two: list[dict[str, Any]]) -> None:
     """In float64, without batch statistics, on the same images."""
     alone = search(scenario, devices=1)
-    assert alone["steps"] == 20 or scenario == "fixing"
+    assert alone["steps"] == 20 or scenario in ("fixing", "evidence")
     assert (len(alone["fixed"]) > 0) == (scenario == "fixing")
+    assert any(alone["excluded"].values()) == (scenario == "evidence")
     for rank in two:
         found = rank[scenario]
         assert found["steps"] == alone["steps"]
@@ -79,6 +80,7 @@ def test_two_processes_search_like_one_at_twice_the_batch(scenario: str, two: li
             assert max(abs(a) for a in alpha) > 0.05  # α has moved by far more than it may differ
         assert found["architecture"] == alone["architecture"]
         assert found["decisions"] == alone["decisions"]
+        assert found["excluded"] == alone["excluded"]
 
 
 def test_each_process_learns_from_other_images(two: list[dict[str, Any]]) -> None:

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
 from records import LABELS, NAMES, write_run
 from safetensors.torch import save_file
 
 from nasbench import presets, registry
 from nasbench import record as records
+from nasbench.config import RESULT, SETTING
 from nasbench.errors import RecordError
 from nasbench.networks import derived, load_model
 from nasbench.presets import resolve_config
@@ -23,6 +25,7 @@ from nasbench.record import Record
 from nasbench.results.collect import collect, setting
 from nasbench.results.figures import plot
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
+from nasbench.strategies.darts import DARTS
 from nasbench.strategies.pmpl import PMPL
 from nasbench.studies.metapooling import TABLES
 
@@ -87,6 +90,29 @@ def test_later_presets_options_and_defaults_change_no_record(tmp_path: Path, lat
     assert changed.space_options["flavour"] == "new"
     assert config.space_options["dropout"] != changed.space_options["dropout"]
     assert meaning() == before
+
+
+@pytest.mark.parametrize(("strategy", "fixing"), [("pmpl", "lead"), ("darts", "none")])
+@pytest.mark.parametrize("default", ["as it is", "evidence"])
+def test_a_record_from_before_an_option_says_what_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, fixing: str, default: str
+) -> None:
+    options = {"fixing": fixing, "delta": 0.05, "undecided": "cheapest", "supernets": 1}
+    path = write_run(tmp_path, strategy=strategy, architecture=FOUND, steps=4, strategy_options=options)
+    before = Record(path).config()
+    assert options.items() <= before.strategy_options.items()
+    written = yaml.safe_load((path / records.CONFIG).read_text())
+    written["strategy_options"] = {k: v for k, v in written["strategy_options"].items() if k not in options}
+    (path / records.CONFIG).write_text(yaml.safe_dump(written))
+    if default == "evidence":
+        for part in (PMPL, DARTS):
+            preset = {"fixing": "evidence", "delta": 0.01, "undecided": "largest_pi", "supernets": 3}
+            monkeypatch.setattr(part, "presets", {"quick": preset})
+        assert resolve_config({"strategy": strategy}).strategy_options["supernets"] == 3
+    after = Record(path).config()
+    assert after == before
+    assert after.digest(*RESULT) == before.digest(*RESULT)
+    assert after.digest(*SETTING) == before.digest(*SETTING)
 
 
 def test_a_record_of_another_version_is_refused_by_name(tmp_path: Path) -> None:

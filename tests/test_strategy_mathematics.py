@@ -1,7 +1,9 @@
-"""The gradients of PMPL and DARTS against formulas and finite differences, in float64."""
+"""The gradients of PMPL and DARTS, and what is read off them, against formulas and finite differences, in float64."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import nni.nas.strategy
@@ -16,7 +18,10 @@ from nni.nas.space import RawFormatModelSpace
 from torch import nn
 
 from nasbench.strategies.darts import DARTS, DartsModule
+from nasbench.strategies.deciding import Evidence
+from nasbench.strategies.evidence import Races
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule, lead
+from nasbench.strategies.supernet import fitting_eta
 from tests.toys import TwoScales, numbers, squared_error
 
 RATE = 0.3
@@ -245,3 +250,85 @@ def test_the_architecture_gradient_reads_the_virtual_weights_under_autocast() ->
         return found[0][0]
 
     assert not torch.allclose(gradient(0.1), gradient(1e-12), rtol=0.05)
+
+
+# From gradients of α to h
+
+
+def test_a_gradient_of_alpha_divided_by_pi_is_the_derivative_by_the_weights_of_the_mixture() -> None:
+    """Up to a constant of the layer: against autograd by π itself, in a network of two mixtures."""
+    generator = torch.Generator().manual_seed(0)
+    values: dict[str, list[Any]] = {"one": ["a", "b", "c"], "two": [1, 2]}
+    evidence, races = Evidence(values, delta=0.5), Races([3, 2], delta=0.5)
+    thetas = {k: torch.randn(len(v), 4, generator=generator).double() for k, v in values.items()}
+    alphas = {k: torch.randn(len(v), generator=generator).double().requires_grad_() for k, v in values.items()}
+
+    def loss(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        hidden = x
+        for label, theta in thetas.items():
+            hidden = torch.tanh(weights[label] @ theta * hidden)
+        return ((hidden - 1) ** 2).mean()
+
+    gone = []
+    for _ in range(150):
+        x = 1 + torch.randn(4, generator=generator).double()
+        alpha_gradients = torch.autograd.grad(
+            loss({k: a.softmax(0) for k, a in alphas.items()}, x), list(alphas.values())
+        )
+        mixture = {k: a.detach().softmax(0).requires_grad_() for k, a in alphas.items()}
+        h = torch.autograd.grad(loss(mixture, x), list(mixture.values()))
+        rows = np.full((2, 3), np.nan)
+        for row, values_of_layer in enumerate(h):
+            rows[row, : len(values_of_layer)] = values_of_layer.numpy()
+        expected = races.update(rows)
+        found = evidence.observe(dict(zip(alphas, alpha_gradients, strict=True)), alphas, False, 1.0)
+        names = [(list(values)[x.layer], x.candidate, x.by) for x in expected]
+        assert [(x.label, values[x.label].index(x.candidate), values[x.label].index(x.by)) for x in found] == names
+        assert [x.odds for x in found] == pytest.approx([x.odds for x in expected], rel=1e-6)
+        gone += found
+    assert gone
+
+
+# η
+
+
+def adam(gradients: Iterator[torch.Tensor], candidates: int, eta: float, steps: int) -> torch.Tensor:
+    """α after these steps, from zeros."""
+    alpha = torch.zeros(candidates, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([alpha], eta, betas=(0.5, 0.999))
+    for gradient in itertools.islice(gradients, steps):
+        alpha.grad = gradient
+        optimizer.step()
+    return alpha.detach()
+
+
+def margin(alpha: torch.Tensor) -> float:
+    """The lead of the best in π."""
+    first, second = alpha.softmax(0).topk(2).values.tolist()
+    return float(first - second)
+
+
+@pytest.mark.parametrize("candidates", [3, 8, 13])
+def test_the_fitting_eta_leads_by_rho_after_a_quarter_of_the_search(candidates: int) -> None:
+    steps, rho = 400, 0.2
+    eta = fitting_eta(steps, rho, candidates)
+    winning = torch.where(torch.arange(candidates) == 1, -1.0, 1.0).double()
+    gradients = (winning * (1 + i % 3) for i in itertools.count())  # of constant sign
+    assert margin(adam(gradients, candidates, eta, steps // 4)) == pytest.approx(rho, rel=0.15)
+    assert margin(adam(itertools.repeat(winning), candidates, eta, steps // 4 - 1)) < rho
+    assert margin(adam(itertools.repeat(winning), candidates, eta, steps // 4 + 1)) >= rho
+
+
+@pytest.mark.parametrize("candidates", [3, 8, 13])
+def test_noise_hardly_ever_leads_by_rho(candidates: int) -> None:
+    steps, rho, searches = 400, 0.2, 200
+    generator = torch.Generator().manual_seed(0)
+    alpha = torch.zeros(searches, candidates, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([alpha], fitting_eta(steps, rho, candidates), betas=(0.5, 0.999))
+    ever = torch.zeros(searches, dtype=torch.bool)
+    for _ in range(steps):
+        alpha.grad = torch.randn(alpha.shape, generator=generator).double()
+        optimizer.step()
+        first, second = alpha.detach().softmax(1).topk(2).values.T
+        ever |= first - second >= rho
+    assert ever.double().mean() < 0.02
