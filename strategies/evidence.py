@@ -94,8 +94,7 @@ class Races:
         self._log_comparisons = math.log(max(shared, 1))
         self._log_needed = math.log(1 / delta)
         self._sum, self._square, self._prior = (np.zeros((layers, len(self._first))) for _ in range(3))
-        self._past = np.zeros((LAGS, layers, len(self._first)))  # the last d, each in the place of the one before it
-        self._turn = np.zeros(1, int)
+        self._past = np.zeros((LAGS, layers, len(self._first)))  # the last d, the latest first
         self._lagged = np.zeros(layers)  # Σ over lags and pairs of d_t d_{t−l}
         self._scale = np.zeros(layers)  # running mean of d²
         self._burnt = np.zeros(layers, int)
@@ -107,8 +106,8 @@ class Races:
 
         Args:
             h: (layers, K) gradients; not a number where a candidate takes no part.
-            looks: how often an image was seen so far, on average.
             second_half: whether more than half of the search is over.
+            looks: how often an image was seen so far, on average.
 
         Returns:
             Who is out now.
@@ -122,16 +121,14 @@ class Races:
         burning = (pairs > 0) & (self._burnt < BURN_IN)
         running = (pairs > 0) & ~burning
         if running.any():
-            unit = np.where(running & (self._scale > 0), self._scale, np.inf)[:, None]
-            d /= np.sqrt(unit)
-            d[np.abs(d) * np.sqrt(unit) < FLOOR * math.sqrt(self._scale.max())] = 0.0
-            self._sum += d
-            self._square += d * d
-            self._lagged += (d * self._past.sum(0)).sum(1)
-            self._past[self._turn[0]] = d
-            self._turn = (self._turn + 1) % LAGS
+            unit = np.sqrt(np.where(running & (self._scale > 0), self._scale, np.inf))[:, None]
+            told = np.where(np.abs(d) < FLOOR * math.sqrt(self._scale.max()), 0.0, d) / unit
+            self._sum += told
+            self._square += told * told
+            self._lagged += (told * self._past.sum(0)).sum(1)
+            self._past = np.concatenate([told[None], self._past[:-1]])
             self.steps += running
-            self._halves[int(second_half)] += values / np.sqrt(unit)
+            self._halves[int(second_half)] += values / unit
             mixed = SCALE_MEMORY * self._scale + (1 - SCALE_MEMORY) * mean_square
             self._scale = np.where(running, mixed, self._scale)
         if burning.any():
@@ -200,7 +197,8 @@ class Races:
         """(layers,) by what factor the variance of S exceeds that of a sum of uncorrelated d."""
         with np.errstate(divide="ignore", invalid="ignore"):
             of_mean = (self._sum**2).sum(1) / self.steps
-            correlation = (self._lagged - LAGS * of_mean) / (self._square.sum(1) - of_mean)
+            variation = np.maximum(self._square.sum(1) - of_mean, 0.0)  # rounding must not turn its sign
+            correlation = (self._lagged - LAGS * of_mean) / variation
         return np.nan_to_num(np.maximum(1 + 2 * correlation, 1.0), nan=1.0)
 
     def _pair(self, one: int, other: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,20 @@ def test_absent_candidates_and_lone_ones_never_leave() -> None:
     assert 1 not in {k for x in gone for k in (x.candidate, x.by)}
     assert races.alive.tolist()[1:] == [[True] * 4, [True, False, False, False]]
     assert races.comparison(1) is races.comparison(2) is races.preferred(1) is None
+
+
+def test_a_layer_that_is_decided_or_begins_late_troubles_nobody() -> None:
+    """No warning of arithmetic, and a late layer has a burn-in of its own."""
+    h = signal(3, layers=2, candidates=3, steps=400, strength=2.0)
+    late = np.concatenate([np.full((100, 3), np.nan), h[:300, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        races = Races([3, 3], DELTA)
+        found = race(np.stack([h[:, 0], late], 1), races)
+    assert races.alive.sum(1).tolist() == [1, 1]
+    assert races.steps[0] < 100
+    alone = race(h[:300, 1:], Races([3], DELTA, comparisons=12))
+    assert [(t - 100, x.candidate) for t, x in found if x.layer == 1] == [(t, x.candidate) for t, x in alone]
 
 
 @given(seeds, st.floats(0, 0.5), st.floats(0, 3))
