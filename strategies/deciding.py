@@ -84,9 +84,9 @@ class Evidence:
         """The candidates of a label that are not out."""
         return [v for v, alive in zip(self._values[label], self._races.alive[self._rows[label]], strict=False) if alive]
 
-    def fewest_steps(self) -> int:
-        """See `Races.fewest_steps`."""
-        return self._races.fewest_steps()
+    def can_decide(self, steps: int, batches: int) -> bool:
+        """See `Races.can_decide`."""
+        return self._races.can_decide(steps, batches)
 
     def facts(self, label: str) -> dict[str, Any]:
         """`doubt` and `halves` of a label as far as they are known, in the form of records."""

@@ -135,9 +135,17 @@ class Races:
             self._burn_in(burning, d, mean_square)
         return self._losers(second_half, max(1.0, looks)) if running.any() else []
 
-    def fewest_steps(self) -> int:
-        """Steps that the quickest decision takes, in which every batch prefers the same candidate alike."""
-        return BURN_IN + (self._forecast(1.0, 1.0, float(BURN_IN)) or 0)
+    def can_decide(self, steps: int, batches: int) -> bool:
+        """Whether a candidate could be out in time if every batch preferred another to it alike.
+
+        Args:
+            steps: of the search.
+            batches: that have all images once.
+        """
+        step = np.arange(BURN_IN + 1, steps + 1)
+        gained = (step - BURN_IN) ** 2 / (2 * step * np.maximum(1, step / batches))
+        log_odds = gained - 0.5 * np.log(step / BURN_IN) - self._log_comparisons
+        return bool((log_odds >= self._log_needed).any())
 
     def comparison(self, layer: int) -> Comparison | None:
         """The best two candidates of a layer; `None` with one candidate left or before the burn-in is over."""

@@ -252,13 +252,12 @@ class DifferentiableModule(BaseOneShotLightningModule):
         Returns:
             A warning in one line, or `None`.
         """
-        least = self.evidence.fewest_steps()
-        if self.strategy.fixing != "evidence" or min(steps, self.strategy.meta_batches) >= least:
+        batches = self.strategy.meta_batches
+        if self.strategy.fixing != "evidence" or self.evidence.can_decide(steps, batches):
             return None
-        there = min(steps, self.strategy.meta_batches)
         return (
-            f"no layer can be decided: that takes {least} batches of different meta images at least; the search has "
-            f"{there} (in {steps} steps); more training images, a larger meta_fraction or smaller batches give more"
+            f"no layer can be decided, not even if a candidate wins all {steps} steps on {batches} batches of different "
+            "meta images; more training images, a larger meta_fraction, smaller batches or more epochs give more"
         )
 
     def loss(self, batch: Any) -> Tensor:

@@ -354,3 +354,16 @@ def test_a_search_that_is_saved_and_loaded_goes_on_as_if_it_had_not() -> None:
     assert [(t, x) for t, x in before] + [(t + 150, x) for t, x in after] == expected
     assert [second.comparison(k) for k in range(3)] == [whole.comparison(k) for k in range(3)]
     assert [second.preferred(k) for k in range(3)] == [whole.preferred(k) for k in range(3)]
+
+
+def wins(steps: int, batches: int, layers: int = 17, candidates: int = 3) -> bool:
+    """Whether a candidate that wins every step alike throws another out."""
+    h = np.tile(np.arange(candidates) > 0, (layers, 1)).astype(float)
+    races = Races([candidates] * layers, DELTA)
+    return any(races.update(h, looks=step / batches) for step in range(1, steps + 1))
+
+
+@pytest.mark.parametrize("batches", [5, 22, 25, 30, 47, 48, 1000])
+@pytest.mark.parametrize("steps", [40, 47, 48, 60, 90, 500])
+def test_what_can_be_decided_at_all_is_known_beforehand(batches: int, steps: int) -> None:
+    assert Races([3] * 17, DELTA).can_decide(steps, batches) == wins(steps, batches)

@@ -291,3 +291,16 @@ def test_a_search_that_is_interrupted_decides_as_if_it_had_not_been(tmp_path: Pa
     ):  # a search in float64 is loaded in float32, and its odds are not the same to the last digit
         told["excluded"] = {k: {**out, "odds": round(out["odds"], 2)} for k, out in told["excluded"].items()}
     assert {**one, "pi": None, "train_loss": None} == {**other, "pi": None, "train_loss": None}
+
+
+def test_a_search_that_can_decide_nothing_says_so_beforehand() -> None:
+    for kind in (PMPL, DARTS):
+        strategy = kind(fixing="evidence")
+        module = supernet(CentrePixel(), strategy)
+        strategy.meta_batches = 10
+        assert "no layer can be decided, not even if a candidate wins all 500 steps on 10" in module.outlook(500)
+        strategy.meta_batches = 300
+        assert module.outlook(500) is None
+        assert "wins all 30 steps" in module.outlook(30)
+        strategy.fixing = "none"
+        assert DifferentiableModule.outlook(module, 30) is None
