@@ -66,7 +66,7 @@ class Decision(Part):
     pi: dict[str, float] | None = None
     train_loss: float | None = None
     survivors: list[str] = []
-    """Candidates that evidence has not excluded; empty where none was gathered. The first is the chosen one."""
+    """Candidates that evidence has not excluded, in the space's order; empty where none was gathered."""
     excluded: dict[str, Exclusion] = {}
     doubt: Doubt | None = None
     """Of a layer with several survivors."""

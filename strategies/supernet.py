@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from nni.mutable import CategoricalMultiple
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch import Tensor, nn
 
@@ -105,8 +106,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self.evidence = Evidence({k: self.strategy.mutables[k].values for k in self.alphas}, self.strategy.delta)
 
     def open_alphas(self) -> list[nn.Parameter]:
-        """Architecture parameters of what is not fixed yet."""
-        closed = {id(a) for label, a in self.alphas.items() if label in self.fixed or label in self._unreachable}
+        """Architecture parameters of what is not fixed yet; with a single candidate there is nothing to fix."""
+        done = {*self.fixed, *self._unreachable}
+        closed = {id(a) for label, a in self.alphas.items() if label in done or len(a) == 1}
         return [a for a in self.all_alphas if id(a) not in closed]
 
     def probabilities(self) -> dict[str, dict[Any, float]]:
@@ -232,10 +234,11 @@ class DifferentiableModule(BaseOneShotLightningModule):
         for out in self._out:
             self.evidence.note(out, self.steps)
             self.exclude(out.label, out.candidate)
-            survivors = self.evidence.survivors(out.label)
-            if len(survivors) == 1 and out.label not in self.fixed:
-                self.decide(out.label, "evidence", self.probabilities()[out.label])
-                self.fix(out.label, survivors[0])
+        for label in dict.fromkeys(out.label for out in self._out):
+            survivors = self.evidence.survivors(label)
+            if len(survivors) == 1 and label not in self.fixed:
+                self.decide(label, "evidence", self.probabilities()[label])
+                self.fix(label, survivors[0])
         self.stop_when_decided()
 
     def stop_when_decided(self) -> None:
@@ -256,7 +259,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         if self.strategy.fixing != "evidence" or self.evidence.can_decide(steps, batches):
             return None
         return (
-            f"no layer can be decided, not even if a candidate wins all {steps} steps on {batches} batches of different "
+            f"no layer can be decided, not even if a candidate wins all {steps} steps on {batches} batches of other "
             "meta images; more training images, a larger meta_fraction, smaller batches or more epochs give more"
         )
 
@@ -323,7 +326,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
                 continue
             survivors = self.evidence.survivors(label) if label in self.alphas else []
             if self.strategy.fixing == "evidence" and len(survivors) > 1:
-                self._taken[label] = pick(self.strategy.undecided, label, survivors, pi[label], self.model)
+                taken = pick(self.strategy.undecided, label, survivors, pi[label], self.model)
+                several = isinstance(self.strategy.mutables[label], CategoricalMultiple)  # inputs, even a single one
+                self._taken[label] = [taken] if several else taken
                 self.decide(label, "undecided", pi[label])
             else:
                 self.decide(label, "limit", pi.get(label, {}))

@@ -20,6 +20,7 @@ from nasbench.spaces.operations.enhancers import enhancer
 from nasbench.strategies.darts import DARTS
 from nasbench.strategies.deciding import pick
 from nasbench.strategies.pmpl import PMPL
+from nasbench.strategies.supernet import DifferentiableModule
 from tests.test_supernet import search
 from tests.toys import CentrePixel, Scale, TwoScales, numbers, squared_error
 
@@ -208,6 +209,31 @@ class Mixed(ModelSpace):
 BEST = {"layer": "c", "only": "only", "inputs": [0], "depth": 3}
 
 
+def test_inputs_and_depths_are_decided_by_evidence_too() -> None:
+    strategy = PMPL(fixing="evidence")
+    module = scaled(strategy, space=Mixed())
+    assert module.export() == next(strategy.list_models()).sample == BEST
+    assert module.steps < 200  # a layer with one candidate keeps nothing open
+    assert {label: d["by"] for label, d in module.decisions.items() if label != "only"} == dict.fromkeys(
+        ("layer", "inputs", "depth"), "evidence"
+    )
+    assert module.probabilities()["inputs"] == {0: 1.0, 1: 0.0}
+    assert module.decisions["depth"]["excluded"].keys() == {"1", "2"}
+
+
+@pytest.mark.parametrize(("rule", "inputs"), [("cheapest", [0]), ("largest_pi", [1])])
+def test_undecided_inputs_are_a_list_as_nni_has_it(rule: Any, inputs: list[int]) -> None:
+    class Prefers(DifferentiableModule):
+        def architecture_gradient(self, train: Any, meta: Any, alphas: Any) -> list[Tensor]:
+            return [-torch.arange(len(a)).to(a) for a in alphas]
+
+    strategy = PMPL(fixing="evidence", undecided=rule)
+    strategy.module_class = Prefers  # type: ignore[assignment]
+    module = scaled(strategy, steps=10, space=Mixed())
+    assert {d["by"] for label, d in module.decisions.items() if label != "only"} == {"undecided"}
+    assert next(strategy.list_models()).sample["inputs"] == module.export()["inputs"] == inputs
+
+
 # Whole searches
 
 
@@ -227,6 +253,7 @@ def test_evidence_finds_the_planted_receptive_field(kind: Any) -> None:
     assert max(out.step for out in told.excluded.values()) == told.step
     assert all(out.by not in told.excluded or told.excluded[out.by].step >= out.step for out in told.excluded.values())
     assert all(out.odds >= 1 / 0.05 for out in told.excluded.values())
+    assert told.pi == pytest.approx({"none": 1.0, "avg3": 0.0, "avg5": 0.0})
     assert strategy.numbers == {"decided_by_evidence": 1, "excluded_by_evidence": 2}
 
 
