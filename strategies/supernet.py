@@ -107,8 +107,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def open_alphas(self) -> list[nn.Parameter]:
         """Architecture parameters of what is not fixed yet; with a single candidate there is nothing to fix."""
-        done = {*self.fixed, *self._unreachable}
-        closed = {id(a) for label, a in self.alphas.items() if label in done or len(a) == 1}
+        closed = {id(a) for k, a in self.alphas.items() if len(a) == 1 or k in self.fixed or k in self._unreachable}
         return [a for a in self.all_alphas if id(a) not in closed]
 
     def probabilities(self) -> dict[str, dict[Any, float]]:

@@ -190,6 +190,27 @@ def test_an_excluded_candidate_stands_still_and_never_comes_back(strategy: Any) 
     assert module.export()[LABEL] in {"none", "se"}
 
 
+class Nested(ModelSpace):
+    """A choice inside one of the candidates of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = LayerChoice({"a": Scale(1.0), "b": Scale(2.0)}, label="inner")
+        self.outer = LayerChoice({"one": inner, "two": Scale(3.0), "three": Scale(4.0)}, label="outer")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(x)
+
+
+def test_choices_inside_a_candidate_leave_with_it() -> None:
+    module = supernet(Nested(), PMPL())
+    assert len(module.open_alphas()) == 2
+    module.exclude("outer", "one")
+    assert [id(a) for a in module.open_alphas()] == [id(module.alphas["outer"])]
+    learning = {n.rsplit(".", 2)[1] for n, p in module.named_parameters() if n.endswith("theta") and p.requires_grad}
+    assert learning == {"two", "three"}
+
+
 class Mixed(ModelSpace):
     """Choices of every kind that NNI mixes, and one with a single candidate."""
 
@@ -219,6 +240,9 @@ def test_inputs_and_depths_are_decided_by_evidence_too() -> None:
     )
     assert module.probabilities()["inputs"] == {0: 1.0, 1: 0.0}
     assert module.decisions["depth"]["excluded"].keys() == {"1", "2"}
+    out = module.decisions["layer"]["excluded"]
+    assert out["a"]["step"] == out["b"]["step"]  # and π is of what is left afterwards
+    assert module.decisions["layer"]["pi"] == {"a": 0.0, "b": 0.0, "c": 1.0}
 
 
 @pytest.mark.parametrize(("rule", "inputs"), [("cheapest", [0]), ("largest_pi", [1])])
