@@ -336,6 +336,7 @@ def test_a_search_that_is_interrupted_decides_as_if_it_had_not_been(tmp_path: Pa
     again = searched(tmp_path / "again", ckpt_path=str(checkpoint), weights_only=True)
     (one,), (other,) = whole.decisions.values(), again.decisions.values()
     assert one["pi"] == pytest.approx(other["pi"], rel=1e-4)
+    assert again.model.layer.excluded == whole.model.layer.excluded == {"first", "second", "third"}
     for told in (
         one,
         other,
