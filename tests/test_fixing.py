@@ -308,6 +308,13 @@ def test_what_is_taken_of_undecided_candidates_is_the_cheapest_or_the_likeliest(
         assert pick("largest_pi", LABEL, left, pi, module.model) == "global"
 
 
+def test_few_images_decide_nothing_however_often_they_are_seen() -> None:
+    evaluator = squared_error(pairs(10), pairs(10), 1e-6, epochs=15)
+    module = search(PMPL(fixing="evidence", eta=0.01), TwoScales(THETAS), evaluator)
+    told = module.decisions["layer.scale"]
+    assert (told["by"], told["step"], told["survivors"]) == ("undecided", 150, NAMES)
+
+
 def test_without_evidence_nothing_of_it_happens() -> None:
     """DARTS keeps every candidate to the end, and PMPL fixes by its lead."""
     darts, lead = scaled(DARTS(eta=0.05)), scaled(PMPL(eta=0.05))
