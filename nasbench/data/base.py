@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nasbench.data.batches import SharedBatches
+from nasbench.data.preparation import normalised, resized
 from nasbench.errors import DataError, OptionError, check_range, listed
 
 Stage = Literal["search", "retrain"]
@@ -106,6 +107,7 @@ class ImageData(LightningDataModule, ABC):
     augmentation = Augmentation()
     default_preset = "cifar"
     unit = "images"  # what `summary` counts
+    fit = "stretch"  # how test images of other sizes become squares, see `nasbench.data.preparation.FITS`
 
     def __init__(
         self,
@@ -264,12 +266,7 @@ class ImageData(LightningDataModule, ABC):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 `images` (N, H, W, C) into floats (N, 3, H, W) of about zero mean and unit variance."""
-        mean = torch.tensor(self.mean, device=images.device).mul_(255)
-        scale = torch.tensor(self.std, device=images.device).mul_(255).reciprocal_()
-        floats = images.to(torch.float32).sub_(mean).mul_(scale)
-        # Grey images are repeated: the networks read three channels.
-        floats = floats.expand(-1, -1, -1, 3) if floats.shape[-1] == 1 else floats
-        return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        return normalised(images, self.mean, self.std)
 
     def summary(self) -> str:
         """One line: how many classes, training and test images there are, and what was decided about them."""
@@ -373,16 +370,7 @@ class InMemoryData(ImageData):
         if height != width:
             self.notes.append(f"{what} images {width}×{height}, resized to {self.image_size}×{self.image_size}")
         tensor = torch.from_numpy(np.ascontiguousarray(images))
-        if tensor.shape[1:3] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            chunks = [
-                torch.nn.functional.interpolate(
-                    chunk.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True
-                ).round_()
-                for chunk in tensor.split(4096)
-            ]
-            tensor = torch.cat([c.to(torch.uint8).permute(0, 2, 3, 1) for c in chunks]).contiguous()
-        return tensor
+        return resized(tensor, self.image_size)
 
     def _check_labels(self, labels: NDArray[Any], images: int, classes: int, what: str) -> Tensor:
         flat = np.asarray(labels).reshape(-1)

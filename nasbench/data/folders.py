@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
 from nasbench.data.pictures import EXTENSIONS, broken_pictures, read_picture
+from nasbench.data.preparation import cropped
 from nasbench.errors import DataError, listed
 
-RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
-LONGEST = 16  # of a test picture's longer side only so many times the shorter one is resized
 MOST_CHECKED = 100_000  # files; of more, each is checked when it is first used
 TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 LAYOUTS = (
@@ -56,6 +55,7 @@ class ImageFolder(ImageData):
     name = "imagefolder"
     native_size = 224
     unit = "photos"
+    fit = "crop"
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
@@ -169,17 +169,18 @@ class ImageFolder(ImageData):
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
         size, chosen = self.image_size, [self._train_paths[i] for i in indices]
-        augmented = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-        return self._loader(chosen, self._train_labels[indices], augmented if shuffle else _central(size), shuffle)
+        augmented = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()])
+        prepare = augmented if shuffle else partial(cropped, size=size)
+        return self._loader(chosen, self._train_labels[indices], prepare, shuffle)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
-        return self._loader(self._test_paths, self._test_labels, _central(self.image_size), False)
+        return self._loader(self._test_paths, self._test_labels, partial(cropped, size=self.image_size), False)
 
-    def _loader(self, paths: list[str], labels: Indices, changes: list[Any], shuffle: bool) -> DataLoader[Any]:
+    def _loader(self, paths: list[str], labels: Indices, transform: Any, shuffle: bool) -> DataLoader[Any]:
         return DataLoader(
-            _Pictures(paths, labels, transforms.Compose(changes)),
+            _Pictures(paths, labels, transform),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
             num_workers=self.workers,
@@ -227,16 +228,3 @@ def _fail(error: OSError) -> None:
 def _flat(classes: dict[str, list[str]]) -> tuple[list[str], Indices]:
     labels = np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()])
     return [path for group in classes.values() for path in group], labels
-
-
-def _central(size: int) -> list[Any]:
-    return [_shortened, transforms.Resize(round(size * RESIZE_RATIO)), transforms.CenterCrop(size)]
-
-
-def _shortened(picture: Image.Image) -> Image.Image:
-    """The middle of a very long picture: resized in whole it would take gigabytes, of which a square is kept."""
-    longest = LONGEST * min(picture.size)
-    if max(picture.size) <= longest:
-        return picture
-    width, height = picture.size
-    return transforms.functional.center_crop(picture, [min(height, longest), min(width, longest)])

@@ -1,0 +1,78 @@
+"""From a picture of any size to what a network sees in evaluation: cut or stretched to its size, then normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+
+RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
+LONGEST = 16  # of a picture's longer side only so many times the shorter one is resized
+
+
+def cropped(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The middle of a picture: its shorter side resized to 256/224 of `size`, then the central square.
+
+    Returns:
+        (size, size, C) uint8, C 1 for grey pictures and else 3.
+    """
+    picture = transforms.resize(_shortened(picture), round(size * RESIZE_RATIO))
+    return _array(transforms.center_crop(picture, [size, size]))
+
+
+def stretched(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The whole picture, each side resized to `size`; shapes as in `cropped`."""
+    return resized(torch.from_numpy(_array(picture)[None]), size)[0].numpy()
+
+
+# How a data set makes squares of its test pictures, by the name that it declares as `fit`.
+FITS: dict[str, Callable[[Image.Image, int], NDArray[np.uint8]]] = {"crop": cropped, "stretch": stretched}
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 `images` (N, H, W, C) to (N, size, size, C): bilinear, antialiased, rounded."""
+    if images.shape[1:3] == (size, size):
+        return images
+    chunks = [
+        torch.nn.functional.interpolate(
+            chunk.permute(0, 3, 1, 2).float(), (size, size), mode="bilinear", antialias=True
+        ).round_()
+        for chunk in images.split(4096)
+    ]
+    return torch.cat([c.to(torch.uint8).permute(0, 2, 3, 1) for c in chunks]).contiguous()
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Turn uint8 `images` (N, H, W, C) into floats (N, 3, H, W), channels_last, of about zero mean and unit variance.
+
+    Args:
+        images: C is 1 or 3; grey images are repeated: the networks read three channels.
+        mean: of each channel, or one for all; of pixels in 0–1.
+        std: likewise.
+    """
+    shift = torch.tensor(mean, device=images.device).mul_(255)
+    scale = torch.tensor(std, device=images.device).mul_(255).reciprocal_()
+    floats = images.to(torch.float32).sub_(shift).mul_(scale)
+    floats = floats.expand(-1, -1, -1, 3) if floats.shape[-1] == 1 else floats
+    return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _shortened(picture: Image.Image) -> Image.Image:
+    """The middle of a very long picture: resized in whole it would take gigabytes, of which a square is kept."""
+    longest = LONGEST * min(picture.size)
+    if max(picture.size) <= longest:
+        return picture
+    width, height = picture.size
+    middle: Image.Image = transforms.center_crop(picture, [min(height, longest), min(width, longest)])
+    return middle
+
+
+def _array(picture: Any) -> NDArray[np.uint8]:
+    pixels = np.array(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
