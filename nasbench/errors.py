@@ -36,6 +36,12 @@ class RunFailed(NasbenchError):
     exit_code = 1
 
 
+class ExportError(NasbenchError):
+    """A network that a format cannot hold, or that computes something else in its runtime."""
+
+    exit_code = 1
+
+
 class RecordError(NasbenchError):
     """A run record that is damaged, in use, or of another configuration."""
 

@@ -2,5 +2,5 @@
 
 COMMANDS = (
     *("run", "list", "show", "explain", "profile", "bench", "table", "plot", "report", "compare", "sweep", "ui"),
-    *("agreement", "migrate", "pack"),
+    *("agreement", "migrate", "pack", "export", "predict"),
 )

@@ -46,7 +46,7 @@ def read_picture(path: str) -> Image.Image:
         return _decoded(path)
     except Exception as e:
         raise BrokenPicture(
-            f"{listed([path])} cannot be read: {_reason(e)}; repair or remove it, or leave such files out with "
+            f"{listed([path])} cannot be read: {reason_of(e)}; repair or remove it, or leave such files out with "
             "--skip-broken"
         ) from e
 
@@ -70,7 +70,7 @@ def _fault(path: str) -> str | None:
     try:
         facts = Path(path).stat()
     except OSError as e:
-        return _reason(e)
+        return reason_of(e)
     return _fault_of(path, facts.st_size, facts.st_mtime_ns)
 
 
@@ -79,11 +79,12 @@ def _fault_of(path: str, size: int, changed: int) -> str | None:
     try:
         _decoded(path, quick=True)
     except Exception as e:
-        return _reason(e)
+        return reason_of(e)
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
+    """What is wrong with a picture, in a few words, by the error that reading it raised."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"  # Pillow's own text repeats the path
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

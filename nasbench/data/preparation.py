@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,23 @@ def stretched(picture: Image.Image, size: int) -> NDArray[np.uint8]:
     return resized(torch.from_numpy(_array(picture)[None]), size)[0].numpy()
 
 
+class Fit(NamedTuple):
+    """A way to make a square of a picture.
+
+    Attributes:
+        make: of a picture and a side.
+        words: that say it to somebody who has to do the same.
+    """
+
+    make: Callable[[Image.Image, int], NDArray[np.uint8]]
+    words: str
+
+
 # How a data set makes squares of its test pictures, by the name that it declares as `fit`.
-FITS: dict[str, Callable[[Image.Image, int], NDArray[np.uint8]]] = {"crop": cropped, "stretch": stretched}
+FITS = {
+    "crop": Fit(cropped, "the centre of a picture whose shorter side was resized to 256/224 of that"),
+    "stretch": Fit(stretched, "to which the whole picture was resized"),
+}
 
 
 def resized(images: Tensor, size: int) -> Tensor:
@@ -56,8 +71,9 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
         mean: of each channel, or one for all; of pixels in 0–1.
         std: likewise.
     """
-    shift = torch.tensor(mean, device=images.device).mul_(255)
-    scale = torch.tensor(std, device=images.device).mul_(255).reciprocal_()
+    # Not in place: where this is traced, they are constants, which every call would change again.
+    shift = torch.tensor(mean, device=images.device) * 255
+    scale = (torch.tensor(std, device=images.device) * 255).reciprocal()
     floats = images.to(torch.float32).sub_(shift).mul_(scale)
     floats = floats.expand(-1, -1, -1, 3) if floats.shape[-1] == 1 else floats
     return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,69 @@
+"""`nasbench predict`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasbench.commands.options import Trust
+from nasbench.errors import OptionError, unknown
+from nasbench.export.format import load_network
+from nasbench.export.predict import Prediction, pictures, predict
+from nasbench.terminal import plain_console, plain_table, print_json, say, write
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    network: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A finished run, or what `export` wrote.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Picture files, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes of each picture, the likeliest first.")] = 3,
+    form: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    trust: Trust = False,
+) -> None:
+    """Tell the likeliest classes of pictures, and their probabilities."""
+    if form not in SHOWN:
+        raise OptionError(unknown("format", form, SHOWN))
+    found = list(predict(load_network(network, trust), pictures(images), top))
+    SHOWN[form]([prediction for prediction in found if not prediction.error])
+    broken = [prediction.error for prediction in found if prediction.error]
+    for line in broken:
+        say(line)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _table(predictions: Sequence[Prediction]) -> None:
+    most = max((len(p.classes) for p in predictions), default=0)
+    table = plain_table(None, ("image", "left"), *[("class", "left"), ("%", "right")] * most)
+    for p in predictions:
+        table.add_row(str(p.path), *(cell for name, value in p.classes for cell in (name, f"{100 * value:.1f}")))
+    console = plain_console()
+    console.print(table)
+
+
+def _csv(predictions: Sequence[Prediction]) -> None:
+    buffer = io.StringIO()
+    rows = csv.writer(buffer, lineterminator="\n")
+    rows.writerow(("image", "rank", "class", "probability"))
+    for p in predictions:
+        rows.writerows((p.path, rank, name, f"{value:.6g}") for rank, (name, value) in enumerate(p.classes, 1))
+    write(buffer.getvalue().rstrip("\n"))
+
+
+def _json(predictions: Sequence[Prediction]) -> None:
+    print_json(
+        [
+            {"image": str(p.path), "classes": [{"class": name, "probability": value} for name, value in p.classes]}
+            for p in predictions
+        ]
+    )
+
+
+SHOWN: dict[str, Callable[[Sequence[Prediction]], None]] = {"table": _table, "csv": _csv, "json": _json}

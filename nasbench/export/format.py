@@ -1,0 +1,129 @@
+"""What a file format does, and which one a file has. The formats are the modules that `nasbench.export` lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+from torch import Tensor, nn
+from torch.export import Dim
+
+from nasbench import registry
+from nasbench.data.preparation import normalised
+from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.export import FORMATS
+from nasbench.export.card import INPUT, Card, card_of
+from nasbench.networks import load_model
+from nasbench.quiet import quiet_libraries
+from nasbench.record import Record, is_record
+
+DYNAMIC = {INPUT: {0: Dim("batch", min=1)}}  # the shapes that exporters are to leave open
+
+
+class Deployed(nn.Module):
+    """A trained network behind its normalisation: uint8 images (N, S, S, 3) → logits (N, classes)."""
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        """Wrap a network (N, 3, S, S) → logits, or a tuple of these and more."""
+        super().__init__()
+        self.network, self.mean, self.std = network, card.mean, card.std
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of `images`."""
+        output = self.network(normalised(images, self.mean, self.std))
+        logits: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+        return logits
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """A network in the runtime of its format.
+
+    Attributes:
+        card: what the file says of it.
+        logits: of uint8 images (N, S, S, 3), as (N, classes) on the CPU.
+    """
+
+    card: Card
+    logits: Callable[[Tensor], Tensor]
+
+
+class Format(Protocol):
+    """What a format's module has. It imports the packages of the format in its functions only."""
+
+    SUFFIX: str
+    """Of its files' names."""
+    PACKAGES: tuple[str, ...]
+    """That it imports beside what nasbench needs anyway; the extra that installs them has the format's name."""
+    RUNS_CODE: bool
+    """Whether reading a stranger's file may run a stranger's code."""
+
+    def write(self, network: Deployed, example: Tensor, card: Card, path: Path) -> None:
+        """Write a network that has been called before; `example` are two images."""
+
+    def read(self, path: Path) -> Runnable:
+        """Load a file in the format's own runtime."""
+
+
+def load_format(name: str) -> Format:
+    """A format by its name.
+
+    Raises:
+        OptionError: there is no such format, or what it needs is not installed.
+    """
+    if name not in FORMATS:
+        raise OptionError(unknown("format", name, FORMATS))
+    found = _module(name)
+    missing = [package for package in found.PACKAGES if find_spec(package) is None]
+    if missing:
+        raise OptionError(f'format {name} needs {", ".join(missing)}: pip install "nasbench[{name}]"')
+    return found
+
+
+def load_network(path: Path, trust: bool = False) -> Runnable:
+    """The network of a record or of an exported file, which says by its name what it is.
+
+    Args:
+        path: of either.
+        trust: read formats and build spaces that may run the code of whoever made them.
+
+    Raises:
+        NasbenchError: it is neither, damaged, or not trusted.
+    """
+    with registry.trusting(trust):
+        if is_record(path):
+            card = card_of(Record(path))
+            return Runnable(card, Deployed(load_model(path, trust), card))
+        if path.is_dir() or not path.exists():
+            raise OptionError(f"{path} is neither a record nor an exported file")
+        name = next((name for name in FORMATS if path.name.endswith(_module(name).SUFFIX)), None)
+        if name is None:
+            known = ", ".join(_module(name).SUFFIX for name in FORMATS)
+            raise OptionError(f"{path} is neither a record nor an exported file, whose name would end in {known}")
+        if _module(name).RUNS_CODE and not trust:
+            raise OptionError(f"reading {path} runs the program in it: allow it by --trust")
+        return read(name, path)
+
+
+def read(name: str, path: Path) -> Runnable:
+    """Load a file, without chatter.
+
+    Raises:
+        OptionError: it is damaged, or was not written by nasbench.
+    """
+    try:
+        with quiet_libraries():
+            return load_format(name).read(path)
+    except NasbenchError:
+        raise
+    except Exception as e:
+        raise OptionError(f"{path} cannot be read as {name}: {' '.join(str(e).split())[:200]}") from e
+
+
+def _module(name: str) -> Format:
+    return cast(Format, import_module(f"nasbench.export.{name}"))
