@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import nasbench
 from nasbench import registry
@@ -31,6 +32,8 @@ READING = (
     ("report", "RECORD", "--output", "OUT"),
     ("compare", "RECORD", "RECORD"),
     ("profile", "--architecture", "RECORD"),
+    ("export", "RECORD", "--format", "safetensors", "--output", "FILE", "--force"),
+    ("predict", "RECORD", "PICTURE"),
 )
 
 
@@ -67,8 +70,11 @@ def test_reading_a_record_runs_nothing(
     kind: str, name: str, template: Path, planted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = forged(template, planted, kind, name)
+    Image.new("L", (8, 8)).save(planted / "picture.png")
     for command in READING:
-        words = [{"RECORD": str(record), "OUT": str(planted / "out")}.get(word, word) for word in command]
+        places = {"OUT": "out", "FILE": "net.safetensors", "PICTURE": "picture.png"}
+        words = [str(planted / places[word]) if word in places else word for word in command]
+        words = [str(record) if word == "RECORD" else word for word in words]
         monkeypatch.setattr(sys, "argv", ["nasbench", *words])
         with pytest.raises(SystemExit) as stopped:
             main()

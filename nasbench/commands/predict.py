@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.measure import Measurement
 
 from nasbench.commands.options import Trust
 from nasbench.errors import OptionError, unknown
@@ -45,6 +46,8 @@ def _table(predictions: Sequence[Prediction]) -> None:
     for p in predictions:
         table.add_row(str(p.path), *(cell for name, value in p.classes for cell in (name, f"{100 * value:.1f}")))
     console = plain_console()
+    unlimited = console.options.update(width=10_000)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)  # nothing is cut off
     console.print(table)
 
 

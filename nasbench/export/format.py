@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -111,18 +112,23 @@ def load_network(path: Path, trust: bool = False) -> Runnable:
 
 
 def read(name: str, path: Path) -> Runnable:
-    """Load a file, without chatter.
+    """Load a file, and try it on one black image, without chatter.
 
     Raises:
-        OptionError: it is damaged, or was not written by nasbench.
+        OptionError: it is damaged, was not written by nasbench, or does not compute what it says.
     """
     try:
-        with quiet_libraries():
-            return load_format(name).read(path)
+        with quiet_libraries(), torch.inference_mode():
+            found = load_format(name).read(path)
+            size, classes = found.card.image_size, len(found.card.class_names)
+            shape = tuple(found.logits(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape)
     except NasbenchError:
         raise
     except Exception as e:
         raise OptionError(f"{path} cannot be read as {name}: {' '.join(str(e).split())[:200]}") from e
+    if shape != (1, classes):
+        raise OptionError(f"{path} says that it has {classes} classes, and computes {shape} of an image")
+    return found
 
 
 def _module(name: str) -> Format:
