@@ -135,6 +135,7 @@ def test_a_file_computes_in_a_fresh_process_what_the_network_does(
     assert (found.argmax(1) == wanted.argmax(1)).all()
     assert np.abs(found - wanted).max() <= 1e-4 * max(1, np.abs(wanted).max())
     assert [path.name for path in tmp_path.glob(".*")] == []
+    assert file.stat().st_mode == (tmp_path / "images.npy").stat().st_mode
     if form != "torchscript":  # PyTorch has no way to leave its sources' names out of these
         assert str(ROOT).encode() not in file.read_bytes()
 

@@ -118,7 +118,7 @@ def read(name: str, path: Path) -> Runnable:
         OptionError: it is damaged, was not written by nasbench, or does not compute what it says.
     """
     try:
-        with quiet_libraries(), torch.inference_mode():
+        with quiet_libraries(), torch.no_grad():  # weights made in inference mode could not be used outside of it
             found = load_format(name).read(path)
             size, classes = found.card.image_size, len(found.card.class_names)
             shape = tuple(found.logits(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape)

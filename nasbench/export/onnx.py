@@ -17,8 +17,15 @@ RUNS_CODE = False
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:
     """See `Format`."""
-    names = {"input_names": [INPUT], "output_names": [OUTPUT]}
-    program = torch.onnx.export(network, (example,), **names, dynamic_shapes=DYNAMIC, dynamo=True, verbose=False)
+    program = torch.onnx.export(
+        network,
+        (example,),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=DYNAMIC,
+        dynamo=True,
+        verbose=False,
+    )
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where each came from, with the folders of this machine
