@@ -73,6 +73,12 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         self.mutables: dict[str, Any] = {}
 
     @classmethod
+    def settle(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Take back what has no effect where evidence does not decide, so that equal searches have equal options."""
+        idle = {} if options["fixing"] == "evidence" else {"delta": 0.05, "undecided": "cheapest"}
+        return {**options, **idle}
+
+    @classmethod
     def preset_options(cls, which: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
         """The options in a preset; its warm-up is the same share of however many epochs a run has."""
         options = dict(cls.presets.get(which, {}))

@@ -52,7 +52,7 @@ class Turns(nn.Module):
         return {id(p) for p in self.parameters()} - here
 
 
-def _alphas(module: nn.Module) -> list[nn.Parameter]:
+def _alphas(module: Any) -> list[nn.Parameter]:
     return list(module.arch_parameters()) if hasattr(module, "arch_parameters") else []
 
 

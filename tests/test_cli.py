@@ -107,7 +107,8 @@ def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:
     printed = nasbench("run", "--strategy", "darts", "--seed", "3", "-s", "order=2", "--print-config").stdout
     settings = yaml.safe_load(printed)
     told = {"order": 2, "eta": 0.1, "zeta": None, "warmup_epochs": 3, "epochs": None, "meta_fraction": None}
-    assert settings["strategy_options"] == told
+    evidence = {"fixing": "none", "delta": 0.05, "undecided": "cheapest", "supernets": 1}
+    assert settings["strategy_options"] == told | evidence
     assert (settings["preset"], settings["seed"], settings["space_options"]["width"]) == ("quick", 3, 0.25)
     path = tmp_path / "config.yaml"
     path.write_text(printed)

@@ -131,7 +131,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "PMPL": (
         {"architecture": FOUND, "by": "threshold", "strategy": "pmpl", "strategy_options": PATIENT},
-        {"strategy": "pmpl", "architecture": FOUND, "steps": 4, "space_options": ABLATION},
+        {
+            **{"strategy": "pmpl", "architecture": FOUND, "steps": 4, "space_options": ABLATION},
+            "strategy_options": {**PATIENT, "fixing": "lead"},
+        },
     ),
     "DARTS": (
         {
@@ -213,7 +216,12 @@ def test_every_spelling_of_candidates_is_one_setting(spelling: Any, tmp_path: Pa
     path = write_old(tmp_path / "old", space={"candidates": spelling}, **old)
     migrate(tmp_path)
     new = write_run(
-        tmp_path, strategy="pmpl", architecture=everywhere("se"), seed=7, space_options={"candidates": "none,se"}
+        tmp_path,
+        strategy="pmpl",
+        strategy_options=PATIENT,
+        architecture=everywhere("se"),
+        seed=7,
+        space_options={"candidates": "none,se"},
     )
     found, expected = ({setting(r.config(), r.result())} for r in map(Record, (path, new)))
     assert found == expected

@@ -115,7 +115,7 @@ SMALL_MOBILENET = {
 def test_hub_spaces_go_through_pmpl(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     settings = TINY | {"space": f"nni.nas.hub.pytorch:{name}", "space_options": options, "train_images": 128}
     # With so low a threshold even NNI's mixed operations get fixed at once.
-    chosen = {"strategy_options": {"warmup_epochs": 0, "eta": 0.1, "rho": 0.02}, "image_size": 16}
+    chosen = {"strategy_options": {"fixing": "lead", "warmup_epochs": 0, "eta": 0.1, "rho": 0.02}, "image_size": 16}
     done = run(resolve_config(settings | chosen), tmp_path)
     decisions = done.decisions()
     assert done.status().state == "finished"

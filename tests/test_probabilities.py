@@ -89,7 +89,7 @@ def shown(config: Any, out: Path) -> tuple[str, str]:
 
 
 def test_a_search_that_learns_nothing_says_so_before_and_after(tmp_path: Path) -> None:
-    hopeless = {"strategy_options": {"eta": 1e-3, "warmup_epochs": 0}}
+    hopeless = {"strategy_options": {"fixing": "lead", "eta": 1e-3, "warmup_epochs": 0}}
     said, told = shown(resolve_config(TINY | hopeless), tmp_path / "a")
     assert "warning: 17 of 17 layers cannot be fixed: in 3 steps at η = 0.001 a candidate can lead by 0.00" in said
     assert re.search(r"0 of 17 fixed; π within 0\.00\d+ of uniform: the choice is arbitrary", told)
@@ -99,6 +99,8 @@ def test_a_search_that_learns_nothing_says_so_before_and_after(tmp_path: Path) -
 
 
 def test_a_search_that_learns_something_raises_no_doubt(tmp_path: Path) -> None:
-    said, told = shown(resolve_config(TINY | {"strategy_options": {"eta": 0.5, "warmup_epochs": 0}}), tmp_path / "a")
+    said, told = shown(
+        resolve_config(TINY | {"strategy_options": {"fixing": "lead", "eta": 0.5, "warmup_epochs": 0}}), tmp_path / "a"
+    )
     assert "warning" not in said
     assert "arbitrary" not in told

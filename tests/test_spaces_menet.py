@@ -322,7 +322,7 @@ def test_the_fused_mixture_is_the_sum_of_its_candidates() -> None:
     torch.manual_seed(0)
     module = supernet(PMPL())
     layer = next(m for m in module.supernet_modules() if isinstance(m, MixedLayer) and "me" in m.names)
-    assert len(layer._pools) == 7
+    assert len(layer._pooling) == 7
     assert isinstance(layer["avg3"], OnFirst)
     layer._arch_alpha.data.normal_()
     channels = layer["me"].matching[1].num_features

@@ -7,7 +7,7 @@ section 2.1. Every candidate maps (N, C, H, W) to the same shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import AfterValidator
@@ -54,7 +54,7 @@ class SpatialSeparablePooling(GatedEnhancer):
         """See `GatedEnhancer`: both sigmoids begin at ½, and twice that is the gate from now on (buffer `gain`)."""
         for expand in (self.rows, self.columns):
             nn.init.zeros_(expand.weight)
-            nn.init.zeros_(expand.bias)
+            nn.init.zeros_(cast(Tensor, expand.bias))
         self.gain = torch.tensor(2.0)
         self.began_as_identity = True
 
