@@ -97,6 +97,19 @@ def load(kind: str, name: str) -> Any:
             known = [*entries(kind), *([GIVEN] if kind == "strategy" else [])]
             raise OptionError(unknown(kind, name, known) + "; your own class is given as package.module:Class")
         return _checked(kind, name, entry.load())
+    return _checked(kind, name, imported(kind, name))
+
+
+def imported(kind: str, name: str) -> Any:
+    """Import what `package.module:attribute` names, which runs that module's code.
+
+    Args:
+        kind: what it is, for the messages.
+        name: of the module and of its attribute; the current folder is searched last.
+
+    Raises:
+        OptionError: there is no such module or attribute, or it is not to be trusted.
+    """
     if not _trusted.get():
         raise OptionError(
             f"{kind} {name!r} is not registered, and using it runs the code of that module: allow it by --trust "
@@ -114,9 +127,9 @@ def load(kind: str, name: str) -> Any:
     except Exception as e:
         raise OptionError(f"{kind} {name!r}: importing {module_name} failed: {describe_exception(e)}") from e
     if not hasattr(module, attribute):
-        public = [n for n, v in vars(module).items() if inspect.isclass(v) and not n.startswith("_")]
-        raise OptionError(unknown(f"class in {module_name}", attribute, public))
-    return _checked(kind, name, getattr(module, attribute))
+        public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise OptionError(unknown(f"class or function in {module_name}", attribute, public))
+    return getattr(module, attribute)
 
 
 def _base(kind: str) -> type:

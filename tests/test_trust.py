@@ -54,22 +54,18 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def forged(template: Path, folder: Path, kind: str, name: str) -> Path:
+def forged(template: Path, folder: Path, kind: str, name: str, **options: str) -> Path:
     """A copy of a record that names another part."""
     record = folder / "record"
     shutil.copytree(template, record)
     settings = yaml.safe_load((record / "config.yaml").read_text())
-    settings |= {kind: name, f"{kind}_options": {"command": "touch trace"}}
+    settings |= {kind: name, f"{kind}_options": options or {"command": "touch trace"}}
     (record / "config.yaml").write_text(yaml.safe_dump(settings))
     return record
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["stranger:part", "os:system", "subprocess:check_output"])
-def test_reading_a_record_runs_nothing(
-    kind: str, name: str, template: Path, planted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = forged(template, planted, kind, name)
+def reads_it_and_runs_nothing(record: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a record to every command that reads."""
     Image.new("L", (8, 8)).save(planted / "picture.png")
     for command in READING:
         places = {"OUT": "out", "FILE": "net.safetensors", "PICTURE": "picture.png"}
@@ -81,10 +77,29 @@ def test_reading_a_record_runs_nothing(
         assert stopped.value.code in (0, 2), command
         assert not (planted / "trace").exists(), command
         assert "stranger" not in sys.modules, command
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["stranger:part", "os:system", "subprocess:check_output"])
+def test_reading_a_record_runs_nothing(
+    kind: str, name: str, template: Path, planted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = forged(template, planted, kind, name)
+    reads_it_and_runs_nothing(record, planted, monkeypatch)
     if kind == "space":
         with pytest.raises(OptionError, match=r"not registered.*trust"):
             nasbench.load_model(record)
         assert not (planted / "trace").exists()
+
+
+def test_a_backbone_that_a_record_names_is_not_imported_either(
+    template: Path, planted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = forged(template, planted, "space", "metapool", backbone="stranger:part")
+    reads_it_and_runs_nothing(record, planted, monkeypatch)
+    with pytest.raises(OptionError, match=r"backbone 'stranger:part' is not registered.*trust"):
+        nasbench.load_model(record)
+    assert not (planted / "trace").exists()
 
 
 def test_trust_is_asked_for_by_name(
