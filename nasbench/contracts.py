@@ -143,6 +143,8 @@ class Dataset(Protocol):
     Batches are (images (N, 3, S, S), labels (N,)) once `on_after_batch_transfer` has seen them. May have an attribute
     `meta_fraction`: strategies check that it is as they wished.
 
+    May have `train_counts(self) -> list[int]`: how many training images each class has, for losses that weigh classes.
+
     Attributes:
         num_classes: after `setup`.
         image_size: side S of the images in pixels.
@@ -226,6 +228,6 @@ class Evaluator(Protocol):
 
         Returns:
             `top1` and `top5` (fractions; `top5` is `None` with under five classes), `loss`, and anything else that JSON
-            can hold; it goes into the result.
+            can hold; it goes into the result. `confusion`, images by class and by prediction, has a file of its own.
         """
         ...

@@ -17,8 +17,9 @@ from PIL import Image
 from pytorch_lightning import Trainer
 
 from nasbench.data.arrays import CIFAR10, CIFAR100, Arrays, Digits, FashionMNIST
-from nasbench.data.base import Augmentation, ImageData, InMemoryData, stratified
+from nasbench.data.base import Augmentation, ImageData, stratified
 from nasbench.data.folders import ImageFolder, ImageNet
+from nasbench.data.memory import InMemoryData
 from nasbench.errors import DataError
 
 
