@@ -235,6 +235,22 @@ def test_what_was_decided_is_said_and_kept(tmp_path: Path) -> None:
     )
 
 
+def test_training_images_that_are_test_images_are_counted_and_stay(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8) for n in (20, 6))
+    train[3] = train[4] = test[5]
+    train[7] = test[0]
+    train[8], train[8, 0, 0, 0] = test[1], test[1, 0, 0, 0] ^ 1
+    np.savez(tmp_path / "a.npz", x_train=train, x_test=test, y_train=np.arange(20) % 2, y_test=np.arange(6) % 2)
+    data = Arrays(data_root=tmp_path)
+    assert data.summary() == ("2 classes, 20 training, 6 test images (training images that are test images, too: 3)")
+    assert data.description()["training_images_in_test"] == 3
+
+
+def test_the_ten_pairs_of_cifar100_are_known(real_data: Path) -> None:
+    assert CIFAR100(data_root=real_data).description()["training_images_in_test"] == 10
+
+
 @pytest.mark.parametrize("base", [ImageData, InMemoryData])
 def test_a_base_class_is_no_data_set(base: Any) -> None:
     with pytest.raises(TypeError, match="abstract"):

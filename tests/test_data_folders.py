@@ -25,11 +25,16 @@ from nasbench.presets import resolve_config
 
 
 def fill(folder: Path, count: int = 3) -> Path:
-    """A class folder with `count` small pictures in it."""
+    """A class folder with `count` small pictures in it, each like no other."""
     folder.mkdir(parents=True)
     for i in range(count):
-        Image.new("RGB", (12, 10), (i, 2 * i, 3 * i)).save(folder / f"{i}.png")
+        picture(str(folder / str(i))).save(folder / f"{i}.png")
     return folder
+
+
+def picture(seed: str, side: int = 12) -> Image.Image:
+    values = np.random.default_rng(zlib.crc32(seed.encode())).integers(0, 256, (side - 2, side, 3), dtype=np.uint8)
+    return Image.fromarray(values)
 
 
 def classes(folder: Path, count: int = 3, names: tuple[str, ...] = ("cat", "dog")) -> None:
@@ -251,12 +256,13 @@ def test_pictures_of_odd_sizes_are_read(size: tuple[int, int], tmp_path: Path) -
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(5):
-            Image.new("RGB", size, (9, 8, 7)).save(tmp_path / name / f"{i}.png")
+            Image.new("RGB", size, (9, i, 7 if name == "cat" else 77)).save(tmp_path / name / f"{i}.png")
     data = opened(tmp_path)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         images, labels = next(iter(loader))
         assert images.shape == (len(labels), 8, 8, 3)
-        assert images.reshape(-1, 3).unique(dim=0).tolist() == [[9, 8, 7]]
+        assert len(images.reshape(-1, 3).unique(dim=0)) == len(labels)
+        assert images.select(3, 2).eq(torch.where(labels == 0, 7, 77)[:, None, None]).all()
 
 
 def test_batches_are_what_torchvision_gives(tmp_path: Path) -> None:
@@ -276,6 +282,65 @@ def test_batches_are_what_torchvision_gives(tmp_path: Path) -> None:
     data = opened(tmp_path)
     images = torch.cat([images for images, _ in data.test_dataloader()])
     assert np.array_equal(images.numpy(), np.stack([theirs[path] for path in data._test_paths]))
+
+
+# Copies
+
+
+def photo(path: Path, seed: str, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed, 64).save(path, **options)
+
+
+def test_training_photos_that_are_test_photos_are_left_out_and_counted(tmp_path: Path) -> None:
+    for part, count in (("train", 10), ("test", 3)):
+        classes(tmp_path / part, count)
+    exif = Image.Exif()
+    exif[0x010E] = "from my phone"
+    for number, kind in enumerate(("jpg", "png", "webp")):
+        photo(tmp_path / "test" / "cat" / f"old.{kind}", kind)
+        photo(tmp_path / "train" / "cat" / f"copy.{kind}", kind, exif=exif if number % 2 else b"")
+    photo(tmp_path / "train" / "dog" / "once more.jpg", "jpg", exif=exif)  # in another class, with other bytes
+    data = opened(tmp_path)
+    assert data.summary() == (
+        "2 classes, 20 training, 9 test photos (training photos left out that are test photos, too: 4)"
+    )
+    assert data.description()["copies_left_out"] == 4
+    assert not [path for path in data._train_paths if "copy" in path or "once" in path]
+
+
+def test_photos_that_look_alike_are_no_copies(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        classes(tmp_path / part, 5)
+        noisy = np.array(picture("same", 64))
+        noisy[0, 0] += part == "test"  # one pixel of thousands
+        Image.fromarray(noisy).save(tmp_path / part / "cat" / "a.png")
+        # Chequers of the same mean: in an eighth of the size, as files are checked, both are plain grey.
+        chequers = 128 + (20 if part == "test" else 40) * (np.indices((64, 64)).sum(0) % 2 * 2 - 1)
+        Image.fromarray(chequers.astype(np.uint8)).save(tmp_path / part / "cat" / "a.jpg")
+    assert opened(tmp_path).summary() == "2 classes, 12 training, 12 test photos"
+
+
+@pytest.mark.parametrize("stage", ["search", "retrain"])
+def test_where_we_split_copies_go_together(stage: Any, tmp_path: Path) -> None:
+    for i in range(40):
+        for name in ("cat", "dog"):
+            for copy in range(1 + i % 3):
+                photo(tmp_path / name / f"{i}_{copy}.jpg", f"{name}{i}")
+    data = opened(tmp_path, stage=stage)
+    assert "; copies of other photos, each in the same part as these: 78)" in data.summary()
+    assert data.description()["copies_kept_together"] == 78
+    train, second = ([data._train_paths[i] for i in part] for part in data.splits())
+    parts = [{path.rpartition("_")[0] for path in part} for part in (train, second, data._test_paths)]
+    assert all(parts)
+    assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+    assert 0.1 < len(data._test_paths) / 158 < 0.3
+
+
+def test_the_copies_in_trashnet_are_found(real_data: Path) -> None:
+    data = opened(real_data / "trashnet")
+    assert data.description()["copies_kept_together"] == 3
+    assert len(data.train_labels) + len(data.test_labels) == 2527
 
 
 # Files that are no pictures

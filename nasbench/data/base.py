@@ -28,25 +28,32 @@ TEST_SHARE = 0.2  # of a set that comes without test images
 SPLIT_NOTE = "split by us, 1 in 5, stratified"
 
 
-def stratified(labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED) -> tuple[Indices, Indices]:
+def stratified(
+    labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED, groups: Indices | None = None
+) -> tuple[Indices, Indices]:
     """Split indices so that every class gives its share.
 
     Args:
         labels: (N,) class of every image.
         fraction: share of the second part, 0–1.
         seed: of the shuffle.
+        groups: (N,) numbers; images of the same number go to the same part, the one that the first of them falls to.
 
     Returns:
-        Indices of the first and of the second part, each sorted; together all of `range(N)`. Their shares are within
-        one image of the fraction in every class, and in total.
+        Indices of the first and of the second part, each sorted; together all of `range(N)`. But for the groups, their
+        shares are within one image of the fraction in every class, and in total.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     # Walking through the classes in turn, every step of 1/fraction images gives one to the second part.
     cuts = np.floor(np.arange(len(labels) + 1) * fraction + 1e-9).astype(np.int64)
-    chosen = np.diff(cuts).astype(bool)
-    return np.sort(by_class[~chosen]), np.sort(by_class[chosen])
+    second = np.zeros(len(labels), bool)
+    second[by_class[np.diff(cuts).astype(bool)]] = True
+    if groups is not None:
+        _, first_of_group, group = np.unique(groups, return_index=True, return_inverse=True)
+        second = second[first_of_group][group]
+    return np.flatnonzero(~second), np.flatnonzero(second)
 
 
 @dataclass(frozen=True)
@@ -143,13 +150,15 @@ class ImageData(LightningDataModule, ABC):
         self.class_names: list[str] = []
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
+        self.train_groups: Indices | None = None  # (N,) numbers that copies of one training image share
         self._ready = False
 
     @abstractmethod
     def load(self) -> None:
         """Read the set (or only its index): fills class names, normalisation and what the loaders need.
 
-        What was decided for the user (a split, files left out) is appended to `notes`.
+        What was decided for the user (a split, files left out) is appended to `notes`. A set that knows of copies among
+        its training images sets `train_groups`.
 
         Raises:
             DataError: the set is missing or damaged; says where it was looked for and how to get it.
@@ -205,9 +214,9 @@ class ImageData(LightningDataModule, ABC):
         used: Indices = np.arange(len(labels))
         if self.train_images is not None:
             used = stratified(labels, self.train_images / len(labels))[1]
-        first, second = stratified(
-            labels[used], self.meta_fraction if self.stage == "search" else HELD_OUT, SPLIT_SEED + 1
-        )
+        share = self.meta_fraction if self.stage == "search" else HELD_OUT
+        groups = None if self.train_groups is None else self.train_groups[used]
+        first, second = stratified(labels[used], share, SPLIT_SEED + 1, groups)
         if not len(first) or not len(second):
             raise DataError(f"{self.name}: {len(used)} training images are too few to be split in two")
         missing = set(range(self.num_classes)) - set(labels[used[first]].tolist())

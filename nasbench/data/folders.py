@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
-from nasbench.data.pictures import EXTENSIONS, broken_pictures, read_picture
+from nasbench.data.pictures import EXTENSIONS, broken_pictures, read_picture, repeated_pictures
 from nasbench.errors import DataError, listed
 
 RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
@@ -50,7 +51,9 @@ class ImageFolder(ImageData):
     are not looked at. Training pictures are cropped at random (RandomResizedCrop, scale 0.08–1) and mirrored, test
     pictures centrally cropped. How pixels are read says `nasbench.data.pictures.read_picture`.
 
-    Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped.
+    Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped. Copies of a picture
+    (`nasbench.data.pictures.repeated_pictures`) stay on one side: training pictures that are in a given test set, too,
+    are left out, and where we split, all copies go to the same part.
     """
 
     name = "imagefolder"
@@ -63,7 +66,7 @@ class ImageFolder(ImageData):
         """Index the folders and check the files; see `ImageData.load`."""
         self.mean, self.std = type(self).mean, type(self).std
         root, self._others = self._folder(), Counter[str]()
-        self._broken = 0
+        self._counts = dict.fromkeys(("broken_files_left_out", "copies_left_out", "copies_kept_together"), 0)
         try:
             train, test = self._parts(root)
             classes = self._index(train)
@@ -75,16 +78,27 @@ class ImageFolder(ImageData):
             raise DataError(
                 f"{self.name}: {train} and {test} have different classes: {listed(sorted(only))} has no counterpart"
             )
-        self._check(root, [classes] if tested is None else [classes, tested])
+        copies = self._check(root, [classes] if tested is None else [classes, tested])
         self.class_names = [listed([name]) for name in classes]
-        self._train_paths, self._train_labels = _flat(classes)
+        paths, labels = _flat(classes)
+        groups = _groups(paths, copies)
         if tested is None:
-            kept, given = stratified(self._train_labels, TEST_SHARE)
-            self._test_paths, self._test_labels = [self._train_paths[i] for i in given], self._train_labels[given]
-            self._train_paths, self._train_labels = [self._train_paths[i] for i in kept], self._train_labels[kept]
+            kept, given = stratified(labels, TEST_SHARE, groups=groups)
+            self._test_paths, self._test_labels = [paths[i] for i in given], labels[given]
             self.notes.append(SPLIT_NOTE)
         else:
             self._test_paths, self._test_labels = _flat(tested)
+            known = {copies[path] for path in self._test_paths if path in copies}
+            kept = np.flatnonzero([copies.get(path) not in known for path in paths])
+            if left_out := len(paths) - len(kept):
+                self._counts["copies_left_out"] = left_out
+                self.notes.append(f"training photos left out that are test photos, too: {left_out:,}")
+        together = groups if tested is None else groups[kept]
+        if more := len(together) - len(np.unique(together)):
+            self._counts["copies_kept_together"] = more
+            self.notes.append(f"copies of other photos, each in the same part as these: {more:,}")
+        self._train_paths, self._train_labels = [paths[i] for i in kept], labels[kept]
+        self.train_groups = groups[kept]
         if self._others:
             kinds = listed(f"{kind or 'no suffix'} {count:,}" for kind, count in self._others.most_common())
             self.notes.append(f"files of other kinds left out: {kinds}")
@@ -134,11 +148,12 @@ class ImageFolder(ImageData):
             self._others.update(Path(n).suffix.lower() for n in files if not _is_picture(n) and n[0] != ".")
         return sorted(paths)
 
-    def _check(self, root: Path, parts: list[dict[str, list[str]]]) -> None:
+    def _check(self, root: Path, parts: list[dict[str, list[str]]]) -> dict[str, bytes]:
+        """See what can be read; of that, the digests of pictures that several files show."""
         paths = [path for classes in parts for group in classes.values() for path in group]
         if len(paths) > MOST_CHECKED and not self.skip_broken:
-            self.notes.append("files are checked when they are first used")
-            return
+            self.notes.append("files are checked when they are first used, and copies not looked for")
+            return {}
         broken = broken_pictures(paths)
         if broken and not self.skip_broken:
             named = listed(f"{os.path.relpath(path, root)} ({reason})" for path, reason in broken.items())
@@ -147,14 +162,15 @@ class ImageFolder(ImageData):
                 "remove them, or leave them out with --skip-broken"
             )
         if broken:
-            self._broken = len(broken)
+            self._counts["broken_files_left_out"] = len(broken)
             self.notes.append(f"{len(broken):,} broken file{'s' if len(broken) > 1 else ''} left out")
             for classes in parts:
                 classes.update({name: [p for p in group if p not in broken] for name, group in classes.items()})
+        return repeated_pictures(path for path in paths if path not in broken)
 
     def description(self) -> dict[str, Any]:
-        """See `ImageData.description`; with the number of broken files that were left out."""
-        return {**super().description(), "broken_files_left_out": self._broken}
+        """See `ImageData.description`; with how many broken files and copies there are."""
+        return {**super().description(), **self._counts}
 
     @property
     def train_labels(self) -> NDArray[np.int64]:
@@ -227,6 +243,12 @@ def _fail(error: OSError) -> None:
 def _flat(classes: dict[str, list[str]]) -> tuple[list[str], Indices]:
     labels = np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()])
     return [path for group in classes.values() for path in group], labels
+
+
+def _groups(paths: list[str], copies: Mapping[str, bytes]) -> Indices:
+    """(N,) numbers that paths of one picture share."""
+    numbers: dict[str | bytes, int] = {}
+    return np.array([numbers.setdefault(copies.get(path, path), len(numbers)) for path in paths], dtype=np.int64)
 
 
 def _central(size: int) -> list[Any]:

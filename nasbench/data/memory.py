@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from typing import Any
 
@@ -13,6 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from nasbench.data.base import ImageData, Indices, Parts
 from nasbench.errors import DataError
+
+
+def repeated(train: NDArray[np.uint8], test: NDArray[np.uint8]) -> int:
+    """How many of the `train` images (N, …) are, pixel by pixel, among the `test` images (M, …)."""
+    if train.shape[1:] != test.shape[1:]:
+        return 0
+    known, images = ([hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in part] for part in (test, train))
+    return sum(map(set(known).__contains__, images))
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
@@ -47,6 +56,9 @@ class InMemoryData(ImageData):
         """Read, check, resize and normalise; see `ImageData.load`."""
         train, train_labels, test, test_labels, names = self.read()
         self._images = {"train": self._prepare(train, "training"), "test": self._prepare(test, "test")}
+        self._repeated = repeated(train, test)
+        if self._repeated:
+            self.notes.append(f"training images that are test images, too: {self._repeated:,}")
         channels = [images.shape[-1] for images in self._images.values()]
         if len(set(channels)) > 1:
             raise DataError(f"{self.name}: training images have {channels[0]} channel(s), test images {channels[1]}")
@@ -68,6 +80,10 @@ class InMemoryData(ImageData):
         ]
         self.mean = tuple(means)
         self.std = tuple(max(d, 1 / 255) for d in deviations)
+
+    def description(self) -> dict[str, Any]:
+        """See `ImageData.description`; with the number of training images that are test images, too."""
+        return {**super().description(), "training_images_in_test": self._repeated}
 
     @property
     def train_labels(self) -> NDArray[np.int64]:
