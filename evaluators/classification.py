@@ -234,6 +234,7 @@ class Classification(Lightning):
         "quick": {"learning_rate": 0.05},
         "cifar": {"learning_rate": 0.1, "weight_decay": 4e-5},
         "paper": {"learning_rate": 0.05, "weight_decay": 4e-5},
+        "finetune": {"learning_rate": 0.01, "weight_decay": 1e-4, "label_smoothing": 0.1},
     }
     module_class: type[ClassificationModule] = ClassificationModule
 

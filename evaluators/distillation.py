@@ -234,6 +234,7 @@ class OnlineDistillation(Classification):
         "quick": {"learning_rate": 0.05, **CLIP},
         "cifar": RECIPE,
         "paper": RECIPE,
+        "finetune": {"learning_rate": 0.01, "weight_decay": 1e-4, "label_smoothing": 0.1, **CLIP},
     }
     module_class: type[ClassificationModule] = DistillationModule
 

@@ -68,7 +68,7 @@ class RunConfig(BaseModel):
     dataset_options: Annotated[dict[str, Any], Role.RECIPE] = Field(default_factory=dict)
     """Option of the data set."""
     preset: Annotated[str | None, Role.ORIGIN] = None
-    """quick, cifar or paper; by default the data set's."""
+    """quick, cifar, paper, or finetune for small sets of photos; by default the data set's."""
     seed: Annotated[int, Role.SEED] = Field(default=0, ge=0, lt=2**32)
     """Seed of weights, order of images, augmentation, and the strategy's own draws."""
     epochs: Annotated[int | None, Role.SEARCH] = Field(default=30, ge=1)

@@ -7,7 +7,9 @@ written. Those named in the protocols below are filled in by the pipeline, each 
 Any part may declare beside its constructor: `presets` (preset → options of the part), or the class method
 `preset_options(which, common, settings)` where these depend on the run's settings; `settle(options) -> options`, a
 class method that puts values in the place of those that depend on others; `words(options) -> dict`, a static method:
-option → what a run's label says of it. A data set may name its `default_preset`.
+option → what a run's label says of it. A data set may name its `default_preset`, and its `presets` are fields of
+`nasbench.config.RunConfig`; `count_images(cls, data_root) -> int`, a class method, tells about how many training images
+there are, before anything is read, for presets whose epochs depend on it.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from nasbench.data import folders
 from nasbench.data.folders import ImageFolder, ImageNet
 from nasbench.data.pictures import read_picture
-from nasbench.errors import DataError
+from nasbench.errors import DataError, OptionError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
 
@@ -343,6 +344,41 @@ def test_the_copies_in_trashnet_are_found(real_data: Path) -> None:
     assert len(data.train_labels) + len(data.test_labels) == 2527
 
 
+# Augmentation
+
+
+def test_crops_keep_as_much_as_is_asked_for(tmp_path: Path) -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, 0).repeat(3, 2)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            shown = ramp.copy()
+            shown[0, :, i % 3] = i + 50 * (name == "dog")  # no two alike
+            Image.fromarray(shown).save(tmp_path / name / f"{i}.png")
+
+    def extents(**options: Any) -> list[float]:
+        torch.manual_seed(0)
+        loader = opened(tmp_path, **options).train_dataloader()
+        middle = [images[:, 4, :, 0].float() for images, _ in loader]
+        return [float(row.max() - row.min()) for rows in middle for row in rows]
+
+    assert min(extents()) < 120
+    # Of half the area the narrowest crop, 3 to 4, has 0.61 of the width; its outer pixels are 7/8 of that apart.
+    assert min(extents(crop_scale=0.5)) > 256 * 0.61 * 7 / 8 - 4
+    still = extents(crop_scale=1.0)
+    assert len(set(still)) == 1
+    assert len(set(extents(crop_scale=1.0, jitter=0.2))) > 10
+    held_out = opened(tmp_path, stage="retrain", crop_scale=0.5, jitter=0.2)
+    (a, _), (b, _) = (next(iter(held_out.val_dataloader())) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("options", [{"crop_scale": 0.0}, {"crop_scale": 1.5}, {"jitter": -0.1}, {"jitter": 1.0}])
+def test_augmentation_has_bounds(options: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        ImageFolder(data_root=tmp_path, **options)
+
+
 # Files that are no pictures
 
 
@@ -459,6 +495,10 @@ def test_a_run_keeps_how_many_broken_files_were_left_out(tmp_path: Path) -> None
         run(resolve_config(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     record = run(resolve_config({**given, "skip_broken": True}), tmp_path / "run")
+    settings = yaml.safe_load((record.path / "config.yaml").read_text())
+    del settings["dataset_options"]["crop_scale"], settings["dataset_options"]["jitter"]  # as in earlier records
+    (record.path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert record.config().dataset_options["crop_scale"] == 0.08
     told = json.loads((record.path / "data.json").read_text())
     assert told["broken_files_left_out"] == 1
     assert "1 broken file left out" in told["summary"]

@@ -6,18 +6,18 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torchvision.transforms import v2
 
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
 from nasbench.data.pictures import EXTENSIONS, broken_pictures, read_picture, repeated_pictures
-from nasbench.errors import DataError, listed
+from nasbench.errors import DataError, check_range, listed
 
 RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
 LONGEST = 16  # of a test picture's longer side only so many times the shorter one is resized
@@ -48,8 +48,8 @@ class ImageFolder(ImageData):
 
     The test set is `test` or `testing`, where there is none of these `val`, `valid` or `validation`, all in any case.
     Where there is neither, a fixed stratified fifth of the pictures is. Files and folders whose names begin with a dot
-    are not looked at. Training pictures are cropped at random (RandomResizedCrop, scale 0.08–1) and mirrored, test
-    pictures centrally cropped. How pixels are read says `nasbench.data.pictures.read_picture`.
+    are not looked at. Training pictures are cropped at random (RandomResizedCrop) and mirrored, test pictures centrally
+    cropped. How pixels are read says `nasbench.data.pictures.read_picture`.
 
     Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped. Copies of a picture
     (`nasbench.data.pictures.repeated_pictures`) stay on one side: training pictures that are in a given test set, too,
@@ -61,6 +61,31 @@ class ImageFolder(ImageData):
     unit = "photos"
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    presets: ClassVar = {"finetune": {"dataset_options": {"crop_scale": 0.5, "jitter": 0.1}}}
+
+    def __init__(self, *, crop_scale: float = 0.08, jitter: float = 0.0, **options: Any) -> None:
+        """Describe what to load; see `ImageData` for the other options.
+
+        Args:
+            crop_scale: least share of a training picture's area that a random crop keeps; the largest is 1.
+            jitter: brightness, contrast and saturation of training pictures change by at most this share.
+            **options: of `ImageData`.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        check_range("crop_scale", crop_scale, gt=0, le=1)
+        check_range("jitter", jitter, ge=0, lt=1)
+        super().__init__(**options)
+        self.crop_scale, self.jitter = crop_scale, jitter
+
+    @classmethod
+    def count_images(cls, data_root: Path) -> int:
+        """About how many training images a folder has: files with a picture's name, none where there is no folder."""
+        _, folders, _ = next(os.walk(data_root), ("", [], []))
+        train = [data_root / name for name in folders if name.lower() in TRAIN]
+        names = (name for _, _, files in os.walk((train or [data_root])[0]) for name in files)
+        return round(sum(map(_is_picture, names)) * (1 if train else 1 - TEST_SHARE))
 
     def load(self) -> None:
         """Index the folders and check the files; see `ImageData.load`."""
@@ -185,7 +210,9 @@ class ImageFolder(ImageData):
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
         size, chosen = self.image_size, [self._train_paths[i] for i in indices]
-        augmented = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+        augmented = [v2.RandomResizedCrop(size, (self.crop_scale, 1.0)), v2.RandomHorizontalFlip()]
+        if self.jitter:
+            augmented.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
         return self._loader(chosen, self._train_labels[indices], augmented if shuffle else _central(size), shuffle)
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -195,7 +222,7 @@ class ImageFolder(ImageData):
 
     def _loader(self, paths: list[str], labels: Indices, changes: list[Any], shuffle: bool) -> DataLoader[Any]:
         return DataLoader(
-            _Pictures(paths, labels, transforms.Compose(changes)),
+            _Pictures(paths, labels, v2.Compose(changes)),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
             num_workers=self.workers,
@@ -252,7 +279,7 @@ def _groups(paths: list[str], copies: Mapping[str, bytes]) -> Indices:
 
 
 def _central(size: int) -> list[Any]:
-    return [_shortened, transforms.Resize(round(size * RESIZE_RATIO)), transforms.CenterCrop(size)]
+    return [_shortened, v2.Resize(round(size * RESIZE_RATIO)), v2.CenterCrop(size)]
 
 
 def _shortened(picture: Image.Image) -> Image.Image:
@@ -261,4 +288,4 @@ def _shortened(picture: Image.Image) -> Image.Image:
     if max(picture.size) <= longest:
         return picture
     width, height = picture.size
-    return transforms.functional.center_crop(picture, [min(height, longest), min(width, longest)])
+    return v2.functional.center_crop(picture, [min(height, longest), min(width, longest)])
