@@ -9,6 +9,7 @@ import struct
 import zlib
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 
 from nasbench.data import folders
 from nasbench.data.folders import ImageFolder, ImageNet
-from nasbench.data.pictures import read_picture
+from nasbench.data.pictures import kept_pictures, read_picture
 from nasbench.errors import DataError, OptionError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
@@ -377,6 +378,64 @@ def test_crops_keep_as_much_as_is_asked_for(tmp_path: Path) -> None:
 def test_augmentation_has_bounds(options: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         ImageFolder(data_root=tmp_path, **options)
+
+
+# Decoded pictures, and processes
+
+
+def batches_of(data: ImageFolder) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    return [images for loader in (data.train_dataloader(), data.val_dataloader()) for images, _ in loader]
+
+
+def test_kept_pictures_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat", "dog"):
+        for i in range(10):
+            photo(tmp_path / name / f"{i}.{'jpg' if i % 2 else 'png'}", f"{name}{i}")
+    for stage in ("search", "retrain"):
+        monkeypatch.setattr(folders, "KEPT_SHARE", 0.0)
+        read = batches_of(opened(tmp_path, stage=stage, jitter=0.1))
+        monkeypatch.setattr(folders, "KEPT_SHARE", 0.25)
+        data = opened(tmp_path, stage=stage, jitter=0.1)
+        data.train_dataloader(), data.val_dataloader()
+        with monkeypatch.context() as nothing:
+            nothing.setattr(folders, "read_picture", None)  # no file is read any more
+            kept = batches_of(data)
+        assert len(read) == len(kept) > 2
+        assert all(torch.equal(a, b) for a, b in zip(read, kept, strict=True))
+
+
+def test_pictures_are_kept_up_to_a_share_of_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path / "cat", 20)
+    paths = [str(folder / f"{i}.png") for i in range(3)]
+    size = 3 * 12 * 10 * 3
+    assert kept_pictures(paths, size).keys() == set(paths)
+    assert kept_pictures(paths, size - 1) == {}
+    fill(tmp_path / "dog", 20)
+    data = opened(tmp_path)
+    monkeypatch.setattr(folders, "free_bytes", lambda: 0)
+    assert data.train_dataloader().dataset.kept == {}
+
+
+def test_processes_are_started_for_many_pictures_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes(tmp_path, 10)
+    assert opened(tmp_path).train_dataloader().num_workers == 0
+    monkeypatch.setattr(folders, "FEW", 5)
+    monkeypatch.setattr(folders, "SHARED_MEMORY", tmp_path)
+    for cpus, room, expected in (
+        (1, 10**9, 0),
+        (4, 10**9, 3),
+        (64, 10**9, 8),
+        (4, 2 * 4 * 4 * 8 * 8 * 3, 2),
+        (4, 0, 0),
+    ):
+        monkeypatch.setattr("nasbench.machine.cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setattr("shutil.disk_usage", lambda path, room=room: SimpleNamespace(free=room))
+        assert opened(tmp_path).train_dataloader().num_workers == expected
+    assert opened(tmp_path, workers=0).train_dataloader().num_workers == 0
+    assert "workers" not in resolve_config({"dataset": "imagefolder"}).data_options()
 
 
 # Files that are no pictures

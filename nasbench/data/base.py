@@ -110,7 +110,7 @@ class ImageData(LightningDataModule, ABC):
         stage: Stage = "search",
         meta_fraction: float = 0.2,
         train_images: int | None = None,
-        workers: int = 0,
+        workers: int | None = None,
         download: bool = False,
         skip_broken: bool = False,
         seed: int = 0,
@@ -124,7 +124,7 @@ class ImageData(LightningDataModule, ABC):
             stage: `search` or `retrain`, see the class.
             meta_fraction: share of the training images on which α learns.
             train_images: stratified subset of at most so many training images, all where `None`.
-            workers: processes that load image files.
+            workers: processes that load image files; as many as seem right where `None`.
             download: fetch a missing set through torchvision.
             skip_broken: leave out files that cannot be read, and count them, instead of refusing the set.
             seed: of the order of the training images.
@@ -136,7 +136,7 @@ class ImageData(LightningDataModule, ABC):
         check_range("image_size", image_size or self.native_size, ge=4, le=4096)
         check_range("batch_size", batch_size, ge=1)
         check_range("meta_fraction", meta_fraction, gt=0, lt=1)
-        check_range("workers", workers, ge=0)
+        check_range("workers", workers or 0, ge=0)
         if train_images is not None:
             check_range("train_images", train_images, ge=1)
         if stage not in ("search", "retrain"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,18 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from nasbench import machine
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
-from nasbench.data.pictures import EXTENSIONS, broken_pictures, read_picture, repeated_pictures
+from nasbench.data.pictures import EXTENSIONS, broken_pictures, kept_pictures, read_picture, repeated_pictures
 from nasbench.errors import DataError, check_range, listed
+from nasbench.memory import free_bytes
 
 RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
 LONGEST = 16  # of a test picture's longer side only so many times the shorter one is resized
+KEPT_SHARE = 0.25  # of the free memory, for decoded training pictures
+FEW = 1000  # pictures: starting workers takes longer than reading these
+MOST_WORKERS = 8
+SHARED_MEMORY = Path("/dev/shm")
 MOST_CHECKED = 100_000  # files; of more, each is checked when it is first used
 TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 LAYOUTS = (
@@ -30,13 +37,14 @@ LAYOUTS = (
 
 
 class _Pictures(Dataset[Any]):
-    """Pictures and their classes, read a batch at a time."""
+    """Pictures and their classes, a batch at a time: read now, or `kept` since they were."""
 
-    def __init__(self, paths: list[str], labels: Indices, transform: Any) -> None:
-        self.paths, self.labels, self.transform = paths, torch.from_numpy(labels), transform
+    def __init__(self, paths: list[str], labels: Indices, transform: Any, kept: Mapping[str, Image.Image]) -> None:
+        self.paths, self.labels, self.transform, self.kept = paths, torch.from_numpy(labels), transform, kept
 
     def __getitem__(self, indices: Any) -> Any:
-        pictures = [np.array(self.transform(read_picture(self.paths[i]))) for i in indices]
+        paths = [self.paths[i] for i in indices]
+        pictures = [np.array(self.transform(self.kept.get(path) or read_picture(path))) for path in paths]
         return torch.from_numpy(np.stack(pictures)), self.labels[indices]
 
     def __len__(self) -> int:
@@ -54,6 +62,9 @@ class ImageFolder(ImageData):
     Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped. Copies of a picture
     (`nasbench.data.pictures.repeated_pictures`) stay on one side: training pictures that are in a given test set, too,
     are left out, and where we split, all copies go to the same part.
+
+    Training pictures stay decoded in memory, in full, where they all take at most a quarter of what is free. Unless
+    `workers` says otherwise, 1,000 pictures and more are cropped by a process for each CPU but one, 8 at most.
     """
 
     name = "imagefolder"
@@ -90,6 +101,7 @@ class ImageFolder(ImageData):
     def load(self) -> None:
         """Index the folders and check the files; see `ImageData.load`."""
         self.mean, self.std = type(self).mean, type(self).std
+        self._kept: dict[str, Image.Image] = {}
         root, self._others = self._folder(), Counter[str]()
         self._counts = dict.fromkeys(("broken_files_left_out", "copies_left_out", "copies_kept_together"), 0)
         try:
@@ -213,20 +225,41 @@ class ImageFolder(ImageData):
         augmented = [v2.RandomResizedCrop(size, (self.crop_scale, 1.0)), v2.RandomHorizontalFlip()]
         if self.jitter:
             augmented.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
-        return self._loader(chosen, self._train_labels[indices], augmented if shuffle else _central(size), shuffle)
+        changes = augmented if shuffle else _central(size)
+        return self._loader(chosen, self._train_labels[indices], changes, shuffle, self._keep(chosen))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
-        return self._loader(self._test_paths, self._test_labels, _central(self.image_size), False)
+        return self._loader(self._test_paths, self._test_labels, _central(self.image_size), False, {})
 
-    def _loader(self, paths: list[str], labels: Indices, changes: list[Any], shuffle: bool) -> DataLoader[Any]:
+    def _keep(self, paths: list[str]) -> Mapping[str, Image.Image]:
+        missing = [path for path in paths if path not in self._kept]
+        self._kept |= kept_pictures(missing, int(KEPT_SHARE * free_bytes() / self._processes()))
+        return self._kept
+
+    def _usual_workers(self, pictures: int) -> int:
+        if pictures < FEW:
+            return 0
+        workers = min(machine.cpus() // self._processes() - 1, MOST_WORKERS)  # one CPU is left to the training
+        if SHARED_MEMORY.is_dir():  # in which batches come, two of each worker, to two loaders; a container's is small
+            batches = 4 * self.batch_size * self.image_size**2 * 3
+            workers = min(workers, shutil.disk_usage(SHARED_MEMORY).free // batches // self._processes())
+        return max(0, workers)
+
+    def _processes(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def _loader(
+        self, paths: list[str], labels: Indices, changes: list[Any], shuffle: bool, kept: Mapping[str, Image.Image]
+    ) -> DataLoader[Any]:
+        workers = self._usual_workers(len(paths)) if self.workers is None else self.workers
         return DataLoader(
-            _Pictures(paths, labels, v2.Compose(changes)),
+            _Pictures(paths, labels, v2.Compose(changes), kept),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),
         )

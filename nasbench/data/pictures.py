@@ -6,7 +6,7 @@ import hashlib
 import stat
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -66,6 +66,36 @@ def broken_pictures(paths: Iterable[str]) -> dict[str, str]:
     with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
         warnings.simplefilter("ignore")  # Pillow's, about what is refused anyway or can be read all the same
         return {path: fault for path, (fault, _) in zip(every, threads.map(_look, every), strict=True) if fault}
+
+
+def kept_pictures(paths: Sequence[str], most_bytes: int) -> dict[str, Image.Image]:
+    """Decode all pictures beforehand, in parallel, if they fit in memory.
+
+    Args:
+        paths: of the files.
+        most_bytes: that the pictures may take together, at three bytes a pixel.
+
+    Returns:
+        Path → what `read_picture` gives, of those that can be read; nothing where they do not fit.
+    """
+    with ThreadPoolExecutor() as threads:
+        if 3 * sum(threads.map(_area, paths)) > most_bytes:
+            return {}
+        return {path: picture for path, picture in zip(paths, threads.map(_readable, paths), strict=True) if picture}
+
+
+def _area(path: str) -> int:
+    with suppress(Exception):
+        if stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for somebody to write
+            with Image.open(path, formats=FORMATS) as image:
+                return image.width * image.height
+    return 0
+
+
+def _readable(path: str) -> Image.Image | None:
+    with suppress(BrokenPicture):  # which is told when it is used
+        return read_picture(path)
+    return None
 
 
 def repeated_pictures(paths: Iterable[str]) -> dict[str, bytes]:
