@@ -61,10 +61,10 @@ def confusion(run: RunRow) -> Figure:
             axes.set_yticks(range(len(names)), [f"{n}  {r}" for n, r in zip(names, recalls, strict=True)])
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
             axes.tick_params(length=0)
-            for (row, column), images in np.ndenumerate(counts):
-                if images:
+            for (row, column), number in np.ndenumerate(counts):
+                if number:
                     colour = "white" if share[row, column] > 0.36 else "black"
-                    axes.text(column, row, f"{images:.0f}", ha="center", va="center", fontsize=6, color=colour)
+                    axes.text(column, row, f"{number:.0f}", ha="center", va="center", fontsize=6, color=colour)
         axes.spines[:].set_visible(True)
         bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, pad=0.02)
         shares = [0, 1, 5, 25, 50, 100]
