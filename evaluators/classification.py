@@ -8,21 +8,19 @@ from typing import Any, ClassVar, Literal, cast, final
 
 import nni
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from nni.nas.evaluator.pytorch import Lightning, Trainer
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from nasbench import registry
 from nasbench.contracts import SearchModule
 from nasbench.errors import OptionError
+from nasbench.evaluators.hardware import hardware
 from nasbench.options import Count, Fraction, NonNegative, Positive, Rate, Share, checked
 from nasbench.spaces.operations.auxiliary import auxiliary_loss
-
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
 class ClassificationModule(SearchModule):
@@ -55,12 +53,17 @@ class ClassificationModule(SearchModule):
         gradient_clip: float | None,
         channels_last: bool,
         milestones: list[float] | None = None,
+        class_weights: list[float] | None = None,
     ) -> None:
         """Keep the hyper-parameters; the network follows with `set_model`."""
         super().__init__()
         self.save_hyperparameters()
         self.channels_last, self.gradient_clip = channels_last, gradient_clip
         self.metrics = nn.ModuleDict({stage: accuracies(num_classes) for stage in ("val", "test")})
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.confused: list[list[int]] = []
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def set_model(self, model: nn.Module) -> None:
         """Set the network to train."""
@@ -89,8 +92,11 @@ class ClassificationModule(SearchModule):
             A scalar to be differentiated, and further numbers by name, which are logged as `train_NAME`.
         """
         logits = self(images)
-        smoothing = self.hparams["label_smoothing"]
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing), {"top1": top1(logits, labels)}
+        return F.cross_entropy(logits, labels, **self.targets()), {"top1": top1(logits, labels)}
+
+    def targets(self) -> dict[str, Any]:
+        """How the cross-entropy of the training takes its targets: arguments of PyTorch's `cross_entropy`."""
+        return {"weight": self.class_weights, "label_smoothing": self.hparams["label_smoothing"]}
 
     @final
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -109,7 +115,21 @@ class ClassificationModule(SearchModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy on test images."""
-        self.measure("test", self(batch[0]), batch[1], self.metrics["test"])
+        self.measure_test(self(batch[0]), batch[1])
+
+    def measure_test(self, logits: Tensor, labels: Tensor) -> None:
+        """Log and count what the network that is reported says, `logits` (N, classes), of test images."""
+        self.confusion.update(logits, labels)
+        self.measure("test", logits, labels, self.metrics["test"])
+
+    def on_test_epoch_start(self) -> None:
+        """Count anew."""
+        self.confusion.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Add up what the processes have counted."""
+        if self.confusion.update_called:  # not where a subclass measures in its own way
+            self.confused = self.confusion.compute().tolist()
 
     def log_training(self, batch_size: int, **values: Tensor) -> None:
         """Log numbers of a training batch, as means over the epoch."""
@@ -182,6 +202,11 @@ def accuracies(num_classes: int) -> nn.ModuleDict:
     return nn.ModuleDict({n: MulticlassAccuracy(num_classes, top_k=int(n[-1]), average="micro") for n in names})
 
 
+def class_weights(counts: Sequence[int]) -> list[float]:
+    """Weights n / (K n_c) of K classes that have n_c of n training images: their mean over the images is 1."""
+    return [sum(counts) / (len(counts) * count) for count in counts]
+
+
 def main_logits(output: Any) -> Tensor:
     """The logits in a network's output: some networks return auxiliary ones behind them while training."""
     return output[0] if isinstance(output, (tuple, list)) else output
@@ -209,6 +234,7 @@ class Classification(Lightning):
         "quick": {"learning_rate": 0.05},
         "cifar": {"learning_rate": 0.1, "weight_decay": 4e-5},
         "paper": {"learning_rate": 0.05, "weight_decay": 4e-5},
+        "finetune": {"learning_rate": 0.01, "weight_decay": 1e-4, "label_smoothing": 0.1},
     }
     module_class: type[ClassificationModule] = ClassificationModule
 
@@ -223,6 +249,7 @@ class Classification(Lightning):
         momentum: Share = 0.9,
         weight_decay: NonNegative = 4e-5,
         label_smoothing: Share = 0.0,
+        balance: Literal["none", "loss"] = "none",
         gradient_clip: Positive | None = None,
         milestones: list[Fraction] | None = None,
         ema: Fraction | None = None,
@@ -244,6 +271,8 @@ class Classification(Lightning):
             momentum: of SGD.
             weight_decay: L2 penalty of all weights θ.
             label_smoothing: share of the target spread over all classes, 0–1.
+            balance: `loss` weighs every image by n / (K n_c) in the cross-entropy of the training, where n_c of its n
+                images are of the image's class, one of K; `none` counts all alike.
             gradient_clip: largest norm of the gradient, none where `None`.
             milestones: shares of the training after which the learning rate falls to a tenth, e.g. 0.5 and 0.75; the
                 schedule is a cosine down to zero where `None`.
@@ -262,7 +291,7 @@ class Classification(Lightning):
             raise OptionError(
                 "precision 16 needs loss scaling, which the search's own gradient steps lack: use bf16 or 32"
             )
-        self.stage, self.epochs, self.checkpoints = stage, epochs, checkpoints
+        self.stage, self.epochs, self.checkpoints, self._balance = stage, epochs, checkpoints, balance
         self._optimisation: dict[str, Any] = {
             "learning_rate": learning_rate,
             "momentum": momentum,
@@ -273,7 +302,7 @@ class Classification(Lightning):
             "milestones": milestones,
         }
         self._ema = ema if stage == "retrain" else None
-        self._hardware = {"precision": PRECISIONS[precision], **_accelerator(device, devices, nodes)}
+        self._hardware = hardware(device, devices, nodes, precision)
         self._callbacks: list[Callback] = []
         self._used = False
         datamodule = registry.build_dataset(dataset, data or {}, stage=stage)
@@ -304,14 +333,19 @@ class Classification(Lightning):
         self._used = True
         return super().evaluate(model)
 
-    def test(self) -> dict[str, float | None]:
+    def test(self) -> dict[str, Any]:
         """Measure the network that was trained last on the test images.
 
         Returns:
-            `top1`, `top5` (fractions; `None` with under five classes) and `loss`.
+            `top1`, `top5` (fractions; `None` with under five classes), `loss`, `balanced_accuracy` (mean of the recalls
+            of the classes that have test images) and `confusion` (images by class and by prediction).
         """
         (values,) = self.trainer.test(self.module, datamodule=self.datamodule, verbose=False)
-        return {"top1": values["test_top1"], "top5": values.get("test_top5"), "loss": values["test_loss"]}
+        measured = {"top1": values["test_top1"], "top5": values.get("test_top5"), "loss": values["test_loss"]}
+        if confused := self.module.confused:
+            recalls = [row[label] / sum(row) for label, row in enumerate(confused) if any(row)]
+            measured |= {"balanced_accuracy": sum(recalls) / len(recalls), "confusion": confused}
+        return measured
 
     def module_options(self, data: Any) -> dict[str, Any]:
         """What `module_class` is built with beside the arguments of `ClassificationModule`.
@@ -324,7 +358,13 @@ class Classification(Lightning):
         return {}
 
     def _module(self, data: Any) -> ClassificationModule:
-        return self.module_class(data.num_classes, **self._optimisation, **self.module_options(data))
+        options = {**self._optimisation, **self.module_options(data)}
+        if self._balance == "loss":
+            counts = registry.declared(data, "train_counts", None)
+            if counts is None:
+                raise OptionError("balance=loss needs a data set that tells its train_counts")
+            options["class_weights"] = class_weights(counts())
+        return self.module_class(data.num_classes, **options)
 
     def _trainer(self) -> Any:
         callbacks = list(self._callbacks)
@@ -346,33 +386,3 @@ class Classification(Lightning):
             num_sanity_val_steps=0,
             **self._hardware,
         )
-
-
-def _accelerator(device: str, devices: int, nodes: int) -> dict[str, Any]:
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
-        raise OptionError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
-    several = devices * nodes > 1
-    if index and several:
-        raise OptionError(f"device {device!r} names a single device: give --device cuda to {devices * nodes} processes")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if several and kind == "auto":
-        kind = "cuda" if gpus else "cpu"
-    if kind == "cuda" and gpus < max(devices, int(index or 0) + 1):
-        raise OptionError(
-            f"device {device!r}, devices {devices}: {gpus} CUDA device(s) found; use --device cpu or fewer --devices"
-            if several
-            else f"device {device!r}: {gpus} CUDA device(s) found; use --device cpu or auto"
-        )
-    accelerator = "gpu" if kind == "cuda" else kind
-    if not several:
-        return {"accelerator": accelerator, "devices": [int(index or 0)] if kind == "cuda" else 1}
-    return {
-        "accelerator": accelerator,
-        "devices": devices,
-        "num_nodes": nodes,
-        # Candidates leave the graph in a search, and a stranger's network may skip some of its layers.
-        "strategy": "ddp_find_unused_parameters_true",
-        # The variables that `nasbench.distributed` sets; a cluster manager's own would be taken otherwise.
-        "plugins": [LightningEnvironment()],
-    }

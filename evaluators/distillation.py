@@ -41,6 +41,7 @@ def distillation_loss(
     distillation_weight: float = 1.0,
     teacher_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """w_t·CE(z_t, y) + Σ_i [CE(z_i, y) + w_d·T²·KL(softmax(z_t / T) ‖ softmax(z_i / T))].
 
@@ -54,16 +55,18 @@ def distillation_loss(
         distillation_weight: w_d.
         teacher_weight: w_t.
         label_smoothing: of the cross-entropies.
+        weight: of every class (classes,) in the cross-entropies.
 
     Returns:
         The loss, a mean over the batch.
 
     Source: arXiv 1909.13063.
     """
-    loss = teacher_weight * F.cross_entropy(teacher, labels, label_smoothing=label_smoothing)
+    targets: dict[str, Any] = {"label_smoothing": label_smoothing, "weight": weight}
+    loss = teacher_weight * F.cross_entropy(teacher, labels, **targets)
     softened = F.log_softmax(teacher / temperature, 1)
     for student in students:
-        loss = loss + F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+        loss = loss + F.cross_entropy(student, labels, **targets)
         divergence = F.kl_div(F.log_softmax(student / temperature, 1), softened, reduction="batchmean", log_target=True)
         loss = loss + distillation_weight * temperature**2 * divergence
     return loss
@@ -159,10 +162,10 @@ class DistillationModule(ClassificationModule):
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch; `train_top1` is the mean over the students."""
         logits = self.outputs(images)
-        smoothing = self.hparams["label_smoothing"]
+        targets = self.targets()
         students = [logits[name] for name in self.names]
         if self.teacher is None:
-            parts = [F.cross_entropy(student, labels, label_smoothing=smoothing) for student in students]
+            parts = [F.cross_entropy(student, labels, **targets) for student in students]
             loss = torch.stack(parts).sum()
         else:
             # In single precision or better: the small differences of soft targets are lost in half.
@@ -174,7 +177,7 @@ class DistillationModule(ClassificationModule):
                 self.temperature,
                 self.distillation_weight,
                 self.teacher_weight,
-                smoothing,
+                **targets,
             )
         correct = {f"top1_{name}": top1(output, labels) for name, output in logits.items()}
         mean = torch.stack([correct[f"top1_{name}"] for name in self.names]).mean()
@@ -197,7 +200,7 @@ class DistillationModule(ClassificationModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy on test images: the reported student's, and beside it everybody's."""
         outputs = self.outputs(batch[0])
-        self.measure("test", outputs[self.names[0]], batch[1], self.metrics["test"])
+        self.measure_test(outputs[self.names[0]], batch[1])
         for name, logits in outputs.items():
             self.measure("test", logits, batch[1], self.network_metrics["test"][name], f"_{name}")  # type: ignore[index]
 
@@ -231,6 +234,7 @@ class OnlineDistillation(Classification):
         "quick": {"learning_rate": 0.05, **CLIP},
         "cifar": RECIPE,
         "paper": RECIPE,
+        "finetune": {"learning_rate": 0.01, "weight_decay": 1e-4, "label_smoothing": 0.1, **CLIP},
     }
     module_class: type[ClassificationModule] = DistillationModule
 
@@ -304,9 +308,8 @@ class OnlineDistillation(Classification):
         """Measure the networks that were trained last on the test images.
 
         Returns:
-            `top1`, `top5` (fractions; `None` with under five classes) and `loss` of the reported student, and
-            `distillation`: its name (`reported`) and the accuracies of students and teacher (`held_out_top1`,
-            `test_top1`).
+            What `Classification.test` says of the reported student, and `distillation`: its name (`reported`) and the
+            accuracies of students and teacher (`held_out_top1`, `test_top1`).
         """
         result: dict[str, Any] = super().test()
         if self.stage == "retrain":

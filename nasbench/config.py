@@ -68,7 +68,7 @@ class RunConfig(BaseModel):
     dataset_options: Annotated[dict[str, Any], Role.RECIPE] = Field(default_factory=dict)
     """Option of the data set."""
     preset: Annotated[str | None, Role.ORIGIN] = None
-    """quick, cifar or paper; by default the data set's."""
+    """quick, cifar, paper, or finetune for small sets of photos; by default the data set's."""
     seed: Annotated[int, Role.SEED] = Field(default=0, ge=0, lt=2**32)
     """Seed of weights, order of images, augmentation, and the strategy's own draws."""
     epochs: Annotated[int | None, Role.SEARCH] = Field(default=30, ge=1)
@@ -87,8 +87,8 @@ class RunConfig(BaseModel):
     """Fetch a missing data set."""
     skip_broken: Annotated[bool, Role.RECIPE] = False
     """Leave out image files that cannot be read, and count them."""
-    workers: Annotated[int, Role.PLACE] = Field(default=0, ge=0, le=256)
-    """Processes that load image files."""
+    workers: Annotated[int | None, Role.PLACE] = Field(default=None, ge=0, le=256)
+    """Processes that load image files; by default one for each CPU but one, 8 at most; none for few files."""
     weights: Annotated[Path | None, Role.RECIPE] = None
     """Start from these pretrained weights."""
     weights_partial: Annotated[bool, Role.RECIPE] = False
@@ -142,7 +142,9 @@ class RunConfig(BaseModel):
         """The options of the data set, its own and those that every data set has."""
         common = ("data_root", "image_size", "batch_size", "train_images", "workers", "download", "skip_broken", "seed")
         settings = self.model_dump(mode="json")
-        return {**self.dataset_options, **{name: settings[name] for name in common}}
+        if self.workers is None:
+            del settings["workers"]  # the data set knows best
+        return {**self.dataset_options, **{name: settings[name] for name in common if name in settings}}
 
 
 GIVEN = "fixed"  # how users spell an architecture that is given, where the name of a strategy is asked for

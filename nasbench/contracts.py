@@ -7,8 +7,10 @@ written. Those named in the protocols below are filled in by the pipeline, each 
 Any part may declare beside its constructor: `presets` (preset → options of the part), or the class method
 `preset_options(which, common, settings)` where these depend on the run's settings; `settle(options) -> options`, a
 class method that puts values in the place of those that depend on others; `words(options) -> dict`, a static method:
-option → what a run's label says of it. A data set may name its `default_preset`, and
-how its test images become squares (`fit`, see `nasbench.data.preparation`).
+option → what a run's label says of it. A data set may name its `default_preset`, and how its test images become squares
+(`fit`, see `nasbench.data.preparation`); its `presets` are fields of `nasbench.config.RunConfig`; `count_images(cls,
+data_root) -> int`, a class method, tells about how many training images there are, before anything is read, for presets
+whose epochs depend on it.
 """
 
 from __future__ import annotations
@@ -144,6 +146,8 @@ class Dataset(Protocol):
     Batches are (images (N, 3, S, S), labels (N,)) once `on_after_batch_transfer` has seen them. May have an attribute
     `meta_fraction`: strategies check that it is as they wished.
 
+    May have `train_counts(self) -> list[int]`: how many training images each class has, for losses that weigh classes.
+
     Attributes:
         num_classes: after `setup`.
         image_size: side S of the images in pixels.
@@ -227,6 +231,6 @@ class Evaluator(Protocol):
 
         Returns:
             `top1` and `top5` (fractions; `top5` is `None` with under five classes), `loss`, and anything else that JSON
-            can hold; it goes into the result.
+            can hold; it goes into the result. `confusion`, images by class and by prediction, has a file of its own.
         """
         ...

@@ -87,6 +87,8 @@ class Result(Part):
 
     top1: Fraction
     top5: Fraction | None
+    balanced_accuracy: Fraction | None = None
+    """Mean of the recalls of the classes that have test images."""
     params: Count
     madds: Count
     search_seconds: Seconds

@@ -14,6 +14,11 @@ PACKAGES = (
 )
 
 
+def cpus() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def facts() -> dict[str, Any]:
     """What a result may depend on beside the configuration: versions, machine, command."""
     import torch

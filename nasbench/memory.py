@@ -1,4 +1,4 @@
-"""Peak memory of a stage."""
+"""Peak memory of a stage, and what is free."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ def reset_peak() -> None:
     # Where this is not Linux, or not allowed, the peak is the whole process's so far.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take, by the machine and by its control group; 0 where nobody knows."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            group = Path("/sys/fs/cgroup")
+            limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+            free = min(free, max(0, limit - used))
+        return free
+    return 0
 
 
 def peak_bytes() -> int:

@@ -117,26 +117,28 @@ class RecordIO(StageIO):
 
     def tested(self, config: RunConfig, model: Any, measured: Mapping[str, Any], seconds: float) -> None:
         """See `StageIO`."""
-        record, peak = self._record, peak_bytes()
+        record, peak, found = self._record, peak_bytes(), dict(measured)
+        if confusion := found.pop("confusion", None):
+            record.write_confusion(confusion)
         cost = profile(model, record.data().image_size)
         search, retrain = (record.status().stages[stage] for stage in ("search", "retrain"))
-        found = search.model_extra or {}
-        architecture = record.architecture()
+        searched = search.model_extra or {}
+        architecture, loss = record.architecture(), found.pop("loss")
         result = Result(
-            **{name: value for name, value in measured.items() if name != "loss"},
+            **found,
             params=cost.params,
             madds=cost.madds,
             search_seconds=search.seconds,
             retrain_seconds=retrain.seconds,
             peak_memory_bytes=max(search.peak_memory_bytes, retrain.peak_memory_bytes, peak),
-            search=found.get("search", {}),
+            search=searched.get("search", {}),
             architecture=architecture,
-            names=found.get("names", []),
-            label=label_of(config, architecture, found.get("names", [])),
+            names=searched.get("names", []),
+            label=label_of(config, architecture, searched.get("names", [])),
             record=str(record.path),
         )
         record.write_json(records.RESULT, result)
-        record.finish_stage("test", seconds, peak, loss=measured["loss"])
+        record.finish_stage("test", seconds, peak, loss=loss)
 
     def _finish(self, stage: str, seconds: float, **facts: Any) -> None:
         self._record.finish_stage(stage, seconds, peak_bytes(), **facts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nasbench import registry
-from nasbench.config import GIVEN, KINDS, RunConfig, make_config
+from nasbench.config import GIVEN, KINDS, RunConfig, default_data_root, make_config
 from nasbench.errors import OptionError, unknown
 from nasbench.packs import is_file, locate
 from nasbench.record import ARCHITECTURE
@@ -22,7 +22,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cifar": {"epochs": 30, "retrain_epochs": 200, "batch_size": 128},
     # ImageNet as in the paper.
     "paper": {"epochs": 30, "retrain_epochs": 200, "batch_size": 128, "workers": 8},
+    # Some hundred to some thousand photos, from pretrained weights; the epochs are those of about 2,000 images.
+    "finetune": {"epochs": 5, "retrain_epochs": 10, "batch_size": 32},
 }
+# In a preset, images that a stage goes through, all epochs together: the fewer there are, the more often.
+SHOWN = {"finetune": {"epochs": 10_000, "retrain_epochs": 20_000}}
+FEWEST_EPOCHS, MOST_EPOCHS = 5, 30
 DEFAULT_PRESET = "cifar"  # of a data set that names none
 FIRST = ""  # the first of the space's named architectures, where fixed has no choice
 OPTIONAL = ("image_size", "train_images", "weights")  # where none is a value, and not the absence of one
@@ -54,13 +59,29 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
     if name not in PRESETS:
         raise OptionError(unknown("preset", name, PRESETS))
     common = {**PRESETS[name], **registry.declared(dataset, "presets", {}).get(name, {})}
+    common |= _epochs(name, dataset, chosen)
     settings = {**common, **chosen, "preset": name}
+    settings["dataset_options"] = {**common.get("dataset_options", {}), **chosen.get("dataset_options", {})}
     for kind in KINDS:
         part = settings.get(kind, RunConfig.model_fields[kind].default)
         if part is not None and kind != "dataset":
             of_preset = registry.preset(kind, part, name, common, settings)
             settings[f"{kind}_options"] = {**of_preset, **settings.get(f"{kind}_options", {})}
     return complete(make_config(settings))
+
+
+def _epochs(preset: str, dataset: Any, chosen: Mapping[str, Any]) -> dict[str, int]:
+    """The epochs of a preset that shows so many images, where the data set can tell how many there are."""
+    count = registry.declared(dataset, "count_images", None)
+    if preset not in SHOWN or count is None:
+        return {}
+    images = count(Path(chosen.get("data_root") or default_data_root()))
+    if not images:
+        return {}  # the run will say what is missing
+    images = min(images, chosen.get("train_images") or images)
+    return {
+        stage: min(max(round(shown / images), FEWEST_EPOCHS), MOST_EPOCHS) for stage, shown in SHOWN[preset].items()
+    }
 
 
 def layer(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,13 +26,15 @@ from nasbench.gained import with_gained
 
 CONFIG, STATUS, ENVIRONMENT, DATA = "config.yaml", "status.json", "environment.json", "data.json"
 ARCHITECTURE, DECISIONS, RESULT = "architecture.json", "decisions.json", "result.json"
-SEARCH, METRICS = "search.csv", "metrics.csv"
+SEARCH, METRICS, CONFUSION = "search.csv", "metrics.csv", "confusion.csv"
 MODEL, CHECKPOINTS, LOG, LOCK = "model.safetensors", "checkpoints", "log.txt", ".lock"
 # What tells about a run: all but the weights, and what was only needed meanwhile.
-DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, SEARCH, METRICS)
+DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, SEARCH, METRICS, CONFUSION)
 STAGES = ("search", "retrain", "test")
 SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
+CONFUSION_HEADER = ("class", "predicted", "images")  # classes as numbers, in the order of the data's names
+HEADERS = {SEARCH: SEARCH_HEADER, METRICS: METRICS_HEADER, CONFUSION: CONFUSION_HEADER}
 LARGEST = 2**22  # bytes of a file of settings or facts: a stranger's must not take hours to read
 
 M = TypeVar("M", bound=BaseModel)
@@ -178,12 +180,12 @@ class Record:
         return self._model(ENVIRONMENT, Environment, self._read_json(ENVIRONMENT))
 
     def curves(self, name: str) -> list[dict[str, str]]:
-        """The rows of `SEARCH` or `METRICS`; empty where there are none.
+        """The rows of `SEARCH`, `METRICS` or `CONFUSION`; empty where there are none.
 
         Raises:
             RecordError: the file is damaged.
         """
-        path, header = self._file(name), SEARCH_HEADER if name == SEARCH else METRICS_HEADER
+        path, header = self._file(name), HEADERS[name]
         if not path.is_file():
             return []
         try:
@@ -194,6 +196,25 @@ class Record:
         if found[:1] != [[*header]] or any(len(row) != len(header) for row in found):
             raise RecordError(f"{self.path / name} is damaged: its columns are not {', '.join(header)}")
         return [dict(zip(header, row, strict=True)) for row in found[1:]]
+
+    def confusion(self) -> dict[tuple[int, int], int]:
+        """How many test images of a class were taken for which: (class, predicted) → images, where there are any.
+
+        Empty where nobody has counted.
+
+        Raises:
+            RecordError: the file is damaged.
+        """
+        classes, found = len(self.data().class_names), {}
+        try:
+            for row in self.curves(CONFUSION):
+                true, predicted, images = (int(row[name]) for name in CONFUSION_HEADER)
+                if not (0 <= true < classes and 0 <= predicted < classes and 0 < images < 2**63):
+                    raise ValueError(f"{classes} classes do not have {', '.join(row.values())}")
+                found[true, predicted] = images
+        except ValueError as e:
+            raise RecordError(f"{self.path / CONFUSION} is damaged: {e}") from e
+        return found
 
     def file(self, name: str) -> Path | None:
         """One of the record's files or folders to read; `None` where it does not exist."""
@@ -226,6 +247,11 @@ class Record:
         writer.writerow(header)
         writer.writerows(rows)
         write_atomic(self._file(name), buffer.getvalue())
+
+    def write_confusion(self, counts: Sequence[Sequence[int]]) -> None:
+        """Write how many test images of each class (a row) were taken for which (a column)."""
+        found = ((true, predicted, n) for true, row in enumerate(counts) for predicted, n in enumerate(row) if n)
+        self.write_csv(CONFUSION, CONFUSION_HEADER, found)
 
     def set_status(self, **changes: Any) -> None:
         """Change fields of the status."""

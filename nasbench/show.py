@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from nasbench.record import STAGES, Record
 if TYPE_CHECKING:
     from nasbench.profile import Profile
 
+UNEQUAL = 1.5  # times the images of another class: from here on the balanced accuracy is worth a word
 UNDECIDED = 0.1  # share of 1 / K by which π may differ from uniform and still say nothing
 
 
@@ -97,12 +99,27 @@ def _doubt(decisions: Sequence[Decision]) -> str:
 def _result(record: Record, by_lead: bool) -> Text:
     result = record.result()
     top5 = "" if result.top5 is None else f", top-5 {100 * result.top5:.2f} %"
+    size = f"{result.params:,} parameters, {result.madds / 1e6:,.2f} M multiply-adds"
     count = result.search.get("fixed_by_threshold") if by_lead else None
     fixed = f", {count} of {len(result.architecture)} choices fixed by the threshold" if count is not None else ""
     text = Text("\ntest accuracy: ")
     text.append(f"top-1 {100 * result.top1:.2f} %", style="bold")
-    text.append(f"{top5}\nnetwork: {result.params:,} parameters, {result.madds / 1e6:,.2f} M multiply-adds{fixed}")
+    text.append(f"{top5}{_balanced(record)}\nnetwork: {size}{fixed}")
     return text
+
+
+def _balanced(record: Record) -> str:
+    """The accuracy that every class has an equal part in, where some have many more test images than others."""
+    balanced = record.result().balanced_accuracy
+    images = Counter[int]()
+    for (true, _), count in record.confusion().items():
+        images[true] += count
+    if balanced is None or not images or max(images.values()) < UNEQUAL * min(images.values()):
+        return ""
+    return (
+        f"\nbalanced accuracy: {100 * balanced:.2f} % (mean over the classes, which have "
+        f"{min(images.values()):,} to {max(images.values()):,} test images)"
+    )
 
 
 def _seconds(seconds: float) -> str:

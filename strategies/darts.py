@@ -56,6 +56,7 @@ class DARTS(Differentiable):
     presets: ClassVar = {
         "quick": {"eta": 0.1, "warmup_epochs": 3},
         "cifar": {"eta": 3e-3, "warmup_epochs": 5},
+        "finetune": {"warmup_epochs": 1},
         "paper": {"eta": 3e-4, "meta_fraction": 0.5},
     }
 

@@ -101,6 +101,7 @@ class PMPL(Differentiable):
     presets: ClassVar = {
         "quick": {"warmup_epochs": 3, **EVIDENCE},
         "cifar": {"warmup_epochs": 5, **EVIDENCE},
+        "finetune": {"warmup_epochs": 1, **EVIDENCE},
         "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5, "fixing": "lead"},
     }
 

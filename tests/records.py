@@ -52,6 +52,7 @@ def write_run(
     if started is not None:
         record.write_json(records.ENVIRONMENT, record.environment().model_copy(update={"started": started}))
     record.write_json(records.DATA, DataFacts(class_names=[str(i) for i in range(10)], image_size=16))
+    record.write_confusion([[9 if i == j else int(i == j + 1) for j in range(10)] for i in range(10)])
     record.write_json(records.ARCHITECTURE, architecture)
     pi = {"none": 0.2, "avg3": 0.2, "global": 0.6}
     by = Decision(by="threshold", step=steps // 2, pi=pi, train_loss=0.5) if steps else Decision(by="given")

@@ -17,8 +17,9 @@ from PIL import Image
 from pytorch_lightning import Trainer
 
 from nasbench.data.arrays import CIFAR10, CIFAR100, Arrays, Digits, FashionMNIST
-from nasbench.data.base import Augmentation, ImageData, InMemoryData, stratified
+from nasbench.data.base import Augmentation, ImageData, stratified
 from nasbench.data.folders import ImageFolder, ImageNet
+from nasbench.data.memory import InMemoryData
 from nasbench.errors import DataError
 
 
@@ -232,6 +233,22 @@ def test_what_was_decided_is_said_and_kept(tmp_path: Path) -> None:
     assert data.description()["summary"] == (
         "4 classes, 40 training, 8 test images (training images 20×12, resized to 12×12)"
     )
+
+
+def test_training_images_that_are_test_images_are_counted_and_stay(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8) for n in (20, 6))
+    train[3] = train[4] = test[5]
+    train[7] = test[0]
+    train[8], train[8, 0, 0, 0] = test[1], test[1, 0, 0, 0] ^ 1
+    np.savez(tmp_path / "a.npz", x_train=train, x_test=test, y_train=np.arange(20) % 2, y_test=np.arange(6) % 2)
+    data = Arrays(data_root=tmp_path)
+    assert data.summary() == ("2 classes, 20 training, 6 test images (training images that are test images, too: 3)")
+    assert data.description()["training_images_in_test"] == 3
+
+
+def test_the_ten_pairs_of_cifar100_are_known(real_data: Path) -> None:
+    assert CIFAR100(data_root=real_data).description()["training_images_in_test"] == 10
 
 
 @pytest.mark.parametrize("base", [ImageData, InMemoryData])

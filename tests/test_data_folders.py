@@ -9,27 +9,34 @@ import struct
 import zlib
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from nasbench.data import folders
 from nasbench.data.folders import ImageFolder, ImageNet
-from nasbench.data.pictures import read_picture
-from nasbench.errors import DataError
+from nasbench.data.pictures import kept_pictures, read_picture
+from nasbench.errors import DataError, OptionError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
 
 
 def fill(folder: Path, count: int = 3) -> Path:
-    """A class folder with `count` small pictures in it."""
+    """A class folder with `count` small pictures in it, each like no other."""
     folder.mkdir(parents=True)
     for i in range(count):
-        Image.new("RGB", (12, 10), (i, 2 * i, 3 * i)).save(folder / f"{i}.png")
+        picture(str(folder / str(i))).save(folder / f"{i}.png")
     return folder
+
+
+def picture(seed: str, side: int = 12) -> Image.Image:
+    values = np.random.default_rng(zlib.crc32(seed.encode())).integers(0, 256, (side - 2, side, 3), dtype=np.uint8)
+    return Image.fromarray(values)
 
 
 def classes(folder: Path, count: int = 3, names: tuple[str, ...] = ("cat", "dog")) -> None:
@@ -251,12 +258,13 @@ def test_pictures_of_odd_sizes_are_read(size: tuple[int, int], tmp_path: Path) -
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(5):
-            Image.new("RGB", size, (9, 8, 7)).save(tmp_path / name / f"{i}.png")
+            Image.new("RGB", size, (9, i, 7 if name == "cat" else 77)).save(tmp_path / name / f"{i}.png")
     data = opened(tmp_path)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         images, labels = next(iter(loader))
         assert images.shape == (len(labels), 8, 8, 3)
-        assert images.reshape(-1, 3).unique(dim=0).tolist() == [[9, 8, 7]]
+        assert len(images.reshape(-1, 3).unique(dim=0)) == len(labels)
+        assert images.select(3, 2).eq(torch.where(labels == 0, 7, 77)[:, None, None]).all()
 
 
 def test_batches_are_what_torchvision_gives(tmp_path: Path) -> None:
@@ -276,6 +284,158 @@ def test_batches_are_what_torchvision_gives(tmp_path: Path) -> None:
     data = opened(tmp_path)
     images = torch.cat([images for images, _ in data.test_dataloader()])
     assert np.array_equal(images.numpy(), np.stack([theirs[path] for path in data._test_paths]))
+
+
+# Copies
+
+
+def photo(path: Path, seed: str, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed, 64).save(path, **options)
+
+
+def test_training_photos_that_are_test_photos_are_left_out_and_counted(tmp_path: Path) -> None:
+    for part, count in (("train", 10), ("test", 3)):
+        classes(tmp_path / part, count)
+    exif = Image.Exif()
+    exif[0x010E] = "from my phone"
+    for number, kind in enumerate(("jpg", "png", "webp")):
+        photo(tmp_path / "test" / "cat" / f"old.{kind}", kind)
+        photo(tmp_path / "train" / "cat" / f"copy.{kind}", kind, exif=exif if number % 2 else b"")
+    photo(tmp_path / "train" / "dog" / "once more.jpg", "jpg", exif=exif)  # in another class, with other bytes
+    data = opened(tmp_path)
+    assert data.summary() == (
+        "2 classes, 20 training, 9 test photos (training photos left out that are test photos, too: 4)"
+    )
+    assert data.description()["copies_left_out"] == 4
+    assert not [path for path in data._train_paths if "copy" in path or "once" in path]
+
+
+def test_photos_that_look_alike_are_no_copies(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        classes(tmp_path / part, 5)
+        noisy = np.array(picture("same", 64))
+        noisy[0, 0] += part == "test"  # one pixel of thousands
+        Image.fromarray(noisy).save(tmp_path / part / "cat" / "a.png")
+        # Chequers of the same mean: in an eighth of the size, as files are checked, both are plain grey.
+        chequers = 128 + (20 if part == "test" else 40) * (np.indices((64, 64)).sum(0) % 2 * 2 - 1)
+        Image.fromarray(chequers.astype(np.uint8)).save(tmp_path / part / "cat" / "a.jpg")
+    assert opened(tmp_path).summary() == "2 classes, 12 training, 12 test photos"
+
+
+@pytest.mark.parametrize("stage", ["search", "retrain"])
+def test_where_we_split_copies_go_together(stage: Any, tmp_path: Path) -> None:
+    for i in range(40):
+        for name in ("cat", "dog"):
+            for copy in range(1 + i % 3):
+                photo(tmp_path / name / f"{i}_{copy}.jpg", f"{name}{i}")
+    data = opened(tmp_path, stage=stage)
+    assert "; copies of other photos, each in the same part as these: 78)" in data.summary()
+    assert data.description()["copies_kept_together"] == 78
+    train, second = ([data._train_paths[i] for i in part] for part in data.splits())
+    parts = [{path.rpartition("_")[0] for path in part} for part in (train, second, data._test_paths)]
+    assert all(parts)
+    assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+    assert 0.1 < len(data._test_paths) / 158 < 0.3
+
+
+def test_the_copies_in_trashnet_are_found(real_data: Path) -> None:
+    data = opened(real_data / "trashnet")
+    assert data.description()["copies_kept_together"] == 3
+    assert len(data.train_labels) + len(data.test_labels) == 2527
+
+
+# Augmentation
+
+
+def test_crops_keep_as_much_as_is_asked_for(tmp_path: Path) -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 256, 0).repeat(3, 2)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            shown = ramp.copy()
+            shown[0, :, i % 3] = i + 50 * (name == "dog")  # no two alike
+            Image.fromarray(shown).save(tmp_path / name / f"{i}.png")
+
+    def extents(**options: Any) -> list[float]:
+        torch.manual_seed(0)
+        loader = opened(tmp_path, **options).train_dataloader()
+        middle = [images[:, 4, :, 0].float() for images, _ in loader]
+        return [float(row.max() - row.min()) for rows in middle for row in rows]
+
+    assert min(extents()) < 120
+    # Of half the area the narrowest crop, 3 to 4, has 0.61 of the width; its outer pixels are 7/8 of that apart.
+    assert min(extents(crop_scale=0.5)) > 256 * 0.61 * 7 / 8 - 4
+    still = extents(crop_scale=1.0)
+    assert len(set(still)) == 1
+    assert len(set(extents(crop_scale=1.0, jitter=0.2))) > 10
+    held_out = opened(tmp_path, stage="retrain", crop_scale=0.5, jitter=0.2)
+    (a, _), (b, _) = (next(iter(held_out.val_dataloader())) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("options", [{"crop_scale": 0.0}, {"crop_scale": 1.5}, {"jitter": -0.1}, {"jitter": 1.0}])
+def test_augmentation_has_bounds(options: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        ImageFolder(data_root=tmp_path, **options)
+
+
+# Decoded pictures, and processes
+
+
+def batches_of(data: ImageFolder) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    return [images for loader in (data.train_dataloader(), data.val_dataloader()) for images, _ in loader]
+
+
+def test_kept_pictures_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat", "dog"):
+        for i in range(10):
+            photo(tmp_path / name / f"{i}.{'jpg' if i % 2 else 'png'}", f"{name}{i}")
+    for stage in ("search", "retrain"):
+        monkeypatch.setattr(folders, "KEPT_SHARE", 0.0)
+        read = batches_of(opened(tmp_path, stage=stage, jitter=0.1))
+        monkeypatch.setattr(folders, "KEPT_SHARE", 0.25)
+        data = opened(tmp_path, stage=stage, jitter=0.1)
+        data.train_dataloader(), data.val_dataloader()
+        with monkeypatch.context() as nothing:
+            nothing.setattr(folders, "read_picture", None)  # no file is read any more
+            kept = batches_of(data)
+        assert len(read) == len(kept) > 2
+        assert all(torch.equal(a, b) for a, b in zip(read, kept, strict=True))
+
+
+def test_pictures_are_kept_up_to_a_share_of_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path / "cat", 20)
+    paths = [str(folder / f"{i}.png") for i in range(3)]
+    size = 3 * 12 * 10 * 3
+    assert kept_pictures(paths, size).keys() == set(paths)
+    assert kept_pictures(paths, size - 1) == {}
+    fill(tmp_path / "dog", 20)
+    data = opened(tmp_path)
+    monkeypatch.setattr(folders, "free_bytes", lambda: 0)
+    assert data.train_dataloader().dataset.kept == {}
+
+
+def test_processes_are_started_for_many_pictures_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes(tmp_path, 10)
+    assert opened(tmp_path).train_dataloader().num_workers == 0
+    monkeypatch.setattr(folders, "FEW", 5)
+    monkeypatch.setattr(folders, "SHARED_MEMORY", tmp_path)
+    for cpus, room, expected in (
+        (1, 10**9, 0),
+        (4, 10**9, 3),
+        (64, 10**9, 8),
+        (4, 2 * 4 * 4 * 8 * 8 * 3, 2),
+        (4, 0, 0),
+    ):
+        monkeypatch.setattr("nasbench.machine.cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setattr("shutil.disk_usage", lambda path, room=room: SimpleNamespace(free=room))
+        assert opened(tmp_path).train_dataloader().num_workers == expected
+    assert opened(tmp_path, workers=0).train_dataloader().num_workers == 0
+    assert "workers" not in resolve_config({"dataset": "imagefolder"}).data_options()
 
 
 # Files that are no pictures
@@ -394,6 +554,10 @@ def test_a_run_keeps_how_many_broken_files_were_left_out(tmp_path: Path) -> None
         run(resolve_config(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     record = run(resolve_config({**given, "skip_broken": True}), tmp_path / "run")
+    settings = yaml.safe_load((record.path / "config.yaml").read_text())
+    del settings["dataset_options"]["crop_scale"], settings["dataset_options"]["jitter"]  # as in earlier records
+    (record.path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert record.config().dataset_options["crop_scale"] == 0.08
     told = json.loads((record.path / "data.json").read_text())
     assert told["broken_files_left_out"] == 1
     assert "1 broken file left out" in told["summary"]

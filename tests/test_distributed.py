@@ -204,6 +204,8 @@ def test_one_record_comes_out_of_two_processes(tmp_path: Path) -> None:
     )
     total = sum(len(labels) for _, labels in data.test_dataloader())
     assert result["top1"] == pytest.approx(right / total, abs=1e-6)
+    assert sum(record.confusion().values()) == total
+    assert sum(n for (true, predicted), n in record.confusion().items() if true == predicted) == right
     # Curves once, not once a process.
     rows = [(r["stage"], r["epoch"], r["name"]) for r in record.curves("metrics.csv")]
     assert len(rows) == len(set(rows))

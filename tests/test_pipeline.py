@@ -57,6 +57,7 @@ def test_the_record_is_complete_and_readable(record: Record) -> None:
     assert names - {".lock"} == {
         *("config.yaml", "environment.json", "status.json", "data.json", "architecture.json", "decisions.json"),
         *("search.csv", "metrics.csv", "result.json", "model.safetensors", "checkpoints", "log.txt"),
+        "confusion.csv",
     }
     assert {p.name for p in (record.path / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert record.config() == config()

@@ -139,3 +139,41 @@ def test_a_run_keeps_what_became_of_its_weights(tmp_path: Path) -> None:
     record = run(resolve_config(given), tmp_path / "runs")
     notes = (record.status().stages["search"].model_extra or {})["notes"]
     assert any(note.startswith("weights: ") and "classifier.1.weight (10×1280 ≠ 7×1280)" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("photos", "subset", "epochs"), [(40, None, 30), (1600, None, 16), (9000, None, 5), (9000, 1000, 20)]
+)
+def test_of_fewer_photos_finetuning_takes_more_epochs(
+    photos: int, subset: int | None, epochs: int, tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "list.txt").touch()
+        for i in range(photos // 2):
+            (tmp_path / name / f"{i}.jpg").touch()
+    given = {"dataset": "imagefolder", "preset": "finetune", "data_root": tmp_path, "train_images": subset}
+    # 20,000 photos in all; a fifth of the folder is for the test.
+    config = resolve_config(given)
+    assert config.retrain_epochs == epochs
+    assert config.epochs == max(5, min(30, round(10_000 / min(0.8 * photos, subset or photos))))
+    for name in ("cat", "dog"):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "train" / name)
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    (tmp_path / "test" / "cat" / "a.jpg").touch()
+    of_all = resolve_config(given)
+    assert of_all.retrain_epochs == max(5, min(30, round(20_000 / min(photos, subset or photos))))
+    assert resolve_config({**given, "retrain_epochs": 7}).retrain_epochs == 7
+    assert resolve_config({**given, "data_root": tmp_path / "nowhere"}).retrain_epochs == 10
+
+
+def test_finetuning_has_a_recipe_of_its_own() -> None:
+    config = resolve_config({"dataset": "imagefolder", "preset": "finetune", "dataset_options": {"jitter": 0.3}})
+    assert config.dataset_options["crop_scale"] == 0.5
+    assert config.dataset_options["jitter"] == 0.3
+    recipe = {name: config.evaluator_options[name] for name in ("learning_rate", "label_smoothing", "milestones")}
+    assert recipe == {"learning_rate": 0.01, "label_smoothing": 0.1, "milestones": None}
+    usual = resolve_config({"dataset": "imagefolder", "preset": "quick"}).dataset_options
+    assert (usual["crop_scale"], usual["jitter"]) == (0.08, 0.0)
+    assert "crop_scale" not in resolve_config({"preset": "finetune"}).dataset_options

@@ -88,7 +88,7 @@ evaluators = st.one_of(
 others = options(
     dataset=st.sampled_from(["digits", "fashion_mnist", "imagenet"]),
     dataset_options=options(meta_fraction=RATES.filter(lambda x: x >= 0.1)),
-    preset=st.sampled_from(["quick", "cifar", "paper"]),
+    preset=st.sampled_from(["quick", "cifar", "paper", "finetune"]),
     seed=st.integers(0, 2**32 - 1),
     epochs=st.integers(4, 40),
     retrain_epochs=st.integers(1, 300),
@@ -124,6 +124,7 @@ def test_the_command_of_a_run_gives_its_configuration(given: dict[str, Any]) -> 
         {"space_options": {"candidates": ["none", "se"], "width": 0.5}, "precision": "bf16", "train_images": 1000},
         {"space_options": {"position": "output"}, "strategy": "random", "batch_size": 32, "image_size": 28},
         {"dataset": "imagefolder", "skip_broken": True, "space_options": {"strides": "original"}},
+        {"dataset": "imagefolder", "preset": "finetune", "epochs": 5, "retrain_epochs": 10},
         {"epochs": 4, "strategy_options": {"warmup_epochs": 3}},  # of 4 epochs the preset would take one
         {"device": "cuda", "devices": 4, "evaluator": "online_distillation", "epochs": 6},
     ],

@@ -182,7 +182,7 @@ def test_every_figure_is_drawn_and_written(what: str, runs: Path, real: Path, tm
     before = dict(matplotlib.rcParams)
     drawn = plot(collect([real if what == "receptive-field" else runs]).frame, what)
     assert dict(matplotlib.rcParams) == before
-    assert len(drawn) == (2 if what == "alphas" else 1)
+    assert len(drawn) == {"alphas": 2, "confusion": 4}.get(what, 1)
     for name, figure in drawn.items():
         png, svg = save(figure, tmp_path / "figures", name)
         width, height = Image.open(png).size
@@ -314,7 +314,7 @@ def test_the_report_in_a_browser(runs: Path, real: Path, tmp_path: Path) -> None
     path = report(collect([runs, real]).frame, tmp_path / "out")
     for width in (390, 1200):
         page = visit(path.as_uri(), tmp_path / f"profile{width}", width)
-        assert len(page.images) == 5
+        assert len(page.images) == 9
         assert all(image["complete"] and image["width"] > 0 and image["alt"] for image in page.images)
         assert [r for r in page.requests if not r.startswith("data:")] == [path.as_uri()]
         assert page.errors == []

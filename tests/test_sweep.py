@@ -148,7 +148,7 @@ def test_several_seeds_after_one_flag(
     assert [line for line in out.splitlines() if line.startswith("pmpl")] != []
     assert sum("seed" in line for line in out.splitlines()) == 21
     assert "darts1, seed 5" in out
-    assert "18 to run" in err
+    assert "21 to run" in err
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
 
 

@@ -10,7 +10,8 @@ from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Tr
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
-from nasbench.data.base import Augmentation, InMemoryData
+from nasbench.data.base import Augmentation
+from nasbench.data.memory import InMemoryData
 from nasbench.spaces.operations.enhancers import candidate_names, enhancer
 
 

@@ -23,13 +23,13 @@ def command(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="alphas, architecture, receptive-field, tradeoff or curves; may be repeated; by default all of them."
+            help="alphas, architecture, receptive-field, tradeoff, curves or confusion; may be repeated; default: all."
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder that receives the PNG and SVG files.")] = Path("figures"),
     trust: Trust = False,
 ) -> None:
-    """Draw figures of runs: the search, the architectures, receptive fields, accuracy against cost, curves."""
+    """Draw figures of runs: the search, the architectures, receptive fields, accuracy and cost, curves, confusions."""
     for kind in what or ():
         if kind not in WHAT:
             raise OptionError(unknown("figure", kind, WHAT))

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, Augmentation, InMemoryData, Parts, stratified
+from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, Augmentation, Parts, stratified
+from nasbench.data.memory import InMemoryData
 from nasbench.errors import DataError, listed
 from nasbench.registry import describe_exception
 

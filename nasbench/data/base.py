@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from nasbench.data.batches import SharedBatches
-from nasbench.data.preparation import normalised, resized
+from nasbench.data.preparation import normalised
 from nasbench.errors import DataError, OptionError, check_range, listed
 
 Stage = Literal["search", "retrain"]
@@ -29,25 +29,32 @@ TEST_SHARE = 0.2  # of a set that comes without test images
 SPLIT_NOTE = "split by us, 1 in 5, stratified"
 
 
-def stratified(labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED) -> tuple[Indices, Indices]:
+def stratified(
+    labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED, groups: Indices | None = None
+) -> tuple[Indices, Indices]:
     """Split indices so that every class gives its share.
 
     Args:
         labels: (N,) class of every image.
         fraction: share of the second part, 0–1.
         seed: of the shuffle.
+        groups: (N,) numbers; images of the same number go to the same part, the one that the first of them falls to.
 
     Returns:
-        Indices of the first and of the second part, each sorted; together all of `range(N)`. Their shares are within
-        one image of the fraction in every class, and in total.
+        Indices of the first and of the second part, each sorted; together all of `range(N)`. But for the groups, their
+        shares are within one image of the fraction in every class, and in total.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     # Walking through the classes in turn, every step of 1/fraction images gives one to the second part.
     cuts = np.floor(np.arange(len(labels) + 1) * fraction + 1e-9).astype(np.int64)
-    chosen = np.diff(cuts).astype(bool)
-    return np.sort(by_class[~chosen]), np.sort(by_class[chosen])
+    second = np.zeros(len(labels), bool)
+    second[by_class[np.diff(cuts).astype(bool)]] = True
+    if groups is not None:
+        _, first_of_group, group = np.unique(groups, return_index=True, return_inverse=True)
+        second = second[first_of_group][group]
+    return np.flatnonzero(~second), np.flatnonzero(second)
 
 
 @dataclass(frozen=True)
@@ -81,19 +88,6 @@ class Augmentation:
         return images[picks, rows[:, :, None], columns[:, None, :]]
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Images in memory, fetched a batch at a time."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __getitem__(self, indices: Any) -> tuple[Tensor, Tensor]:
-        return self.images[indices], self.labels[indices]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
 class ImageData(LightningDataModule, ABC):
     """Base of all image classification data sets.
 
@@ -118,7 +112,7 @@ class ImageData(LightningDataModule, ABC):
         stage: Stage = "search",
         meta_fraction: float = 0.2,
         train_images: int | None = None,
-        workers: int = 0,
+        workers: int | None = None,
         download: bool = False,
         skip_broken: bool = False,
         seed: int = 0,
@@ -132,7 +126,7 @@ class ImageData(LightningDataModule, ABC):
             stage: `search` or `retrain`, see the class.
             meta_fraction: share of the training images on which α learns.
             train_images: stratified subset of at most so many training images, all where `None`.
-            workers: processes that load image files.
+            workers: processes that load image files; as many as seem right where `None`.
             download: fetch a missing set through torchvision.
             skip_broken: leave out files that cannot be read, and count them, instead of refusing the set.
             seed: of the order of the training images.
@@ -144,7 +138,7 @@ class ImageData(LightningDataModule, ABC):
         check_range("image_size", image_size or self.native_size, ge=4, le=4096)
         check_range("batch_size", batch_size, ge=1)
         check_range("meta_fraction", meta_fraction, gt=0, lt=1)
-        check_range("workers", workers, ge=0)
+        check_range("workers", workers or 0, ge=0)
         if train_images is not None:
             check_range("train_images", train_images, ge=1)
         if stage not in ("search", "retrain"):
@@ -158,13 +152,15 @@ class ImageData(LightningDataModule, ABC):
         self.class_names: list[str] = []
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
+        self.train_groups: Indices | None = None  # (N,) numbers that copies of one training image share
         self._ready = False
 
     @abstractmethod
     def load(self) -> None:
         """Read the set (or only its index): fills class names, normalisation and what the loaders need.
 
-        What was decided for the user (a split, files left out) is appended to `notes`.
+        What was decided for the user (a split, files left out) is appended to `notes`. A set that knows of copies among
+        its training images sets `train_groups`.
 
         Raises:
             DataError: the set is missing or damaged; says where it was looked for and how to get it.
@@ -220,9 +216,9 @@ class ImageData(LightningDataModule, ABC):
         used: Indices = np.arange(len(labels))
         if self.train_images is not None:
             used = stratified(labels, self.train_images / len(labels))[1]
-        first, second = stratified(
-            labels[used], self.meta_fraction if self.stage == "search" else HELD_OUT, SPLIT_SEED + 1
-        )
+        share = self.meta_fraction if self.stage == "search" else HELD_OUT
+        groups = None if self.train_groups is None else self.train_groups[used]
+        first, second = stratified(labels[used], share, SPLIT_SEED + 1, groups)
         if not len(first) or not len(second):
             raise DataError(f"{self.name}: {len(used)} training images are too few to be split in two")
         missing = set(range(self.num_classes)) - set(labels[used[first]].tolist())
@@ -230,6 +226,10 @@ class ImageData(LightningDataModule, ABC):
             names = listed(self.class_names[i] for i in sorted(missing))
             raise DataError(f"{self.name}: there are no training {self.unit} of class {names} (too few to be split)")
         return used[first], used[second]
+
+    def train_counts(self) -> list[int]:
+        """How many of the images that are trained on each class has."""
+        return np.bincount(self.train_labels[self.splits()[0]], minlength=self.num_classes).tolist()
 
     def batches(self, images: int, shuffle: bool) -> SharedBatches:
         """Which of `images` images each batch of this process has, see `SharedBatches`."""
@@ -289,98 +289,3 @@ class ImageData(LightningDataModule, ABC):
             f"{second}_images": len(other),
             "summary": self.summary(),
         }
-
-
-class InMemoryData(ImageData):
-    """Base of small sets: all images stay in memory as one uint8 tensor."""
-
-    @abstractmethod
-    def read(self) -> Parts:
-        """Read the set.
-
-        Returns:
-            Training images (N, H, W) or (N, H, W, C) uint8, training labels (N,), test images and labels, class names;
-            `None` for the names where classes have numbers only.
-
-        Raises:
-            DataError: the set is missing or damaged.
-        """
-
-    def load(self) -> None:
-        """Read, check, resize and normalise; see `ImageData.load`."""
-        train, train_labels, test, test_labels, names = self.read()
-        self._images = {"train": self._prepare(train, "training"), "test": self._prepare(test, "test")}
-        channels = [images.shape[-1] for images in self._images.values()]
-        if len(set(channels)) > 1:
-            raise DataError(f"{self.name}: training images have {channels[0]} channel(s), test images {channels[1]}")
-        # Every class has a training image: no label reaches their number, and nothing larger is ever made of one.
-        bound = len(train) if names is None else len(names)
-        self._labels = {
-            "train": self._check_labels(train_labels, len(train), bound, "training"),
-            "test": self._check_labels(test_labels, len(test), bound, "test"),
-        }
-        numbers = range(max(int(labels.max()) for labels in self._labels.values()) + 1)
-        self.class_names = [str(c) for c in (numbers if names is None else names)]
-        pixels = self._images["train"].numpy()
-        # Sums in whole numbers: exact, and no float copy of the whole set.
-        counts = [np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(pixels.shape[-1])]
-        levels = np.arange(256) / 255
-        means = [float((n * levels).sum() / n.sum()) for n in counts]
-        deviations = [
-            float(np.sqrt((n * (levels - m) ** 2).sum() / n.sum())) for n, m in zip(counts, means, strict=True)
-        ]
-        self.mean = tuple(means)
-        self.std = tuple(max(d, 1 / 255) for d in deviations)
-
-    @property
-    def train_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all training images."""
-        return self._labels["train"].numpy()
-
-    @property
-    def test_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all test images."""
-        return self._labels["test"].numpy()
-
-    def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
-        """See `ImageData.training_loader`."""
-        return self._loader("train", indices, shuffle)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """See `ImageData.test_dataloader`."""
-        self.setup()
-        return self._loader("test", np.arange(len(self._labels["test"])), False)
-
-    def _loader(self, part: str, indices: Indices, shuffle: bool) -> DataLoader[Any]:
-        chosen = torch.from_numpy(indices)
-        dataset = _Batches(self._images[part][chosen], self._labels[part][chosen])
-        return DataLoader(dataset, sampler=self.batches(len(dataset), shuffle), batch_size=None)
-
-    def _prepare(self, images: NDArray[Any], what: str) -> Tensor:
-        if images.ndim == 3:
-            images = images[..., None]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise DataError(
-                f"{self.name}: {what} images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), "
-                f"not {images.dtype} of shape {images.shape}"
-            )
-        if not images.size:
-            raise DataError(f"{self.name}: there are no {what} images: their shape is {images.shape}")
-        height, width = images.shape[1:3]
-        if height != width:
-            self.notes.append(f"{what} images {width}×{height}, resized to {self.image_size}×{self.image_size}")
-        tensor = torch.from_numpy(np.ascontiguousarray(images))
-        return resized(tensor, self.image_size)
-
-    def _check_labels(self, labels: NDArray[Any], images: int, classes: int, what: str) -> Tensor:
-        flat = np.asarray(labels).reshape(-1)
-        if len(flat) != images:
-            raise DataError(f"{self.name}: {images} {what} images, but {len(flat)} labels")
-        whole = np.issubdtype(flat.dtype, np.integer)
-        if not whole or flat.min() < 0 or flat.max() >= classes:
-            found = f"{flat.min()} to {flat.max()}" if whole else "text" if flat.dtype.kind in "US" else str(flat.dtype)
-            raise DataError(
-                f"{self.name}: {what} labels must be whole numbers from 0 to {classes - 1} of an integer type, "
-                f"not {found}"
-            )
-        return torch.from_numpy(flat.astype(np.int64))

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torchvision.transforms import v2
 
+from nasbench import machine
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
-from nasbench.data.pictures import EXTENSIONS, broken_pictures, read_picture
+from nasbench.data.pictures import EXTENSIONS, broken_pictures, kept_pictures, read_picture, repeated_pictures
 from nasbench.data.preparation import cropped
-from nasbench.errors import DataError, listed
+from nasbench.errors import DataError, check_range, listed
+from nasbench.memory import free_bytes
 
+KEPT_SHARE = 0.25  # of the free memory, for decoded training pictures
+FEW = 1000  # pictures: starting workers takes longer than reading these
+MOST_WORKERS = 8
+SHARED_MEMORY = Path("/dev/shm")
 MOST_CHECKED = 100_000  # files; of more, each is checked when it is first used
 TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 LAYOUTS = (
@@ -28,13 +37,14 @@ LAYOUTS = (
 
 
 class _Pictures(Dataset[Any]):
-    """Pictures and their classes, read a batch at a time."""
+    """Pictures and their classes, a batch at a time: read now, or `kept` since they were."""
 
-    def __init__(self, paths: list[str], labels: Indices, transform: Any) -> None:
-        self.paths, self.labels, self.transform = paths, torch.from_numpy(labels), transform
+    def __init__(self, paths: list[str], labels: Indices, transform: Any, kept: Mapping[str, Image.Image]) -> None:
+        self.paths, self.labels, self.transform, self.kept = paths, torch.from_numpy(labels), transform, kept
 
     def __getitem__(self, indices: Any) -> Any:
-        pictures = [np.array(self.transform(read_picture(self.paths[i]))) for i in indices]
+        paths = [self.paths[i] for i in indices]
+        pictures = [np.array(self.transform(self.kept.get(path) or read_picture(path))) for path in paths]
         return torch.from_numpy(np.stack(pictures)), self.labels[indices]
 
     def __len__(self) -> int:
@@ -46,10 +56,15 @@ class ImageFolder(ImageData):
 
     The test set is `test` or `testing`, where there is none of these `val`, `valid` or `validation`, all in any case.
     Where there is neither, a fixed stratified fifth of the pictures is. Files and folders whose names begin with a dot
-    are not looked at. Training pictures are cropped at random (RandomResizedCrop, scale 0.08–1) and mirrored, test
-    pictures centrally cropped. How pixels are read says `nasbench.data.pictures.read_picture`.
+    are not looked at. Training pictures are cropped at random (RandomResizedCrop) and mirrored, test pictures centrally
+    cropped. How pixels are read says `nasbench.data.pictures.read_picture`.
 
-    Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped.
+    Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped. Copies of a picture
+    (`nasbench.data.pictures.repeated_pictures`) stay on one side: training pictures that are in a given test set, too,
+    are left out, and where we split, all copies go to the same part.
+
+    Training pictures stay decoded in memory, in full, where they all take at most a quarter of what is free. Unless
+    `workers` says otherwise, 1,000 pictures and more are cropped by a process for each CPU but one, 8 at most.
     """
 
     name = "imagefolder"
@@ -58,12 +73,38 @@ class ImageFolder(ImageData):
     fit = "crop"
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    presets: ClassVar = {"finetune": {"dataset_options": {"crop_scale": 0.5, "jitter": 0.1}}}
+
+    def __init__(self, *, crop_scale: float = 0.08, jitter: float = 0.0, **options: Any) -> None:
+        """Describe what to load; see `ImageData` for the other options.
+
+        Args:
+            crop_scale: least share of a training picture's area that a random crop keeps; the largest is 1.
+            jitter: brightness, contrast and saturation of training pictures change by at most this share.
+            **options: of `ImageData`.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        check_range("crop_scale", crop_scale, gt=0, le=1)
+        check_range("jitter", jitter, ge=0, lt=1)
+        super().__init__(**options)
+        self.crop_scale, self.jitter = crop_scale, jitter
+
+    @classmethod
+    def count_images(cls, data_root: Path) -> int:
+        """About how many training images a folder has: files with a picture's name, none where there is no folder."""
+        _, folders, _ = next(os.walk(data_root), ("", [], []))
+        train = [data_root / name for name in folders if name.lower() in TRAIN]
+        names = (name for _, _, files in os.walk((train or [data_root])[0]) for name in files)
+        return round(sum(map(_is_picture, names)) * (1 if train else 1 - TEST_SHARE))
 
     def load(self) -> None:
         """Index the folders and check the files; see `ImageData.load`."""
         self.mean, self.std = type(self).mean, type(self).std
+        self._kept: dict[str, Image.Image] = {}
         root, self._others = self._folder(), Counter[str]()
-        self._broken = 0
+        self._counts = dict.fromkeys(("broken_files_left_out", "copies_left_out", "copies_kept_together"), 0)
         try:
             train, test = self._parts(root)
             classes = self._index(train)
@@ -75,16 +116,27 @@ class ImageFolder(ImageData):
             raise DataError(
                 f"{self.name}: {train} and {test} have different classes: {listed(sorted(only))} has no counterpart"
             )
-        self._check(root, [classes] if tested is None else [classes, tested])
+        copies = self._check(root, [classes] if tested is None else [classes, tested])
         self.class_names = [listed([name]) for name in classes]
-        self._train_paths, self._train_labels = _flat(classes)
+        paths, labels = _flat(classes)
+        groups = _groups(paths, copies)
         if tested is None:
-            kept, given = stratified(self._train_labels, TEST_SHARE)
-            self._test_paths, self._test_labels = [self._train_paths[i] for i in given], self._train_labels[given]
-            self._train_paths, self._train_labels = [self._train_paths[i] for i in kept], self._train_labels[kept]
+            kept, given = stratified(labels, TEST_SHARE, groups=groups)
+            self._test_paths, self._test_labels = [paths[i] for i in given], labels[given]
             self.notes.append(SPLIT_NOTE)
         else:
             self._test_paths, self._test_labels = _flat(tested)
+            known = {copies[path] for path in self._test_paths if path in copies}
+            kept = np.flatnonzero([copies.get(path) not in known for path in paths])
+            if left_out := len(paths) - len(kept):
+                self._counts["copies_left_out"] = left_out
+                self.notes.append(f"training photos left out that are test photos, too: {left_out:,}")
+        together = groups if tested is None else groups[kept]
+        if more := len(together) - len(np.unique(together)):
+            self._counts["copies_kept_together"] = more
+            self.notes.append(f"copies of other photos, each in the same part as these: {more:,}")
+        self._train_paths, self._train_labels = [paths[i] for i in kept], labels[kept]
+        self.train_groups = groups[kept]
         if self._others:
             kinds = listed(f"{kind or 'no suffix'} {count:,}" for kind, count in self._others.most_common())
             self.notes.append(f"files of other kinds left out: {kinds}")
@@ -134,11 +186,12 @@ class ImageFolder(ImageData):
             self._others.update(Path(n).suffix.lower() for n in files if not _is_picture(n) and n[0] != ".")
         return sorted(paths)
 
-    def _check(self, root: Path, parts: list[dict[str, list[str]]]) -> None:
+    def _check(self, root: Path, parts: list[dict[str, list[str]]]) -> dict[str, bytes]:
+        """See what can be read; of that, the digests of pictures that several files show."""
         paths = [path for classes in parts for group in classes.values() for path in group]
         if len(paths) > MOST_CHECKED and not self.skip_broken:
-            self.notes.append("files are checked when they are first used")
-            return
+            self.notes.append("files are checked when they are first used, and copies not looked for")
+            return {}
         broken = broken_pictures(paths)
         if broken and not self.skip_broken:
             named = listed(f"{os.path.relpath(path, root)} ({reason})" for path, reason in broken.items())
@@ -147,14 +200,15 @@ class ImageFolder(ImageData):
                 "remove them, or leave them out with --skip-broken"
             )
         if broken:
-            self._broken = len(broken)
+            self._counts["broken_files_left_out"] = len(broken)
             self.notes.append(f"{len(broken):,} broken file{'s' if len(broken) > 1 else ''} left out")
             for classes in parts:
                 classes.update({name: [p for p in group if p not in broken] for name, group in classes.items()})
+        return repeated_pictures(path for path in paths if path not in broken)
 
     def description(self) -> dict[str, Any]:
-        """See `ImageData.description`; with the number of broken files that were left out."""
-        return {**super().description(), "broken_files_left_out": self._broken}
+        """See `ImageData.description`; with how many broken files and copies there are."""
+        return {**super().description(), **self._counts}
 
     @property
     def train_labels(self) -> NDArray[np.int64]:
@@ -169,22 +223,45 @@ class ImageFolder(ImageData):
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
         size, chosen = self.image_size, [self._train_paths[i] for i in indices]
-        augmented = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()])
-        prepare = augmented if shuffle else partial(cropped, size=size)
-        return self._loader(chosen, self._train_labels[indices], prepare, shuffle)
+        augmented = [v2.RandomResizedCrop(size, (self.crop_scale, 1.0)), v2.RandomHorizontalFlip()]
+        if self.jitter:
+            augmented.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
+        prepare = v2.Compose(augmented) if shuffle else partial(cropped, size=size)
+        return self._loader(chosen, self._train_labels[indices], prepare, shuffle, self._keep(chosen))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
-        return self._loader(self._test_paths, self._test_labels, partial(cropped, size=self.image_size), False)
+        prepare = partial(cropped, size=self.image_size)
+        return self._loader(self._test_paths, self._test_labels, prepare, False, {})
 
-    def _loader(self, paths: list[str], labels: Indices, transform: Any, shuffle: bool) -> DataLoader[Any]:
+    def _keep(self, paths: list[str]) -> Mapping[str, Image.Image]:
+        missing = [path for path in paths if path not in self._kept]
+        self._kept |= kept_pictures(missing, int(KEPT_SHARE * free_bytes() / self._processes()))
+        return self._kept
+
+    def _usual_workers(self, pictures: int) -> int:
+        if pictures < FEW:
+            return 0
+        workers = min(machine.cpus() // self._processes() - 1, MOST_WORKERS)  # one CPU is left to the training
+        if SHARED_MEMORY.is_dir():  # in which batches come, two of each worker, to two loaders; a container's is small
+            batches = 4 * self.batch_size * self.image_size**2 * 3
+            workers = min(workers, shutil.disk_usage(SHARED_MEMORY).free // batches // self._processes())
+        return max(0, workers)
+
+    def _processes(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def _loader(
+        self, paths: list[str], labels: Indices, prepare: Any, shuffle: bool, kept: Mapping[str, Image.Image]
+    ) -> DataLoader[Any]:
+        workers = self._usual_workers(len(paths)) if self.workers is None else self.workers
         return DataLoader(
-            _Pictures(paths, labels, transform),
+            _Pictures(paths, labels, prepare, kept),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -228,3 +305,9 @@ def _fail(error: OSError) -> None:
 def _flat(classes: dict[str, list[str]]) -> tuple[list[str], Indices]:
     labels = np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()])
     return [path for group in classes.values() for path in group], labels
+
+
+def _groups(paths: list[str], copies: Mapping[str, bytes]) -> Indices:
+    """(N,) numbers that paths of one picture share."""
+    numbers: dict[str | bytes, int] = {}
+    return np.array([numbers.setdefault(copies.get(path, path), len(numbers)) for path in paths], dtype=np.int64)

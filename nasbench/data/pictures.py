@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import warnings
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -63,24 +65,88 @@ def broken_pictures(paths: Iterable[str]) -> dict[str, str]:
     every = list(paths)
     with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
         warnings.simplefilter("ignore")  # Pillow's, about what is refused anyway or can be read all the same
-        return {path: fault for path, fault in zip(every, threads.map(_fault, every), strict=True) if fault}
+        return {path: fault for path, (fault, _) in zip(every, threads.map(_look, every), strict=True) if fault}
 
 
-def _fault(path: str) -> str | None:
+def kept_pictures(paths: Sequence[str], most_bytes: int) -> dict[str, Image.Image]:
+    """Decode all pictures beforehand, in parallel, if they fit in memory.
+
+    Args:
+        paths: of the files.
+        most_bytes: that the pictures may take together, at three bytes a pixel.
+
+    Returns:
+        Path → what `read_picture` gives, of those that can be read; nothing where they do not fit.
+    """
+    with ThreadPoolExecutor() as threads:
+        if 3 * sum(threads.map(_area, paths)) > most_bytes:
+            return {}
+        return {path: picture for path, picture in zip(paths, threads.map(_readable, paths), strict=True) if picture}
+
+
+def _area(path: str) -> int:
+    with suppress(Exception):
+        if stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for somebody to write
+            with Image.open(path, formats=FORMATS) as image:
+                return image.width * image.height
+    return 0
+
+
+def _readable(path: str) -> Image.Image | None:
+    with suppress(BrokenPicture):  # which is told when it is used
+        return read_picture(path)
+    return None
+
+
+def repeated_pictures(paths: Iterable[str]) -> dict[str, bytes]:
+    """Find the pictures that several files show, pixel by pixel, whatever else these files hold.
+
+    What `broken_pictures` has read is compared first, which tells nearly all apart; only of what is alike then every
+    pixel is. A JPEG file that was saved anew as another format, or by another encoder, is no copy.
+
+    Args:
+        paths: of files that can be read.
+
+    Returns:
+        Path → digest of the picture, of those whose picture another path shows, too.
+    """
+    every = list(paths)
+    with ThreadPoolExecutor() as threads:
+        alike = _several(dict(zip(every, (sketch for _, sketch in threads.map(_look, every)), strict=True)))
+        return _several(dict(zip(alike, threads.map(_digest, alike), strict=True)))
+
+
+def _several(digests: dict[str, bytes]) -> dict[str, bytes]:
+    """Those whose digest another one has, too."""
+    paths = defaultdict(list)
+    for path, digest in digests.items():
+        paths[digest].append(path)
+    return {path: digest for path, digest in digests.items() if len(paths[digest]) > 1}
+
+
+def _digest(path: str) -> bytes:
+    return _pixels(read_picture(path))
+
+
+def _pixels(picture: Image.Image) -> bytes:
+    return hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
+
+
+def _look(path: str) -> tuple[str | None, bytes]:
     try:
         facts = Path(path).stat()
     except OSError as e:
-        return reason_of(e)
-    return _fault_of(path, facts.st_size, facts.st_mtime_ns)
+        return reason_of(e), b""
+    return _look_at(path, facts.st_size, facts.st_mtime_ns)
 
 
 @cache  # search and retraining read the same files
-def _fault_of(path: str, size: int, changed: int) -> str | None:
+def _look_at(path: str, size: int, changed: int) -> tuple[str | None, bytes]:
+    """What is wrong with a file, if anything, and a digest of its pixels, an eighth of a JPEG's in each direction."""
     try:
-        _decoded(path, quick=True)
+        return None, _pixels(_decoded(path, quick=True))
     except Exception as e:
-        return reason_of(e)
-    return None
+        return reason_of(e), b""
 
 
 def reason_of(error: BaseException) -> str:

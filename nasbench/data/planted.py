@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nasbench.data.base import Augmentation, InMemoryData, Parts
+from nasbench.data.base import Augmentation, Parts
+from nasbench.data.memory import InMemoryData
 from nasbench.errors import check_range
 
 GRID = 3  # tiles in a row, and rows of tiles

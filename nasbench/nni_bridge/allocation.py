@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nasbench import machine
 from nasbench.config import RunConfig
 from nasbench.errors import OptionError
 
@@ -42,7 +43,7 @@ def allocate(
         OptionError: a run asks for a GPU by its number, for more of them than there are, or for several machines.
     """
     if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = machine.cpus()
     configs = list(configs)
     if any(config.nodes > 1 for config in configs):
         raise OptionError("nodes: a run of a sweep has one machine; start a run on several with `nasbench run`")

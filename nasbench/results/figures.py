@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import OptionError, RecordError, unknown
-from nasbench.record import METRICS, MODEL, SEARCH, Record, finite
+from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record, finite
 from nasbench.results.collect import RunRow, option
+from nasbench.results.confusion import confusion
 from nasbench.results.search_figures import alphas, architecture
 from nasbench.results.statistics import mean
 from nasbench.results.style import COLUMN, PAGE, new_figure, series, styled
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "curves")
+WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "curves", "confusion")
 NETWORKS = 4  # receptive fields side by side
 CURVES = (
     ("search", "train_top1", "search: training top-1 (%)", 100.0),
@@ -33,11 +34,11 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
     Args:
         frame: see `nasbench.results.collect.collect`.
         what: one of `WHAT`.
-        each: `alphas` of every run; else of the first run of each set-up.
+        each: `alphas` and `confusion` of every run; else of the first run of each set-up.
         trust: build networks of spaces that are not registered, see `nasbench.networks.load_model`.
 
     Returns:
-        Name → figure; `alphas` gives one a run, the others one.
+        Name → figure; `alphas` and `confusion` give one a run, the others one.
 
     Raises:
         OptionError: unknown kind.
@@ -54,6 +55,11 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
             raise RecordError("none of the runs has a search.csv: their strategies have no π")
         chosen = searched if each else first_of_each(searched)
         return {f"alphas_{run['name']}": alphas(run) for run in chosen}
+    if what == "confusion":
+        counted = [run for run in runs if Record(run["path"]).file(CONFUSION)]
+        if not counted:
+            raise RecordError(f"none of the runs has a {CONFUSION}: earlier versions did not count")
+        return {f"confusion_{run['name']}": confusion(run) for run in (counted if each else first_of_each(counted))}
     if what == "architecture":
         return {what: architecture(runs)}
     if what == "receptive-field":

@@ -33,6 +33,7 @@ TITLES = {
     "receptive-field": "What the networks see",
     "tradeoff": "Accuracy against cost",
     "curves": "Learning curves",
+    "confusion": "Which classes are taken for which",
 }
 ALT = {
     "alphas": "Small multiples: π of each candidate over the steps of the search, one panel a layer.",
@@ -40,8 +41,9 @@ ALT = {
     "receptive-field": "Theoretical and effective receptive fields of networks side by side.",
     "tradeoff": "Test accuracy against multiply-adds with 95 % confidence intervals.",
     "curves": "Accuracy and loss over the epochs of search and retraining.",
+    "confusion": "Confusion matrix: a row a class, a column what its test images were taken for.",
 }
-MOST_ALPHAS = 6  # figures of searches on the page, one a set-up
+MOST_OF_A_KIND = 6  # figures on the page, one a set-up
 
 
 def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), trust: bool = False) -> Path:
@@ -150,8 +152,8 @@ def _figures(runs: pd.DataFrame, trust: bool) -> list[dict[str, str]]:
             found = plot(runs, what, each=False, trust=trust)
         except (OptionError, RecordError):
             continue  # none of these runs has what it shows, or a network that can be shown so
-        for name, figure in list(found.items())[:MOST_ALPHAS]:
-            of_run = f": {name.removeprefix('alphas_')}" if what == "alphas" else ""
+        for name, figure in list(found.items())[:MOST_OF_A_KIND]:
+            of_run = f": {name.removeprefix(f'{what}_')}" if name != what else ""
             drawn.append({"title": TITLES[what] + of_run, "alt": ALT[what], "id": name, **_embedded(figure)})
     return drawn
 

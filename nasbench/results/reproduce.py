@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from nasbench.config import KINDS, Role, RunConfig, default_data_root
-from nasbench.presets import OPTIONAL, resolve_config
+from nasbench.presets import OPTIONAL, SHOWN, resolve_config
 
 FLAGS = {"space_options": "-p", "strategy_options": "-s", "evaluator_options": "-e", "dataset_options": "-d"}
 
@@ -45,7 +45,8 @@ def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool =
         settle()
     for name, value in config.part(Role.SEARCH, Role.RECIPE, Role.DEVICE).items():
         meant = value is not None or name in OPTIONAL
-        if name not in said and name not in FLAGS and meant and (name not in usual or usual[name] != value):
+        known = name in usual and usual[name] == value and name not in SHOWN.get(config.preset or "", ())
+        if name not in said and name not in FLAGS and meant and not known:
             said[name] = value
             words += [f"--{name.replace('_', '-')}"] + (
                 [] if value is True else ["none" if value is None else str(value)]

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nasbench.data.base import Augmentation, InMemoryData
+from nasbench.data.base import Augmentation
+from nasbench.data.memory import InMemoryData
 
 
 class Stripes(InMemoryData):
