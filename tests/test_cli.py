@@ -46,7 +46,16 @@ def test_the_last_line_of_stdout_is_the_json(finished: tuple[Path, subprocess.Co
     assert len(done.stdout.splitlines()) == 1
     result = json.loads(done.stdout)
     assert list(result) == [
-        *("top1", "top5", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes"),
+        *(
+            "top1",
+            "top5",
+            "balanced_accuracy",
+            "params",
+            "madds",
+            "search_seconds",
+            "retrain_seconds",
+            "peak_memory_bytes",
+        ),
         *("search", "architecture", "names", "label", "record"),
     ]
     assert 0 <= result["top1"] <= result["top5"] <= 1
