@@ -75,8 +75,9 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     @classmethod
     def settle(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Take back what has no effect where evidence does not decide, so that equal searches have equal options."""
-        idle = {} if options["fixing"] == "evidence" else {"delta": 0.05, "undecided": "cheapest"}
-        return {**options, **idle}
+        if options.get("fixing") == "evidence":
+            return options
+        return options | {k: v for k, v in (("delta", 0.05), ("undecided", "cheapest")) if k in options}
 
     @classmethod
     def preset_options(cls, which: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

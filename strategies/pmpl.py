@@ -108,7 +108,8 @@ class PMPL(Differentiable):
     @staticmethod
     def words(options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says of the options."""
-        return {"fixing": "" if options["fixing"] == "lead" else f"by {options['fixing']}"}
+        rule = options.get("fixing", "lead")
+        return {"fixing": "" if rule == "lead" else f"by {rule}"}
 
     @checked
     def __init__(self, *, rho: Fraction = 0.2, fixing: Literal["lead", "evidence"] = "lead", **options: Any) -> None:
