@@ -98,7 +98,7 @@ def runner_up(decision: Decision, candidate: Any) -> tuple[str, float] | None:
 def outlook(decision: Decision) -> str:
     """How long an undecided layer would take."""
     needed = decision.doubt.needed if decision.doubt else None
-    return "no number of steps would tell" if needed is None else f"would take {about(needed)} steps"
+    return "no number of steps would tell" if needed is None else f"would take {about(needed)} new batches"
 
 
 def exclusions(decision: Decision) -> list[str]:

@@ -75,7 +75,7 @@ def test_why_names_the_last_exclusion_or_who_is_left() -> None:
         "evidence: max3 better than none at step 420, odds 35 to 1"
     )
     assert why(Decision(by="evidence", survivors=["max3"]), "max3") == "evidence"
-    assert why(undecided(), "none") == "undecided: none, max3, global left; would take about 700 steps"
+    assert why(undecided(), "none") == "undecided: none, max3, global left; would take about 700 new batches"
     assert why(undecided(survivors=["none"] * 4, doubt=None), "none") == "undecided: 4 left"
     level = CLOSE.model_copy(update={"mean": 0.0, "needed": None})
     assert why(undecided(doubt=level), "none").endswith("left; no number of steps would tell")
@@ -84,7 +84,7 @@ def test_why_names_the_last_exclusion_or_who_is_left() -> None:
 def test_show_tells_why_of_every_layer_and_what_the_evidence_comes_to(tmp_path: Path) -> None:
     shown = call("show", write_evidence(tmp_path)).stdout
     assert "evidence: max3 better than global at step 420, odds 35 to 1" in shown
-    assert "undecided: none, max3, global left; would take about 9,000 steps" in shown
+    assert "undecided: none, max3, global left; would take about 9,000 new batches" in shown
     assert "undecided: 4 left; no number of steps would tell" in shown
     assert "1 of 3 layers decided by evidence, 4 of 9 alternatives excluded, at 5 % error for the network" in shown
     assert "threshold" not in shown
@@ -186,7 +186,7 @@ def test_every_layer_says_how_sure_it_is(tmp_path: Path) -> None:
     assert two.sentences == (
         "Not ruled out: none, max3, global.",
         "No difference seen between “none” and “global”: the mean preference is 0.03 of its step-to-step deviation; "
-        "about 9,000 steps would tell, and this search had 590.",
+        "about 9,000 steps of new images would tell, and this search had 590.",
         "The two halves of the search disagree: the first prefers “none”, the second “global”.",
         "“none” was taken as the cheapest of those left.",
     )
@@ -200,9 +200,9 @@ def test_every_layer_says_how_sure_it_is(tmp_path: Path) -> None:
         (
             {},
             "“none” looks better than “global”, but that may be chance: the mean preference is 0.1 of its step-to-step "
-            "deviation; about 700 steps would tell, and this search had 590.",
+            "deviation; about 700 steps of new images would tell, and this search had 590.",
         ),
-        ({"steps": 800}, "deviation; about 700 steps would tell."),
+        ({"steps": 800}, "deviation; about 700 steps of new images would tell."),
         ({"mean": -1e-6}, "No difference seen between “none” and “global”: the mean preference is under 0.001 of"),
         ({"deviation": 0.0}, "No difference seen"),
         ({"mean": 1e308, "deviation": 1e-308, "steps": 2**62, "needed": 2**62}, "is inf of its"),

@@ -136,7 +136,7 @@ def _prospect(decision: Decision) -> str:
     if doubt is None or doubt.needed is None:
         return "no number of steps would tell"
     had = f", and this search had {doubt.steps:,}" if doubt.needed > doubt.steps else ""
-    return f"{reasons.about(doubt.needed)} steps would tell{had}"
+    return f"{reasons.about(doubt.needed)} steps of new images would tell{had}"
 
 
 def _halves(decision: Decision) -> Iterator[str]:
