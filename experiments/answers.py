@@ -166,7 +166,7 @@ def _finds() -> str:
         ("a random choice", "random"),
         ("PMPL with a hasty lead", "pmpl, hasty lead"),
         ("PMPL with the lead", "pmpl, lead"),
-        ("PMPL by evidence", "pmpl, evidence, largest π"),
+        ("PMPL by evidence, with the best guess elsewhere", "pmpl, evidence, largest π"),
     ):
         rows = [row for noise in levels if noise != "1.0" for row in groups[size, strategy, noise]]
         everything = [row for noise in levels for row in groups[size, strategy, noise]]
