@@ -212,7 +212,7 @@ def test_an_assessor_stops_a_bad_run_early(own_space: Path) -> None:
 
 @pytest.mark.slow
 def test_the_ablation_by_the_command(tmp_path: Path) -> None:
-    """One seed of the real ablation, tiny: six records, which Table 3 knows."""
+    """One seed of the real ablation, tiny: a record a row, which Table 3 knows."""
     settings = {**QUICK, "epochs": 4, "retrain_epochs": 1, "space_options": {"width": 0.05}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
     arguments = ["ablation", "--dataset", "digits", "--seeds", "3", "--config", "tiny.yaml", "--concurrency", "2"]
@@ -220,14 +220,14 @@ def test_the_ablation_by_the_command(tmp_path: Path) -> None:
         assert sweep.end(600) == 0, sweep.said
     out = tmp_path / "runs" / "ablation"
     frame = collect([out]).frame
-    assert len(frame) == 6
+    assert len(frame) == len(ABLATION)
     study = table_study("table3", {"dataset": "digits", **settings}, [3])
     table = build("table3", frame, shared_setting(study))
     filled = [row for row in table.rows if row["top1"].value]
     assert [row["row"].value for row in filled] == [row.title for row in spec("table3").rows if row.key in ABLATION]
-    assert sum("all three, PMPL" in line for line in sweep.printed) == 1
+    assert sum("all three, PMPL by evidence" in line for line in sweep.printed) == 1
     assert [run.label for run in plan(study, out).missing] == ["darts2, seed 3"]
     with running("sweep", *arguments, cwd=tmp_path) as again:
         assert again.end() == 0
     assert not any(line.startswith("portal") for line in again.said)
-    assert sum("from its record" in line for line in again.printed) == 6
+    assert sum("from its record" in line for line in again.printed) == len(ABLATION)

@@ -288,18 +288,7 @@ def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
 
 
 def move_record(folder: Path, out: Path) -> Path:
-    """Move the record out of the folder that a trial has left to the other records.
-
-    Args:
-        folder: of the trial, here.
-        out: of the records.
-
-    Returns:
-        The record's new folder.
-
-    Raises:
-        NasbenchError: there is not exactly one record.
-    """
+    """Move the record of a trial's folder to the others in `out`. Raises NasbenchError: there is not exactly one."""
     found = [path.parent for path in (folder / RECORD).glob(f"*/{CONFIG}")]
     if len(found) != 1:
         raise NasbenchError(f"{folder / RECORD} holds {len(found)} records instead of one")

@@ -70,17 +70,13 @@ def tally(chosen: Sequence[str]) -> tuple[int, int]:
 
 
 def share(layers: Iterable[tuple[int, int]]) -> Share | None:
-    """Comparisons of several layers together, with an interval for which a layer is one trial.
+    """Comparisons of several layers together, with an interval for which a layer is one trial; `None` if there are
+    none.
 
-    Comparisons within a layer are not independent: were they all of one mind, m_i of them would be worth one. The exact
-    interval is therefore that of (Σ m_i)² / Σ m_i² trials, as many as there are layers where each has as many
-    comparisons: of two searches, just the layers; of more, it is the wider for it.
-
-    Args:
-        layers: of each, the comparisons with the same candidate on both sides, and all.
-
-    Returns:
-        The share; `None` where there is no comparison.
+    Each layer has the number of its comparisons with the same candidate on both sides, and of all. Comparisons within a
+    layer are not independent: were they all of one mind, m_i of them would be worth one. The exact interval is
+    therefore that of (Σ m_i)² / Σ m_i² trials, as many as there are layers where each has as many comparisons: of two
+    searches, just the layers; of more, it is the wider for it.
 
     Source: Kish, Survey Sampling, 1965, section 5.4 (design effect at an intraclass correlation of 1).
     """

@@ -133,15 +133,7 @@ def text(column: Column, cell: Cell) -> str:
 def number(
     value: float, kind: Kind = "number", digits: int | None = None, sign: bool = False, unit: bool = False
 ) -> str:
-    """The one way in which numbers are written for readers.
-
-    Args:
-        value: as stored.
-        kind: see `Column`.
-        digits: decimals; the kind's own where `None`.
-        sign: also of what is positive.
-        unit: write it, too.
-    """
+    """The one way in which numbers are written for readers; on demand with a sign also if positive, or the unit."""
     plus = "+" if sign else ""
     if kind == "number":
         shown = f"{value:{plus}}" if isinstance(value, int) else f"{value:{plus}g}"

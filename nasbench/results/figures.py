@@ -136,15 +136,7 @@ def learning_curves(runs: Sequence[RunRow]) -> Figure:
 
 
 def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
-    """Theoretical and effective receptive fields of trained networks side by side.
-
-    Args:
-        runs: rows of the collected frame, two or more to compare.
-        trust: see `plot`.
-
-    Raises:
-        RecordError: a record has no trained network.
-    """
+    """Theoretical and effective receptive fields of trained networks; RecordError where a record has none."""
     from matplotlib.patches import Rectangle
 
     from nasbench.networks import load_model
