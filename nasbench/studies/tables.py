@@ -69,7 +69,8 @@ def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: 
 def ablation(base: Mapping[str, Any], seeds: Iterable[int], concurrency: int | None = None) -> Study:
     """The ablation of the enhancer: none, local and global pooling, all three at random, by PMPL (twice) and by DARTS.
 
-    Source: Dong et al., ICASSP 2023, Table 3, with rows for PMPL by evidence and first-order DARTS. The runs are those of `table_study`.
+    Source: Dong et al., ICASSP 2023, Table 3, with rows for PMPL by evidence and first-order DARTS. The runs are
+    those of `table_study`.
 
     Args:
         base: see `table_study`. Another space than the table's must have the candidates `none` and `global` and an
