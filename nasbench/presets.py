@@ -67,7 +67,17 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
         if part is not None and kind != "dataset":
             of_preset = registry.preset(kind, part, name, common, settings)
             settings[f"{kind}_options"] = {**of_preset, **settings.get(f"{kind}_options", {})}
-    return complete(make_config(settings))
+    config = complete(make_config(settings))
+    for kind in KINDS:
+        _refuse_idle(kind, getattr(config, kind), chosen.get(f"{kind}_options", {}), getattr(config, f"{kind}_options"))
+    return config
+
+
+def _refuse_idle(kind: str, part: str | None, given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuse what the user said and the part set back: it has no effect beside the other options."""
+    for option, value in registry.complete(kind, part, given, settle=False).items() if part else ():
+        if option in given and value and option in found and found[option] != value:
+            raise OptionError(f"{kind} {part!r}: {option}={value} has no effect beside the other options: leave it out")
 
 
 def _epochs(preset: str, dataset: Any, chosen: Mapping[str, Any]) -> dict[str, int]:

@@ -192,17 +192,17 @@ def searches(name: str, options: Mapping[str, Any]) -> bool:
     return bool(declared(load("strategy", name), "searches", lambda options: True)(options))
 
 
-def complete(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def complete(kind: str, name: str, options: Mapping[str, Any], settle: bool = True) -> dict[str, Any]:
     """Every option of a part with its value, as plain values that can be written down.
 
     Args:
         kind: see `entries`.
         name: see `load`.
         options: the user's; converted to the annotated types.
+        settle: whether a class method `settle` of the part puts values in the place of those that depend on others.
 
     Returns:
-        Option → value in the order of the constructor, defaults included. A class method `settle` of the part puts
-        values in the place of those that depend on others.
+        Option → value in the order of the constructor, defaults included.
 
     Raises:
         OptionError: unknown option, wrong type, value out of range, or no plain value.
@@ -220,7 +220,7 @@ def complete(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]
             with contextlib.suppress(OptionError):
                 found |= check_options(kind, name, factory, {option: parameter.default})
     found |= given
-    found = declared(factory, "settle", dict)(found)
+    found = declared(factory, "settle", dict)(found) if settle else found
     plain: dict[str, Any] = {}
     for option, value in found.items():
         try:

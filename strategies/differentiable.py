@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import nni.nas.strategy
+from nni.mutable import CategoricalMultiple
 from torch import nn
 
 from nasbench.contracts import Deciding, SearchWishes, Wishing
@@ -115,6 +116,12 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         """Turn the space into the supernet, in place, and take its dropout out for the search."""
         # NNI's labels are a subclass of str that a checkpoint may not hold.
         self.mutables = {str(label): mutable for label, mutable in model.simplify().items()}
+        several = [k for k, m in self.mutables.items() if isinstance(m, CategoricalMultiple) and m.n_chosen != 1]
+        if several and self.fixing != "none":
+            raise OptionError(
+                f"choice {several[0]!r} takes several of its candidates, and fixing={self.fixing} leaves one of each: "
+                "search this space with darts"
+            )
         model = super().mutate_model(model)
         self.alphas = {str(label): alpha for label, alpha in self._arch_parameters.items()}
         is_pretrained = declared(model, "is_pretrained", False)

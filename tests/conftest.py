@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import setuptools  # noqa: F401  (before anything imports the standard library's distutils, which it would refuse to replace)
 import torch
+from hypothesis import settings
+
+# Nothing here is timed: the machine may have other work.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -134,7 +134,7 @@ chosen_layers = st.integers(2, 5).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, derandomize=True, database=None)
 @given(chosen=chosen_layers, data=st.data())
 def test_neither_order_nor_names_matter(chosen: list[list[str]], data: st.DataObject) -> None:
     seeds = data.draw(st.permutations(range(len(chosen[0]))))
@@ -147,7 +147,7 @@ def test_neither_order_nor_names_matter(chosen: list[list[str]], data: st.DataOb
     assert chance(chosen) == pytest.approx(chance(other))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, derandomize=True, database=None)
 @given(chosen=chosen_layers)
 def test_agreement_is_what_counting_every_pair_gives(chosen: list[list[str]]) -> None:
     pairs = [(a, b) for of_layer in chosen for a, b in combinations(of_layer, 2)]

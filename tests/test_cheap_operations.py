@@ -32,7 +32,7 @@ def moved(x: Tensor) -> Tensor:
     layout=st.sampled_from(["contiguous", "channels_last", "transposed", "every second"]),
     training=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_shift(n: int, channels: int, height: int, width: int, layout: str, training: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, channels, height, width, generator=generator)

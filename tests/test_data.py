@@ -24,7 +24,7 @@ from nasbench.errors import DataError
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.floats(0.01, 0.99))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_stratified_split(labels: list[int], fraction: float) -> None:
     classes = np.array(labels)
     first, second = stratified(classes, fraction)

@@ -90,7 +90,7 @@ def slow_loss(teacher: Tensor, students: list[Tensor], labels: Tensor, t: float)
 
 
 @given(st.integers(1, 4), st.integers(2, 5), st.integers(1, 3), st.floats(0.5, 20), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_loss_against_its_definition(images: int, classes: int, students: int, t: float, seed: int) -> None:
     torch.manual_seed(seed)
     teacher = torch.randn(images, classes, dtype=torch.float64)

@@ -136,7 +136,7 @@ def same(found: list[tuple[int, Loser]], other: list[tuple[int, Loser]], layers:
 
 
 seeds = st.integers(0, 10**6)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 @given(seeds, st.floats(-8, 8))

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.facts import Decision
 from nasbench.spaces.operations.choices import OnFirst
@@ -256,6 +257,17 @@ def test_undecided_inputs_are_a_list_as_nni_has_it(rule: Any, inputs: list[int])
     module = scaled(strategy, steps=10, space=Mixed())
     assert {d["by"] for label, d in module.decisions.items() if label != "only"} == {"undecided"}
     assert next(strategy.list_models()).sample["inputs"] == module.export()["inputs"] == inputs
+
+
+@pytest.mark.parametrize("fixing", ["lead", "evidence"])
+def test_a_choice_of_several_inputs_is_refused_where_one_is_left(fixing: Any) -> None:
+    class Pairs(Mixed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs = InputChoice(3, n_chosen=2, label="inputs")
+
+    with pytest.raises(OptionError, match="'inputs' takes several of its candidates"):
+        scaled(PMPL(fixing=fixing), space=Pairs())
 
 
 # Whole searches

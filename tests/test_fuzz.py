@@ -38,9 +38,7 @@ TINY: dict[str, Any] = {
     **{"epochs": 2, "retrain_epochs": 1, "dataset": "digits", "strategy_options": {"warmup_epochs": 1}},
 }
 # Not tried by default: settings whose size is time, such as epochs, are only given wrong values.
-quick = settings(
-    max_examples=12 * SCALE, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
+quick = settings(max_examples=12 * SCALE, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 numbers = st.sampled_from([0, -1, 1, 0.5, 1e-300, 1e6, 1e30, 2**40, -(2**63), math.inf, -math.inf, math.nan])
 words = st.sampled_from(
     ["", " ", "a", "none", "full", "none,none", "None", "null", "[]", "{}", "\x1b[31mred", "é" * 300]

@@ -68,7 +68,7 @@ def mixtures(draw: st.DrawFn) -> tuple[Tensor, Tensor, tuple[str, ...], Tensor]:
     return x, pi, names, g
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-13)])
 @given(mixture=mixtures())
 def test_fused_equals_reference(
@@ -91,7 +91,7 @@ def _is_nhwc(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(mixtures())
 def test_ties_go_where_torch_sends_them(mixture: tuple[Tensor, Tensor, tuple[str, ...], Tensor]) -> None:
     x, pi, names, g = mixture

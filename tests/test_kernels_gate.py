@@ -39,7 +39,7 @@ def run(gate: Callable[..., Tensor], tensors: Inputs) -> Inputs:
     return y.detach(), *torch.autograd.grad(y, tensors, g)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-13)])
 @given(
     shape=st.tuples(st.integers(0, 9), st.integers(1, 19), st.integers(1, 9), st.integers(1, 9)),

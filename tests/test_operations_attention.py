@@ -91,7 +91,7 @@ def test_a_network_with_each_module_runs() -> None:
 
 
 @given(channels=st.integers(1, 400), reduction=st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_parameter_formulas(channels: int, reduction: int) -> None:
     c, m, m8 = channels, max(1, channels // reduction), max(8, channels // reduction)
     with torch.device("meta"):
@@ -232,7 +232,7 @@ def test_gradients(name: str, training: bool) -> None:
     width=st.integers(1, 9),
     training=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shapes(name: str, channels: int, height: int, width: int, training: bool) -> None:
     x = torch.randn(2, channels, height, width)
     before = x.clone()

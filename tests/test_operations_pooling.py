@@ -244,7 +244,7 @@ def test_gated_against_loops(size: tuple[int, int], per_channel: bool, stride: i
     width=st.integers(1, 7),
     stride=st.sampled_from([1, 2]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_gated_lies_between_average_and_maximum(seed: int, height: int, width: int, stride: int) -> None:
     x = image(1, 2, height, width, seed=seed)
     pool = randomise(GatedPool(2, stride), seed=seed)
@@ -357,7 +357,7 @@ def inverse(step: Lifting, approximation: Tensor, detail: Tensor) -> Tensor:
 
 
 @given(seed=st.integers(0, 1000), channels=st.integers(1, 4), height=st.integers(1, 4), width=st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_liftdown_loses_nothing(seed: int, channels: int, height: int, width: int) -> None:
     x = image(2, channels, 2 * height, 2 * width, seed=seed)
     pool = LiftDownPool(channels)
@@ -434,7 +434,7 @@ def test_liftdown_default_weights() -> None:
     width=st.integers(2, 9),
     training=st.booleans(),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_shapes(name: str, channels: int, height: int, width: int, training: bool) -> None:
     x = torch.randn(2, channels, height, width)
     strided = nn.Conv2d(channels, channels, 3, stride=2, padding=1)(x)

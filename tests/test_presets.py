@@ -79,6 +79,8 @@ def test_where_nothing_is_searched_there_is_no_limit_of_it() -> None:
         ({"dataset_options": {"batch_size": 3}}, "batch_size is not given"),
         ({"evaluator_options": {"learning_rate": float("inf")}}, "learning_rate"),
         ({"strategy_options": {"eta": float("nan")}}, "eta"),
+        ({"strategy_options": {"fixing": "lead", "delta": 0.01}}, "'pmpl': delta=0.01 has no effect beside"),
+        ({"strategy_options": {"fixing": "lead", "undecided": "largest_pi"}}, "undecided=largest_pi has no effect"),
         ({"strategy_options": {"rho": 2}}, "strategy 'pmpl': rho must be > 0 and < 1, not 2"),
         ({"architecture": "none", "strategy": "pmpl"}, "nothing is left to strategy 'pmpl'"),
         ({"architecture": "{"}, "not JSON"),

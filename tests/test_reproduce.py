@@ -105,7 +105,7 @@ others = options(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.builds(lambda *parts: {k: v for part in parts for k, v in part.items()}, spaces, methods, evaluators, others))
 def test_the_command_of_a_run_gives_its_configuration(given: dict[str, Any]) -> None:
     try:

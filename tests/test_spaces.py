@@ -83,7 +83,7 @@ def test_position(position: str) -> None:
 
 
 @given(st.integers(4, 400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_strides_keep_the_last_map_at_four_or_more(size: int) -> None:
     chosen = list(fit_strides(size, STRIDES).chosen)
 
@@ -214,7 +214,7 @@ def test_spatial_separable_pooling_has_the_stated_width(channels: int) -> None:
 
 
 @given(st.sampled_from(list(META_POOLING)), st.integers(1, 9), st.integers(1, 9), st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_candidates_keep_the_shape(name: str, height: int, width: int, channels: int) -> None:
     x = torch.randn(2, channels, height, width)
     assert enhancer(name, channels)(x).shape == x.shape

@@ -165,7 +165,7 @@ def test_the_features_of_shufflenet_are_its_layers_in_order() -> None:
 
 
 @given(st.integers(4, 400), st.lists(st.integers(1, 2), min_size=1, max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_fitted_strides(size: int, original: list[int]) -> None:
     def last(values: list[int]) -> int:
         side = size

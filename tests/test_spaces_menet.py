@@ -98,7 +98,7 @@ def test_a_run_of_a_network_by_its_name(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_channel_shuffle_by_its_definition(groups: int, size: int, height: int, width: int, last: bool) -> None:
     x = torch.randn(2, groups * size, height, width)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
@@ -268,7 +268,7 @@ def test_maps_at_several_sizes(size: int, maps: tuple[int, ...]) -> None:
 
 
 @given(st.sampled_from(list(MODELS)), st.floats(0.05, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_width_keeps_the_groups(name: str, width: float) -> None:
     scaled, full = MODELS[name].scaled(width), MODELS[name]
     assert scaled.channels % (4 * full.groups) == scaled.stem % full.groups == 0

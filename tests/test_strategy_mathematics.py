@@ -126,7 +126,7 @@ def test_the_evaluator_s_rate_is_that_of_both_steps() -> None:
     st.lists(st.floats(-3, 3), min_size=2, max_size=8),
     st.floats(0.01, 0.9),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_lead_is_best_minus_second_best(alpha: list[float], rho: float) -> None:
     pi = softmax(alpha).tolist()
     best, margin = lead(pi)

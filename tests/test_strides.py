@@ -84,7 +84,7 @@ def test_mobilenetv2_at_64_pixels() -> None:
 
 
 @given(st.integers(4, 300), st.lists(st.integers(1, 2), min_size=1, max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_original_strides_are_kept_or_refused(size: int, original: list[int]) -> None:
     total = 2 ** original.count(2)
     if size < total:
