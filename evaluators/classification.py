@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, final
 
 import nni
@@ -282,7 +281,7 @@ class Classification(Lightning):
             devices: processes on each machine, each with a device of its own; they share out every batch.
             nodes: machines that work together.
             precision: `32`, `64`, `bf16` or `16` (these two mixed; 16 for retraining only).
-            checkpoints: folder for `last.ckpt` and `best.ckpt` (on held-out images); none are written where `None`.
+            checkpoints: folder for `best.ckpt`, of the best epoch on held-out images; none is written where `None`.
 
         Raises:
             OptionError: a value is out of range, the device does not exist, or a batch cannot be shared out equally.
@@ -314,7 +313,8 @@ class Classification(Lightning):
                 f"batch_size {datamodule.batch_size} cannot be shared out equally among {world} processes: "
                 f"use {fitting}, for instance"
             )
-        super().__init__(self._module(datamodule), self._trainer(), datamodule=datamodule)
+        safe = {"weights_only": True}  # a checkpoint may hold no code
+        super().__init__(self._module(datamodule), self._trainer(), datamodule=datamodule, fit_kwargs=safe)
 
     def observe(self, callbacks: Sequence[Callback]) -> None:
         """Let callbacks watch this and every later fit."""
@@ -370,10 +370,9 @@ class Classification(Lightning):
         callbacks = list(self._callbacks)
         if self._ema is not None:
             callbacks.append(EMAWeightAveraging(decay=self._ema))
-        if self.checkpoints is not None:
-            monitor = {"monitor": "val_top1", "mode": "max", "filename": "best"} if self.stage == "retrain" else {}
-            folder = Path(self.checkpoints)
-            callbacks.append(ModelCheckpoint(folder, save_last=True, save_top_k=len(monitor) and 1, **monitor))  # type: ignore[arg-type]
+        if self.checkpoints is not None and self.stage == "retrain":
+            best = ModelCheckpoint(self.checkpoints, "best", "val_top1", mode="max", enable_version_counter=False)
+            callbacks.append(best)
         return Trainer(
             max_epochs=self.epochs,
             callbacks=callbacks,

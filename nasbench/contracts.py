@@ -121,7 +121,8 @@ class Strategy(Protocol):
     asked for its wishes first; one that is `Deciding` tells why each label was decided.
 
     What a strategy may have beside this: `decided_by`, words for why a label has its candidate; `numbers`, what the
-    result keeps of the search; `searches(options) -> bool`, a static method: whether anything is trained.
+    result keeps of the search; `searches(options) -> bool`, a static method: whether anything is trained; `resumable`,
+    whether a one-shot search can go on from its Lightning module's checkpoint, which `load_state_dict` names.
     """
 
     def initialize(self, model_space: Any, engine: Any) -> Any:
@@ -130,6 +131,10 @@ class Strategy(Protocol):
 
     def run(self) -> None:
         """Search. NNI's `Strategy` has it; a class of one's own defines `_run`."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint, its `ckpt_path`. NNI's `Strategy` has it."""
         ...
 
     def list_models(self, sort: bool = True, limit: int | None = None) -> Iterator[Any]:
@@ -200,7 +205,7 @@ class Evaluator(Protocol):
     Derive from `nasbench.evaluators.classification.Classification` for another loss or another way to train.
     Constructor arguments that are filled in: `dataset`, `data` (its options), `stage` (`search` or `retrain`),
     `epochs`, `device`, `devices`, `nodes` (without these two it runs in one process), `precision` and
-    `checkpoints` (a folder for `last.ckpt`); `learning_rate`, where the strategy wishes for one. They are plain values:
+    `checkpoints` (a folder for `best.ckpt`); `learning_rate`, where the strategy wishes for one. They are plain values:
     NNI sends evaluators to other processes by them.
 
     A one-shot search uses `module`, `trainer` and the loaders of `datamodule` only: the module's `training_step` gives
@@ -212,11 +217,13 @@ class Evaluator(Protocol):
         datamodule: the data set, set up.
         module: Lightning module with `set_model(network)`.
         trainer: Lightning trainer.
+        fit_kwargs: what `trainer.fit` is called with beside these.
     """
 
     datamodule: Dataset
     module: Any
     trainer: Any
+    fit_kwargs: dict[str, Any]
 
     def observe(self, callbacks: Sequence[Callback]) -> None:
         """Let Lightning callbacks watch this and every later fit; the record is written by one."""

@@ -76,9 +76,23 @@ def broadcast(value: Any) -> Any:
     return box[0]
 
 
+def gathered(value: Any) -> list[Any]:
+    """What each process of a run holds here, by rank; every process must call it."""
+    if not dist.is_initialized():
+        return [value]
+    box = [None] * dist.get_world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def rank() -> int:
+    """Which of a run's processes this is."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def is_first() -> bool:
     """Whether this is the first process of a run, which writes its record."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return rank() == 0
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:

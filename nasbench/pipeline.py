@@ -31,6 +31,8 @@ from nasbench.profile import profile
 from nasbench.progress import Display
 from nasbench.quiet import logged, quiet_libraries
 from nasbench.record import Record, continues, write_atomic
+from nasbench.resume import Resumption
+from nasbench.signals import terminable
 from nasbench.watch import Report, Watcher, probabilities
 
 NO_WISHES = SearchWishes()
@@ -233,7 +235,9 @@ def prepare(config: RunConfig) -> Search:
     return Search(space, notes, None, strategy, evaluator, engine)
 
 
-def run_stages(config: RunConfig, io: StageIO, search: Search | None, checkpoints: str) -> None:
+def run_stages(
+    config: RunConfig, io: StageIO, search: Search | None, checkpoints: str, deadline: float | None = None
+) -> None:
     """Everything that happens in a run, the same in each of its processes.
 
     Args:
@@ -241,15 +245,17 @@ def run_stages(config: RunConfig, io: StageIO, search: Search | None, checkpoint
         io: of this process.
         search: see `prepare`; `None` where the first process knows the architecture already.
         checkpoints: folder of the checkpoints, on the first process's machine.
+        deadline: see `Resumption`.
 
     Raises:
         NasbenchError: the search found nothing.
     """
     if search is not None:
-        start = time.perf_counter()
-        architecture = _search(config, io, search)
-        io.searched(config, search, architecture, time.perf_counter() - start)
-    start = time.perf_counter()
+        resumption = Resumption(Path(checkpoints), "search", deadline)
+        architecture = _search(config, io, search, resumption)
+        io.searched(config, search, architecture, resumption.seconds)
+        resumption.clear()
+    resumption = Resumption(Path(checkpoints), "retrain", deadline)
     seed_everything(config.seed, workers=True, verbose=False)
     evaluator = build_evaluator(config, "retrain", checkpoints=checkpoints)
     facts = evaluator.datamodule.description()
@@ -260,29 +266,41 @@ def run_stages(config: RunConfig, io: StageIO, search: Search | None, checkpoint
     if config.weights is not None and is_first():
         load_weights(model, config.weights, partial=True)  # what does not fit was said before the search
     evaluator.observe(io.watch("retrain"))
+    if config.nodes == 1 and (found := resumption.follow(evaluator)):  # other machines do not see this one's files
+        evaluator.fit_kwargs["ckpt_path"] = found
     evaluator.evaluate(model)
-    io.trained(model, time.perf_counter() - start, facts)
+    io.trained(model, resumption.seconds, facts)
     start = time.perf_counter()
     io.tested(config, model, evaluator.test(), time.perf_counter() - start)
+    resumption.clear()
 
 
-def run(config: RunConfig, out: Path, display: Display | None = None, report: Report | None = None) -> Record:
+def run(
+    config: RunConfig,
+    out: Path,
+    display: Display | None = None,
+    report: Report | None = None,
+    stop_after: float | None = None,
+) -> Record:
     """Search, derive, retrain and test.
 
     Args:
         config: what to run.
         out: folder that receives a new record; or the record of an interrupted run of the same configuration, which
-            goes on after its last finished stage.
+            goes on after its last whole epoch.
         display: where progress is shown.
         report: told the measures of every epoch, see `nasbench.watch.Watcher`.
+        stop_after: seconds after which the run is to be interrupted, at the end of an epoch before that.
 
     Returns:
         The finished record.
 
     Raises:
+        KeyboardInterrupt: the run was interrupted, also by SIGTERM; it can go on.
         NasbenchError: before a record is made, whatever is wrong with the configuration or the data.
     """
     display = display or Display()
+    deadline = None if stop_after is None else time.perf_counter() + stop_after
     if node_rank(config) > 0:
         raise OptionError("this machine's NODE_RANK is not 0: the record is written on the one where it is")
     config = complete(config)
@@ -293,7 +311,7 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
     else:
         search = prepare(config)
         record = Record.create(out, config)
-    with record.owned(), logged(record.path / records.LOG), display:
+    with record.owned(), logged(record.path / records.LOG), display, terminable():
         record.set_status(state="running", error=None)
         for line in search.notes if search else ():
             display.say(line)
@@ -302,10 +320,10 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
                 with Processes(config, lambda reason: record.set_status(state="failed", error=reason)):
                     checkpoints, settings = str(record.path / records.CHECKPOINTS), config.model_dump(mode="json")
                     broadcast({"config": settings, "search": search is not None, "checkpoints": checkpoints})
-                    run_stages(config, RecordIO(record, display, report), search, checkpoints)
+                    run_stages(config, RecordIO(record, display, report), search, checkpoints, deadline)
         except (KeyboardInterrupt, SystemExit) as e:  # Lightning answers Ctrl-C with SystemExit
             record.set_status(state="interrupted")
-            display.say(f"interrupted; `nasbench run --config {record.path}/config.yaml --out {record.path}` goes on")
+            display.say(f"interrupted; `nasbench resume {record.path}` goes on")
             raise KeyboardInterrupt from e
         except BaseException as e:
             reason = str(e) if isinstance(e, NasbenchError) else registry.describe_exception(e)
@@ -315,13 +333,16 @@ def run(config: RunConfig, out: Path, display: Display | None = None, report: Re
     return record
 
 
-def _search(config: RunConfig, io: StageIO, search: Search) -> Architecture:
+def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumption) -> Architecture:
     if search.architecture is not None:
         return search.architecture
     assert search.strategy is not None
     assert search.evaluator is not None
     assert search.engine is not None
     search.evaluator.observe(io.watch("search"))
+    resumable = config.nodes == 1 and registry.declared(search.strategy, "resumable", False)
+    if resumable and (found := resumption.follow(search.evaluator)):
+        search.strategy.load_state_dict({"ckpt_path": found})
     seed_everything(config.seed, workers=True, verbose=False)
     search.strategy.run()
     search.engine.wait_models()

@@ -26,6 +26,7 @@ class Display:
         self._stage = ""
         self._epochs = 0
         self._started = 0.0
+        self._before = 0  # epochs of an earlier process
 
     def __enter__(self) -> Display:
         """Start drawing."""
@@ -41,9 +42,9 @@ class Display:
         """Print a line above the bars."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def stage(self, name: str, epochs: int, steps: int) -> None:
-        """Begin a stage of `epochs` epochs and `steps` steps in all."""
-        self._stage, self._epochs, self._started = name, epochs, time.perf_counter()
+    def stage(self, name: str, epochs: int, steps: int, before: int = 0) -> None:
+        """Begin a stage of `epochs` epochs and `steps` steps in all, or go on with it after the epochs `before`."""
+        self._stage, self._epochs, self._started, self._before = name, epochs, time.perf_counter(), before
         if self.console.is_terminal:
             self._task = self._live.add_task(name, total=steps, facts="")
 
@@ -56,7 +57,7 @@ class Display:
         """Report a finished epoch (from 1)."""
         if not self.console.is_terminal:
             seconds = time.perf_counter() - self._started
-            left = seconds / epoch * (self._epochs - epoch)
+            left = seconds / (epoch - self._before) * (self._epochs - epoch)
             self.say(f"{self._stage:<7} epoch {epoch}/{self._epochs}  {facts}  {left:.0f} s left at most")
 
     def end(self) -> None:

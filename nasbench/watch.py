@@ -19,6 +19,7 @@ from nasbench.record import METRICS, METRICS_HEADER, SEARCH, SEARCH_HEADER, Reco
 from nasbench.strategies.supernet import DifferentiableModule
 
 SNAPSHOTS = 200  # rows of search.csv a candidate, over a whole search
+KEPT = ("_metrics", "_search", "_steps", "_fits", "_fixed", "_last_snapshot", "_loss")  # in a checkpoint
 
 Report = Callable[[Mapping[str, float]], None]
 
@@ -64,15 +65,31 @@ class Watcher(Callback):
         self._last_snapshot = -1
         self._loss: Any = None
         self._interval = 1
+        self._goes_on = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves so far."""
+        return {name: getattr(self, name) for name in KEPT}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the curves of an earlier process."""
+        vars(self).update(state_dict)
+        self._metrics, self._search = ([tuple(row) for row in rows] for rows in (self._metrics, self._search))
+        self._goes_on = True
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Announce the stage."""
-        self._fits += 1
-        self._steps, self._last_snapshot = 0, -1
+        if not self._goes_on:
+            self._fits += 1
+            self._steps, self._last_snapshot = 0, -1
         total = int(trainer.num_training_batches) * int(trainer.max_epochs)
         self._interval = max(1, total // SNAPSHOTS)
         name = self._name if self._fits == 1 else f"{self._name} #{self._fits}"
-        self._display.stage(name, int(trainer.max_epochs), total)
+        self._display.stage(name, int(trainer.max_epochs), total, trainer.current_epoch)
+        if self._goes_on:
+            self._goes_on = False
+            self._display.say(f"{name} goes on after epoch {trainer.current_epoch}")
+            return
         if isinstance(pl_module, DifferentiableModule):
             warm_up = int(trainer.num_training_batches) * pl_module.strategy.warmup_epochs
             warning = pl_module.outlook(total - warm_up)

@@ -26,6 +26,7 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
 
     module_class: type[DifferentiableModule] = DifferentiableModule
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
+    resumable = True  # its module's checkpoint tells everything
     rho = 0.2  # for the default of η
     alpha_decay = 0.0  # of Adam: 1e-3 α would outweigh a gradient of that size, and pull towards nothing that is known
 

@@ -345,6 +345,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
             "steps": self.steps,
             "evidence": self.evidence.state(),
             "searched": self._searched,
+            "recent": list(self._recent),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -352,6 +353,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         state = checkpoint["nasbench"]
         self.evidence.load(state["evidence"])
         self._searched = state["searched"]
+        self._recent.extend(state["recent"])
         if self.strategy.fixing == "evidence":
             for label, out in self.evidence.excluded.items():
                 for candidate in self.strategy.mutables[label].values if out else ():

@@ -17,6 +17,7 @@ from nasbench.finite import FiniteGuard
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
 from nasbench.record import Record
+from nasbench.resume import Resumption
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
 from tests.test_supernet import DIGITS, evaluator, search, small
 
@@ -95,13 +96,15 @@ class Planting(Callback):
 
 @pytest.mark.parametrize("name", ["_model.0.weight", "_model.1.running_var"])
 def test_a_planted_nan_is_named_and_the_last_good_checkpoint_stays(name: str, tmp_path: Path) -> None:
-    made = Classification(data=DIGITS, epochs=2, device="cpu", checkpoints=str(tmp_path))
+    made = Classification(data=DIGITS, epochs=3, device="cpu")
     made.observe([FiniteGuard("retrain"), Planting(name)])
+    Resumption(tmp_path, "retrain").follow(made)
     # Nothing that a NaN in there could reach is trained.
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), Constant())
     with pytest.raises(NonFiniteError, match=rf"retrain stopped at step \d+: {re.escape(name)} is not finite"):
         made.evaluate(network)
-    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    (last,) = tmp_path.glob("retrain-*.ckpt")
+    kept = torch.load(last, weights_only=True)
     assert kept["epoch"] == 0
     assert all(t.isfinite().all() for t in kept["state_dict"].values())
 

@@ -39,6 +39,10 @@ Port = Annotated[
 Host = Annotated[
     str, typer.Option(help="Where the portal listens: 127.0.0.1, or 0.0.0.0 for every interface. It has no password.")
 ]
+StopAfter = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="End before this time is over, e.g. 55m, 2h or 90s; nasbench resume goes on."),
+]
 
 NONE = "none"  # how a setting is given that is to have no value
 # Names beside, or in the place of, those that follow from the fields.
@@ -46,6 +50,23 @@ NAMES = {
     "architecture": ("--choice", "--architecture"),
     **{f"{kind}_options": (f"-{letter}", f"--{kind}-option") for kind, letter in zip(KINDS, "psed", strict=True)},
 }
+
+
+def seconds(time: str | None) -> float | None:
+    """A time such as `90s`, `55m` or `1.5h`, in seconds.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if time is None:
+        return None
+    try:
+        found = float(time[:-1]) * {"s": 1, "m": 60, "h": 3600}[time[-1:]]
+    except (KeyError, ValueError):
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise OptionError(f"{time!r} is no time: say 90s, 55m or 2h, for instance")
+    return found
 
 
 def _option(name: str) -> Any:

@@ -8,9 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from nasbench import pipeline
-from nasbench.commands.options import DEFAULT_RUNS, Candidates, Host, Json, Port, Width, merge, short, with_settings
+from nasbench.commands.options import (
+    DEFAULT_RUNS,
+    Candidates,
+    Host,
+    Json,
+    Port,
+    StopAfter,
+    Width,
+    merge,
+    seconds,
+    short,
+    with_settings,
+)
 from nasbench.config import dump_config, read_config
 from nasbench.distributed import node_rank
+from nasbench.errors import OptionError
 from nasbench.follower import follow_node
 from nasbench.nni_bridge.address import LOOPBACK
 from nasbench.nni_bridge.single import run_in_portal
@@ -35,6 +48,7 @@ def command(
     ui: Annotated[bool, typer.Option("--ui", help="Show the run live in NNI's web portal.")] = False,
     port: Port = None,
     host: Host = LOOPBACK,
+    stop_after: StopAfter = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete settings and stop.")] = False,
     as_json: Json = False,
     **settings: Any,
@@ -48,12 +62,14 @@ def command(
         typer.echo(dump_config(resolved), nl=False)
         return
     if ui:
+        if stop_after is not None:
+            raise OptionError("--stop-after and --ui do not go together")
         record = run_in_portal(resolved, out, say, port, host)
     elif node_rank(resolved) > 0:
         follow_node(resolved)
         return
     else:
-        record = pipeline.run(resolved, out)
+        record = pipeline.run(resolved, out, stop_after=seconds(stop_after))
     plain_console(stderr=as_json).print(summary(record))
     if as_json:
         print_json(record.result().model_dump(mode="json"))

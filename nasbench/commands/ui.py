@@ -14,6 +14,7 @@ from rich.table import Table
 from nasbench.commands.options import Host, Port
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
+from nasbench.signals import terminable
 from nasbench.terminal import plain_console, plain_table, say, write
 
 app = typer.Typer(add_completion=False)
@@ -38,7 +39,7 @@ def command(
         write(found.address)
         return
     warn_if_exposed(host, say)
-    with portal.terminable():
+    with terminable():
         opened, address = portal.view(found.id, port, host)
         try:
             write(address)

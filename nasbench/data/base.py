@@ -154,6 +154,8 @@ class ImageData(LightningDataModule, ABC):
         self.std: tuple[float, ...] = ()
         self.train_groups: Indices | None = None  # (N,) numbers that copies of one training image share
         self._ready = False
+        self._orders: list[SharedBatches] = []
+        self._saved_orders: list[Tensor] = []  # of those that are still to be made
 
     @abstractmethod
     def load(self) -> None:
@@ -234,7 +236,22 @@ class ImageData(LightningDataModule, ABC):
     def batches(self, images: int, shuffle: bool) -> SharedBatches:
         """Which of `images` images each batch of this process has, see `SharedBatches`."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return SharedBatches(images, self.batch_size, shuffle, self.seed, rank, world)
+        found = SharedBatches(images, self.batch_size, shuffle, self.seed, rank, world)
+        if shuffle:
+            self._orders.append(found)
+            if self._saved_orders:
+                found.generator.set_state(self._saved_orders.pop(0))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the shuffled orders stand, for a checkpoint at the end of an epoch."""
+        return {"orders": [order.generator.get_state() for order in self._orders]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the orders of a checkpoint, also of loaders that are made later."""
+        self._saved_orders = list(state_dict["orders"])
+        for order in self._orders:
+            order.generator.set_state(self._saved_orders.pop(0))
 
     def train_dataloader(self) -> Any:
         """Augmented batches for the weights θ, in a new order every epoch."""

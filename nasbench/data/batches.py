@@ -43,8 +43,8 @@ class SharedBatches(DistributedSampler[Any]):
         if images < world:
             raise DataError(f"{images} image(s) cannot be shared out among {world} processes")
         self._part = max(1, min(batch_size, images) // world)
-        generator = torch.Generator().manual_seed(seed)
-        self._order = RandomSampler(everything, generator=generator) if shuffle else everything
+        self.generator = torch.Generator().manual_seed(seed)
+        self._order = RandomSampler(everything, generator=self.generator) if shuffle else everything
 
     def __iter__(self) -> Iterator[list[int]]:
         """This process's part of one batch after the other."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -39,12 +40,18 @@ LAYOUTS = (
 class _Pictures(Dataset[Any]):
     """Pictures and their classes, a batch at a time: read now, or `kept` since they were."""
 
-    def __init__(self, paths: list[str], labels: Indices, transform: Any, kept: Mapping[str, Image.Image]) -> None:
+    def __init__(
+        self, paths: list[str], labels: Indices, transform: Any, kept: Mapping[str, Image.Image], seed: int
+    ) -> None:
         self.paths, self.labels, self.transform, self.kept = paths, torch.from_numpy(labels), transform, kept
+        self.seed = seed
 
     def __getitem__(self, indices: Any) -> Any:
         paths = [self.paths[i] for i in indices]
-        pictures = [np.array(self.transform(self.kept.get(path) or read_picture(path))) for path in paths]
+        with torch.random.fork_rng(devices=()):
+            # What is drawn depends on the batch alone: not on which process reads it, nor on what that has read before.
+            torch.manual_seed(crc32(np.asarray(indices).tobytes(), self.seed % 2**32))
+            pictures = [np.array(self.transform(self.kept.get(path) or read_picture(path))) for path in paths]
         return torch.from_numpy(np.stack(pictures)), self.labels[indices]
 
     def __len__(self) -> int:
@@ -257,7 +264,7 @@ class ImageFolder(ImageData):
     ) -> DataLoader[Any]:
         workers = self._usual_workers(len(paths)) if self.workers is None else self.workers
         return DataLoader(
-            _Pictures(paths, labels, prepare, kept),
+            _Pictures(paths, labels, prepare, kept, self.seed),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
             num_workers=workers,

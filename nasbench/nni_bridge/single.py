@@ -10,9 +10,10 @@ from nasbench.errors import OptionError, RunFailed
 from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
 from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.experiment import Experiment, Say, Trial, tail
-from nasbench.nni_bridge.portal import NNI_FOLDER, terminable
+from nasbench.nni_bridge.portal import NNI_FOLDER
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import CONFIG, Record
+from nasbench.signals import terminable
 from nasbench.studies.study import Study
 
 

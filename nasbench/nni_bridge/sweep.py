@@ -18,6 +18,7 @@ from nasbench.nni_bridge.experiment import Experiment, Say, Trial, check_algorit
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import Record, write_atomic
+from nasbench.signals import terminable
 from nasbench.studies.plan import Plan, Result, check, plan, write_results
 from nasbench.studies.study import Study
 
@@ -139,7 +140,7 @@ def _make(
     write_atomic(note, json.dumps({"id": experiment.id}) + "\n")
     started: set[str] = set()
     ended: set[str] = set()
-    with portal.terminable():
+    with terminable():
         try:
             address = experiment.start(port, host)
             write_atomic(note, json.dumps({"id": experiment.id, **experiment.manager}) + "\n")

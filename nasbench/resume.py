@@ -1,0 +1,137 @@
+"""A training that was interrupted goes on after its last whole epoch, as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from nasbench.contracts import Evaluator
+from nasbench.distributed import broadcast, gathered, is_first, rank
+from nasbench.errors import RecordError
+
+DIGITS = 16  # of the SHA-256 in a file's name
+
+
+class Resumption(Checkpoint):
+    """Keeps the state of one training after every epoch but the last, in a file named by its content.
+
+    In it are weights, architecture parameters, optimisers, schedules, what is decided, all callbacks' states (Lightning
+    has these), the random states of every process, the order of the data and the time that it took so far. A new file
+    is whole before the one before it goes.
+    """
+
+    def __init__(self, folder: Path, stage: str, deadline: float | None = None) -> None:
+        """Count the time of a stage from now on.
+
+        Args:
+            folder: of the files.
+            stage: of the run; begins their names.
+            deadline: time (`time.perf_counter`) by which the run is to end; before an epoch that would take longer it
+                raises a KeyboardInterrupt.
+        """
+        self._deadline, self._last = deadline, 0.0
+        self._folder, self._stage = folder, stage
+        self._begun = time.perf_counter()
+        self._before = 0.0
+
+    def follow(self, evaluator: Evaluator) -> str | None:
+        """Keep the next fit of an evaluator.
+
+        Returns:
+            The checkpoint from which it should go on, if there is one.
+
+        Raises:
+            RecordError: what was kept is damaged.
+        """
+        self._data = evaluator.datamodule
+        evaluator.observe([self])
+        found: str | None = broadcast(self._found() if is_first() else None)
+        return found
+
+    @property
+    def seconds(self) -> float:
+        """What the training has taken so far, in this process and in those before it."""
+        return self._before + time.perf_counter() - self._begun
+
+    def clear(self) -> None:
+        """Remove the files: the stage is done."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the state; the end of the last epoch is the end of the stage."""
+        now = time.perf_counter()
+        taken, self._last = now - (self._last or self._begun), now
+        if trainer.current_epoch + 1 >= trainer.max_epochs or trainer.should_stop:
+            return
+        old, temporary = self._files(), self._folder / f".{self._stage}.{os.getpid()}.tmp"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            trainer.save_checkpoint(temporary)
+            if is_first():
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(self._folder / f"{self._stage}-{_digest(temporary)}.ckpt")
+                for path in old:
+                    path.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if self._deadline is not None and now + taken > self._deadline:
+            raise KeyboardInterrupt
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning does not keep."""
+        return {"random": gathered(_random_state()), "data": self._data.state_dict(), "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the order of the data and the random numbers, before Lightning draws any from the loaders."""
+        self._before = state_dict["seconds"]
+        self._data.load_state_dict(state_dict["data"])
+        _set_random_state(state_dict["random"][rank()])
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{self._stage}-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
+    def _found(self) -> str | None:
+        files = self._files()
+        if not files:
+            return None
+        if files[-1].stem != f"{self._stage}-{_digest(files[-1])}":
+            raise RecordError(f"{files[-1]} is damaged: remove it, and the stage {self._stage} begins anew")
+        return str(files[-1])
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()[:DIGITS]
+
+
+def _random_state() -> dict[str, Any]:
+    """Of everything that draws, as values that a checkpoint may hold."""
+    name, key, *rest = np.random.get_state()  # noqa: NPY002  (libraries draw from it)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, key.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
