@@ -152,6 +152,7 @@ class Dataset(Protocol):
     `meta_fraction`: strategies check that it is as they wished.
 
     May have `train_counts(self) -> list[int]`: how many training images each class has, for losses that weigh classes.
+    May have `test_files`: paths of the test images, in their order; pages name them.
 
     Attributes:
         num_classes: after `setup`.

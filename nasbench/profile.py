@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median, quantiles
 from time import perf_counter
@@ -69,18 +70,19 @@ class Profile:
     notes: tuple[str, ...] = ()
 
 
-def profile(model: nn.Module, image_size: int, channels: int = 3) -> Profile:
+def profile(model: nn.Module, image_size: int, channels: int = 3, names: Iterable[str] | None = None) -> Profile:
     """Count parameters and multiply-adds.
 
     Args:
         model: network of images (N, channels, image_size, image_size).
         image_size: side of the image in pixels.
         channels: of the image.
+        names: of the modules that are counted one by one; its blocks where `None`.
 
     Returns:
         The counts; multiply-adds are half of what `torch.utils.flop_counter` counts.
     """
-    blocks = _blocks(model)
+    blocks = _blocks(model) if names is None else {name: model.get_submodule(name) for name in names}
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str) -> Any:

@@ -24,6 +24,7 @@ from nasbench.results.collect import collect
 from nasbench.results.explain import Explanation, explain, page
 from nasbench.results.figures import plot
 from nasbench.results.report import report
+from nasbench.results.seen import see
 
 HOSTILE = "</p><script>alert(1)</script>\x1b[31m\ud800"
 LEFT = ("none", "max3", "global")
@@ -391,7 +392,7 @@ def test_what_a_stranger_wrote_is_text(tmp_path: Path) -> None:
     (path / ARCHITECTURE).write_text(json.dumps(dict.fromkeys(decisions, HOSTILE)))
     plain = {label: decision.model_dump(mode="json") for label, decision in decisions.items()}
     (path / DECISIONS).write_text(json.dumps(plain))
-    content = page(explain(Record(path)))
+    content = page(explain(Record(path)), see(Record(path)))
     content.encode("utf-8")
     assert "<script" not in content
     assert "<b>" not in content
@@ -407,7 +408,7 @@ def test_what_a_stranger_wrote_is_text(tmp_path: Path) -> None:
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     written = tmp_path / "page.html"
     path = write_evidence(tmp_path / ("a long name of a folder " * 4))
-    written.write_text(page(explain(Record(path))), encoding="utf-8")
+    written.write_text(page(explain(Record(path)), see(Record(path))), encoding="utf-8")
     for width in (360, 1200):
         seen = visit(written.as_uri(), tmp_path / f"profile{width}", width)
         assert [r for r in seen.requests if not r.startswith("data:")] == [written.as_uri()]

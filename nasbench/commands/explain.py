@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
+from nasbench.commands.options import Trust
 from nasbench.errors import NasbenchError
 from nasbench.record import Record, write_atomic
 from nasbench.results.explain import explain, page, terminal
+from nasbench.results.seen import see
 from nasbench.terminal import plain_console, say
+
+PAGE = "explained.html"
 
 app = typer.Typer(add_completion=False)
 
@@ -19,17 +23,22 @@ app = typer.Typer(add_completion=False)
 def command(
     record: Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="HTML file to write instead of printing to the terminal.")
+        Path | None, typer.Option("--output", "-o", help=f"HTML file to write; by default {PAGE} in the record.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
-    """Explain in plain words what a search knows of each layer, how sure that is, and what to do next."""
-    explanation = explain(Record(record))
+    """Explain in words and pictures what a search knows of each layer, what the network sees, and what to do next."""
+    found = Record(record)
+    explanation = explain(found)
+    seen = see(found, trust)
     if output is None:
-        plain_console().print(terminal(explanation))
-        return
+        plain_console().print(terminal(explanation, seen))
+        if not record.is_dir():
+            return  # in a pack
+        output = record / PAGE
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(output, page(explanation))
+        write_atomic(output, page(explanation, seen))
     except OSError as e:
-        raise NasbenchError(f"{output} cannot be written: {e.strerror}") from e
+        raise NasbenchError(f"{output} cannot be written: {e.strerror}; choose another file with -o") from e
     say(f"written: {output}")

@@ -187,6 +187,11 @@ class ImageData(LightningDataModule, ABC):
         """Batches of all test images, in order."""
 
     @property
+    def test_files(self) -> Sequence[str]:
+        """Paths of all test images, in the order of `test_dataloader`; empty where they are no files."""
+        return ()
+
+    @property
     def num_classes(self) -> int:
         """How many classes there are (after `setup`)."""
         return len(self.class_names)

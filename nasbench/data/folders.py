@@ -227,6 +227,11 @@ class ImageFolder(ImageData):
         """(N,) classes of all test images."""
         return self._test_labels
 
+    @property
+    def test_files(self) -> list[str]:
+        """See `ImageData.test_files`."""
+        return self._test_paths
+
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
         size, chosen = self.image_size, [self._train_paths[i] for i in indices]

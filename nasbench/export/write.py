@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,16 +150,26 @@ def test_batches(record: Record, card: Card) -> tuple[Batches, str]:
     Raises:
         OptionError: the data set is not registered and not trusted.
     """
-    config = record.config()
     try:
-        data = registry.build_dataset(config.dataset, {**config.data_options(), "download": False})
-        data.setup()
-        if (data.class_names, data.image_size) == (card.class_names, card.image_size):
-            return ((images.expand(-1, -1, -1, 3), labels) for images, labels in data.test_dataloader()), ""
-        reason = f"{config.dataset}: its classes are others now"
+        data = test_data(record)
+        return ((images.expand(-1, -1, -1, 3), labels) for images, labels in data.test_dataloader()), ""
     except DataError as e:
-        reason = str(e)
-    return _random(card), f"the run's test images are not there ({reason})"
+        return _random(card), f"the run's test images are not there ({e})"
+
+
+def test_data(record: Record) -> Any:
+    """The data set of a run, read.
+
+    Raises:
+        DataError: it is not there any more, or another one now.
+        OptionError: it is not registered and not trusted.
+    """
+    config, facts = record.config(), record.data()
+    data = registry.build_dataset(config.dataset, {**config.data_options(), "download": False})
+    data.setup()
+    if (data.class_names, data.image_size) != (facts.class_names, facts.image_size):
+        raise DataError(f"{config.dataset}: its classes are others now")
+    return data
 
 
 def _random(card: Card) -> Iterator[tuple[Tensor, None]]:

@@ -15,12 +15,15 @@ from nasbench.errors import listed
 from nasbench.facts import Decision
 from nasbench.reasons import EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
 from nasbench.record import CONFIG, Record
+from nasbench.results import formats
 from nasbench.results.cells import number
 from nasbench.results.layers import KNOWN, MOST_NAMES, Layer, layers, rule
 from nasbench.results.page import render
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from nasbench.results.seen import Seen
 
 FURTHER = 10.0  # times the steps of a search that a longer one may be advised to have
 
@@ -61,13 +64,27 @@ def explain(record: Record) -> Explanation:
     )
 
 
-def page(explanation: Explanation) -> str:
-    """An explanation as HTML that loads nothing."""
-    return render("explain.html", it=explanation)
+def page(explanation: Explanation, seen: Seen) -> str:
+    """An explanation, and what the network sees, as HTML that loads nothing."""
+    from markupsafe import Markup
+
+    table = seen.layers and Markup(formats.html(seen.layers))
+    return render("explain.html", it=explanation, seen=seen, table=table, mistakes=_mistakes(seen))
 
 
-def terminal(explanation: Explanation) -> RenderableType:
-    """An explanation for the terminal."""
+def _mistakes(seen: Seen) -> str:
+    shots = seen.shots
+    if shots is None:
+        return ""
+    if not shots.errors:
+        return f"None of {shots.images:,} test images."
+    share = number(shots.errors / shots.images, "percent", 1, unit=True)
+    most = "" if shots.errors == len(shots.wrong) else f" The {len(shots.wrong)} of which it was surest:"
+    return f"{shots.errors:,} of {shots.images:,} test images ({share}), {shots.confusion}.{most}"
+
+
+def terminal(explanation: Explanation, seen: Seen) -> RenderableType:
+    """An explanation for the terminal, and what the network sees as far as words can tell."""
     from rich.console import Group
     from rich.table import Table as Grid
     from rich.text import Text
@@ -78,7 +95,21 @@ def terminal(explanation: Explanation) -> RenderableType:
         out = [f"Ruled out: {'; '.join(layer.excluded)}."] if layer.excluded else []
         known.append("\n".join(["", *layer.sentences, *out]), style="not bold")
         grid.add_row(Text(layer.label), Text(layer.candidate), known)
-    parts: list[RenderableType] = [Text(explanation.title, style="bold"), "", *map(Text, explanation.answer), "", grid]
+    parts: list[RenderableType] = [
+        Text(explanation.title, style="bold"),
+        "",
+        *map(Text, (*explanation.answer, *seen.missing)),
+        "",
+        grid,
+    ]
+    if seen.layers:
+        parts += ["", formats.rich(seen.layers)]
+    if seen.shots:
+        parts += ["", Text("What it gets wrong", style="bold"), Text(_mistakes(seen))]
+        parts += [
+            Text(f"- {s.name}: {s.true}, taken for {s.predicted} ({100 * s.probability:.0f} %)")
+            for s in seen.shots.wrong
+        ]
     for heading, paragraph in explanation.reading:
         parts += ["", Text(heading, style="bold"), Text(paragraph)]
     parts += ["", Text("What to do next", style="bold")]

@@ -12,7 +12,7 @@ the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 20
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,6 +145,64 @@ def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) ->
         bottom, high = (middle, high) if touched(middle, side - 1) else (bottom, middle - 1)
     everything = low == 0 and high == side - 1
     return Window(low - stride * centre, high - stride * centre, stride, everything)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the centre unit of a layer's output sees.
+
+    Attributes:
+        rows: first and last row of the image that has a gradient for any of the inputs, inclusive; none where no pixel
+            has one.
+        columns: likewise.
+        effective: see `effective_side`, in pixels.
+    """
+
+    rows: tuple[int, int] | None
+    columns: tuple[int, int] | None
+    effective: float
+
+    @property
+    def side(self) -> int:
+        """The longer side in pixels, of what lies within the image."""
+        return max((last - first + 1 for first, last in filter(None, (self.rows, self.columns))), default=0)
+
+
+def of_layers(model: nn.Module, names: Iterable[str], image_size: int, seed: int = 0) -> dict[str, Sight]:
+    """What each of some modules sees; those that return no map are left out.
+
+    Args:
+        model: in any mode; it is not changed.
+        names: of modules within it.
+        image_size: side of the input in pixels, of three channels.
+        seed: of the inputs, which are standard normal as normalised images are.
+    """
+    network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    maps: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: maps.update({name: output})
+
+    for name in names:
+        network.get_submodule(name).register_forward_hook(note(name))
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(BATCH, 3, image_size, image_size, generator=generator, requires_grad=True)
+    network(images)
+    found = {}
+    for name, output in maps.items():
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            continue
+        unit = output[:, :, output.shape[2] // 2, output.shape[3] // 2].sum()
+        (gradient,) = torch.autograd.grad(unit, images, retain_graph=True)
+        strength = gradient.abs().sum((0, 1)).double()
+        rows, columns = (_extent((strength > 0).any(axis)) for axis in (1, 0))
+        found[name] = Sight(rows, columns, effective_side((strength / strength.max().clamp_min(1e-300)).numpy()))
+    return found
+
+
+def _extent(seen: Tensor) -> tuple[int, int] | None:
+    places = seen.nonzero().flatten().tolist()
+    return (places[0], places[-1]) if places else None
 
 
 def effective(model: nn.Module, image_size: int, channels: int = 3, seed: int = 0) -> NDArray[np.float64]:

@@ -1,0 +1,70 @@
+"""Where a network looks: Grad-CAM.
+
+Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasbench.profile import last_map
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What speaks for one class of each image, place by place on the network's last feature map A (N, K, h, w).
+
+    Attributes:
+        logits: (N, classes) of the network.
+        weights: α (N, K), eq. 1: ∂ logit of the class / ∂ A_k, averaged over the places.
+        evidence: Σ_k α_k A_k (N, h, w); what is negative speaks for other classes. Behind global average pooling and a
+            linear layer it is the class activation map of Zhou et al. (CVPR 2016) over h·w, and sums to the logit less
+            the bias.
+    """
+
+    logits: Tensor
+    weights: Tensor
+    evidence: Tensor
+
+    @property
+    def heat(self) -> Tensor:
+        """Eq. 2, ReLU(Σ_k α_k A_k), the largest of each image scaled to 1; 0 where nothing speaks for the class."""
+        positive = self.evidence.relu()
+        return positive / positive.amax((1, 2), keepdim=True).clamp_min(torch.finfo(positive.dtype).tiny)
+
+
+def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int] | None = None) -> Maps:
+    """Grad-CAM on the last feature map (`nasbench.profile.last_map`).
+
+    Args:
+        network: in evaluation mode, of images to logits, or a tuple of these and more; it is not changed.
+        images: (N, C, S, S), as the network takes them.
+        classes: of each image; by default the likeliest.
+
+    Raises:
+        OptionError: the network has no feature map.
+    """
+    with torch.no_grad():
+        name, _ = last_map(network, images[:1])
+    seen: list[Tensor] = []
+
+    def branch(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1].clone()  # what follows may work in place
+
+    hook = network.get_submodule(name).register_forward_hook(branch)
+    try:
+        with torch.enable_grad():
+            output = network(images)
+            logits: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+            chosen = logits.argmax(1) if classes is None else torch.as_tensor(classes)
+            (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen[-1])
+    finally:
+        hook.remove()
+    features, weights = seen[-1].detach(), gradient.mean((2, 3))
+    return Maps(logits.detach(), weights, torch.einsum("nk,nkhw->nhw", weights, features))

@@ -1,0 +1,258 @@
+"""What the network of a record sees: layer by layer, and in its test images."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nni.nas.nn.pytorch import LayerChoice
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from nasbench import registry
+from nasbench.data.pictures import read_picture
+from nasbench.data.preparation import FITS, normalised
+from nasbench.errors import DataError, NasbenchError, listed
+from nasbench.export.card import Card, card_of
+from nasbench.export.write import test_data
+from nasbench.networks import build_space, derived, load_model
+from nasbench.profile import profile
+from nasbench.quiet import quiet_libraries
+from nasbench.record import MODEL, Record
+from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.grad_cam import grad_cam
+from nasbench.results.receptive_field import of_layers
+
+MOST_WRONG, MOST_CLASSES = 24, 12  # images that are shown: of the wrong ones, and one of each class
+SIDE = 192  # about that of a picture on the page, in pixels
+OPACITY = 0.7  # of the heat where it is largest
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A test image, and what the network takes it for.
+
+    Attributes:
+        name: of its file, or its number.
+        true: class.
+        predicted: class.
+        probability: of the predicted class, 0–1.
+        probability_of_true: of the true one.
+        picture: what the network is given, as a data URI.
+        heat: the same under its Grad-CAM for the predicted class.
+    """
+
+    name: str
+    true: str
+    predicted: str
+    probability: float
+    probability_of_true: float
+    picture: str
+    heat: str
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Test images, all counted and some shown.
+
+    Attributes:
+        images: how many there are.
+        errors: of these.
+        confusion: the most frequent one, in words; empty without errors.
+        first: the first one of each class, at most `MOST_CLASSES`.
+        wrong: at most `MOST_WRONG`, the most confident first.
+    """
+
+    images: int
+    errors: int
+    confusion: str
+    first: tuple[Shot, ...]
+    wrong: tuple[Shot, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network of a record sees.
+
+    Attributes:
+        layers: what each layer sees and costs.
+        shots: `None` where weights or data are missing.
+        missing: what could not be had and why, a line each.
+    """
+
+    layers: Table | None
+    shots: Shots | None
+    missing: tuple[str, ...]
+
+
+def see(record: Record, trust: bool = False) -> Seen:
+    """Look through the eyes of a record's network, as far as its space, weights and data are there.
+
+    Args:
+        record: whose search is over.
+        trust: run the code of parts that are not registered.
+
+    Raises:
+        RecordError: the record is damaged.
+    """
+    missing, layers, shots = [], None, None
+    with registry.trusting(trust), quiet_libraries():
+        try:
+            layers = _layers(record, trust)
+        except NasbenchError as e:
+            missing.append(f"What each layer sees and costs is missing: {e}.")
+        try:
+            shots = _shots(record, trust)
+        except NasbenchError as e:
+            missing.append(f"Pictures of test images are missing: {e}.")
+    return Seen(layers, shots, tuple(missing))
+
+
+def _layers(record: Record, trust: bool) -> Table:
+    config, data, chosen = record.config(), record.data(), record.architecture()
+    trained = record.file(MODEL) is not None
+    model = load_model(record.path, trust) if trained else derived(config, chosen, data)
+    space = build_space(config, len(data.class_names), data.image_size)
+    paths = {m.label: path for path, m in space.named_modules() if isinstance(m, LayerChoice) and m.label in chosen}
+    cost = profile(model, data.image_size, names=paths.values())
+    parts = {part.name: part for part in cost.parts}
+    sights = of_layers(model, paths.values(), data.image_size)
+    rows = []
+    for label, candidate in chosen.items():
+        row = {"layer": Cell(label), "candidate": Cell(str(candidate))}
+        if label in paths:
+            part, sight = parts[paths[label]], sights.get(paths[label])
+            row |= _costs(part.params, part.madds, cost.params, cost.madds)
+            row["map"] = Cell("×".join(map(str, part.output[1:])) or None)
+            if sight is not None:
+                row["sees"] = Cell("all of it" if sight.side == data.image_size else f"{sight.side} px")
+                row["mostly"] = Cell(f"{sight.effective:.0f} px" if trained else None)
+        rows.append(row)
+    rows.append({"layer": Cell("the whole network"), **_costs(cost.params, cost.madds, cost.params, cost.madds)})
+    notes = (
+        f"Sees: side of the part of the {data.image_size}×{data.image_size} image that can reach the middle of the "
+        "layer's map, its candidate included. Mostly: side of a square as large as the area whose influence is over "
+        "4.55 % of the largest (Luo et al. 2016).",
+        "Parameters and multiply-adds: what the candidate adds, for one image. Pooling adds and compares, but has no "
+        "parameters and multiplies nothing.",
+    )
+    return Table(
+        "seen", "What each layer sees, and what its candidate costs.", COLUMNS, tuple(rows), notes, (len(chosen),)
+    )
+
+
+def _costs(params: int, madds: int, of_params: int, of_madds: int) -> dict[str, Cell]:
+    return {
+        "params": Cell(params),
+        "params_share": Cell(params / max(1, of_params)),
+        "madds": Cell(madds),
+        "madds_share": Cell(madds / max(1, of_madds)),
+    }
+
+
+COLUMNS = (
+    Column("layer", "layer"),
+    Column("candidate", "candidate"),
+    Column("map", "map", "number"),
+    Column("sees", "sees", "number"),
+    Column("mostly", "mostly", "number"),
+    Column("params", "parameters", "count"),
+    Column("params_share", "of all (%)", "percent", 1),
+    Column("madds", "multiply-adds (M)", "millions", 3),
+    Column("madds_share", "of all (%)", "percent", 1),
+)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A test image that may be shown: its place in the set, pixels (S, S, C), class, and logits (classes,)."""
+
+    place: int
+    pixels: Tensor
+    true: int
+    logits: Tensor
+
+    @property
+    def predicted(self) -> int:
+        return int(self.logits.argmax())
+
+    @property
+    def confidence(self) -> float:
+        return float(self.logits.softmax(0).max())
+
+
+def _shots(record: Record, trust: bool) -> Shots:
+    model, card = load_model(record.path, trust).requires_grad_(False), card_of(record)
+    data = test_data(record)
+    classes = len(card.class_names)
+    shown = set(range(0, classes, math.ceil(classes / MOST_CLASSES)))
+    first: dict[int, _Seen] = {}
+    wrong: list[_Seen] = []
+    confusions, images = Counter[tuple[int, int]](), 0
+    for pixels, labels in data.test_dataloader():
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            raise DataError(f"{record.config().dataset}: its test images are no uint8 (N, H, W, C)")
+        with torch.no_grad():
+            output = model(normalised(pixels, card.mean, card.std))
+        logits = output[0] if isinstance(output, (tuple, list)) else output
+        for place, (p, label, row) in enumerate(zip(pixels, labels.tolist(), logits, strict=True), images):
+            image = _Seen(place, p, label, row)
+            if label in shown:
+                first.setdefault(label, image)
+            if image.predicted != label:
+                confusions[label, image.predicted] += 1
+                wrong.append(image)
+        wrong = sorted(wrong, key=lambda image: (-image.confidence, image.place))[:MOST_WRONG]
+        images += len(pixels)
+    files = registry.declared(data, "test_files", ())
+    (often, times), *_ = confusions.most_common(1) or [((0, 0), 0)]
+    true, predicted = (card.class_names[i] for i in often)
+    return Shots(
+        images,
+        confusions.total(),
+        f"most often “{true}” taken for “{predicted}” ({times} times)" if times else "",
+        tuple(_shot(model, card, first[label], files, data.data_root) for label in sorted(first)),
+        tuple(_shot(model, card, image, files, data.data_root) for image in wrong),
+    )
+
+
+def _shot(model: nn.Module, card: Card, image: _Seen, files: Any, root: Any) -> Shot:
+    heat = grad_cam(model, normalised(image.pixels[None], card.mean, card.std), [image.predicted]).heat[0]
+    pixels = image.pixels.expand(-1, -1, 3).numpy()
+    if files:  # the same part of the photo, at a size at which people recognise it
+        pixels = FITS[card.fit].make(read_picture(files[image.place]), SIDE)
+    scale = max(1, SIDE // len(pixels))
+    pixels = pixels.repeat(scale, 0).repeat(scale, 1)
+    probabilities = image.logits.softmax(0)
+    return Shot(
+        listed([os.path.relpath(files[image.place], root)]) if files else f"test image {image.place}",
+        card.class_names[image.true],
+        card.class_names[image.predicted],
+        float(probabilities[image.predicted]),
+        float(probabilities[image.true]),
+        _embedded(pixels, "JPEG" if scale == 1 else "PNG"),
+        _embedded(_heated(pixels, heat), "JPEG"),
+    )
+
+
+def _heated(pixels: NDArray[Any], heat: Tensor) -> NDArray[Any]:
+    """Pixels (S, S, 3) under a heat map (h, w) in 0–1: nothing where it is 0."""
+    import matplotlib
+
+    large = nn.functional.interpolate(heat[None, None], pixels.shape[:2], mode="bilinear")[0, 0].numpy()
+    colours, opacity = 255 * matplotlib.colormaps["plasma"](large)[..., :3], OPACITY * large[..., None]
+    mixed: NDArray[Any] = ((1 - opacity) * pixels + opacity * colours).round().astype("uint8")
+    return mixed
+
+
+def _embedded(pixels: NDArray[Any], form: str) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, quality=82)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
