@@ -11,6 +11,7 @@ from nasbench.commands.options import Trust
 from nasbench.errors import NasbenchError
 from nasbench.record import Record, write_atomic
 from nasbench.results.explain import explain, page, terminal
+from nasbench.results.formats import width
 from nasbench.results.seen import see
 from nasbench.terminal import plain_console, say
 
@@ -32,7 +33,10 @@ def command(
     explanation = explain(found)
     seen = see(found, trust)
     if output is None:
-        plain_console().print(terminal(explanation, seen))
+        console = plain_console()
+        if seen.layers:
+            console.width = max(console.width, width(seen.layers))  # it would lose digits
+        console.print(terminal(explanation, seen))
         if not record.is_dir():
             return  # in a pack
         output = record / PAGE

@@ -171,7 +171,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Tested:
     """A test image that may be shown: its place in the set, pixels (S, S, C), class, and logits (classes,)."""
 
     place: int
@@ -193,8 +193,8 @@ def _shots(record: Record, trust: bool) -> Shots:
     data = test_data(record)
     classes = len(card.class_names)
     shown = set(range(0, classes, math.ceil(classes / MOST_CLASSES)))
-    first: dict[int, _Seen] = {}
-    wrong: list[_Seen] = []
+    first: dict[int, _Tested] = {}
+    wrong: list[_Tested] = []
     confusions, images = Counter[tuple[int, int]](), 0
     for pixels, labels in data.test_dataloader():
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
@@ -203,7 +203,7 @@ def _shots(record: Record, trust: bool) -> Shots:
             output = model(normalised(pixels, card.mean, card.std))
         logits = output[0] if isinstance(output, (tuple, list)) else output
         for place, (p, label, row) in enumerate(zip(pixels, labels.tolist(), logits, strict=True), images):
-            image = _Seen(place, p, label, row)
+            image = _Tested(place, p, label, row)
             if label in shown:
                 first.setdefault(label, image)
             if image.predicted != label:
@@ -223,7 +223,7 @@ def _shots(record: Record, trust: bool) -> Shots:
     )
 
 
-def _shot(model: nn.Module, card: Card, image: _Seen, files: Any, root: Any) -> Shot:
+def _shot(model: nn.Module, card: Card, image: _Tested, files: Any, root: Any) -> Shot:
     heat = grad_cam(model, normalised(image.pixels[None], card.mean, card.std), [image.predicted]).heat[0]
     pixels = image.pixels.expand(-1, -1, 3).numpy()
     if files:  # the same part of the photo, at a size at which people recognise it
