@@ -186,6 +186,14 @@ class Dataset(Protocol):
         """Test images; read once, after the retraining."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the shuffled orders stand at the end of an epoch. Lightning's data modules have it, and its reverse."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the orders of a checkpoint, before or after the loaders are made."""
+        ...
+
     def summary(self) -> str:
         """One line for the user: what there is to learn from and to be tested on."""
         ...

@@ -7,7 +7,7 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ def _digest(path: Path) -> str:
 
 def _random_state() -> dict[str, Any]:
     """Of everything that draws, as values that a checkpoint may hold."""
-    name, key, *rest = np.random.get_state()  # noqa: NPY002  (libraries draw from it)
+    name, key, *rest = cast(Any, np.random.get_state())  # noqa: NPY002  (libraries draw from it)
     return {
         "python": random.getstate(),
         "numpy": [name, key.tolist(), *rest],
