@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nasbench.architecture import instantiate
-from nasbench.networks import load_model, load_weights
+from nasbench.networks import load_model
 from nasbench.pipeline import prepare, run
 from nasbench.presets import resolve_config
 from nasbench.record import MODEL
@@ -19,6 +19,7 @@ from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.spaces.operations.enhancers import SpatialSeparablePooling
 from nasbench.strategies.mixed import MixedLayer
 from nasbench.strategies.pmpl import PMPL
+from nasbench.weights import fill, read_file
 
 LABELS = [f"block{i:02d}.enhancer" for i in range(1, 18)]
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -58,7 +59,7 @@ def test_a_network_with_any_global_enhancers_computes_what_was_learnt(
     chosen = torch.rand(17, generator=torch.Generator().manual_seed(3)) < share
     model = network({label: "global" if c else "none" for label, c in zip(LABELS, chosen, strict=True)})
     assert (logits(model) - learnt).abs().max() > 1e-2
-    load_weights(model, path)
+    fill(model, read_file(path))
     assert torch.equal(logits(model), learnt)
 
 
@@ -66,7 +67,7 @@ def test_a_network_with_any_global_enhancers_computes_what_was_learnt(
 def test_the_supernet_starts_as_the_pretrained_network(candidates: str, pretrained: tuple[Path, Tensor]) -> None:
     path, learnt = pretrained
     cold, warm = space(candidates=candidates), space(candidates=candidates)
-    load_weights(warm, path)
+    fill(warm, read_file(path))
     assert logits(PMPL().mutate_model(cold)).sub(learnt).abs().max() > 1e-2
     supernet = logits(PMPL().mutate_model(warm))
     if {"none", "global"} & set(candidates.split(",")) or candidates in ("full", "ablation"):
@@ -77,7 +78,7 @@ def test_the_supernet_starts_as_the_pretrained_network(candidates: str, pretrain
 
 def test_the_weights_of_the_mixture_follow_pi_and_sum_to_one(pretrained: tuple[Path, Tensor]) -> None:
     warm = space()
-    load_weights(warm, pretrained[0])
+    fill(warm, read_file(pretrained[0]))
     supernet = PMPL().mutate_model(warm)
     layer = next(m for m in supernet.modules() if isinstance(m, MixedLayer))
     alpha: Any = layer._arch_alpha
@@ -101,7 +102,7 @@ def test_the_weights_of_the_mixture_follow_pi_and_sum_to_one(pretrained: tuple[P
 
 def test_gates_learn_although_they_start_as_ones(pretrained: tuple[Path, Tensor]) -> None:
     warm = space(candidates="ablation")
-    load_weights(warm, pretrained[0])
+    fill(warm, read_file(pretrained[0]))
     supernet = PMPL().mutate_model(warm)
     supernet.train()(IMAGES).square().sum().backward()
     gates = [m for m in supernet.modules() if isinstance(m, SpatialSeparablePooling)]
@@ -114,13 +115,13 @@ def test_gates_that_were_learnt_are_kept(pretrained: tuple[Path, Tensor], tmp_pa
     for warm in (False, True):
         trained = network(everywhere)
         if warm:
-            load_weights(trained, pretrained[0])
+            fill(trained, read_file(pretrained[0]))
         with torch.no_grad():
             for parameter in trained.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         save_file(trained.state_dict(), tmp_path / "trained.safetensors")
         again = network(everywhere)
-        fit = load_weights(again, tmp_path / "trained.safetensors")
+        fit = fill(again, read_file(tmp_path / "trained.safetensors"))
         assert not fit.left_out
         assert torch.equal(logits(again), logits(trained))
 
