@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nasbench import registry
@@ -29,7 +29,7 @@ class Weights:
 
     Attributes:
         name: the file's, or what the library calls them.
-        sha256: of the file; of a library's weights, which it may convert, of their tensors as safetensors.
+        sha256: of the file.
         state: name → tensor.
     """
 
@@ -47,14 +47,16 @@ class Published:
         mean: of the pixels in 0–1, one a channel, by which the images of their training were normalised.
         std: likewise.
         image_size: side of these images in pixels.
-        load: fetches them, or takes them from the library's cache.
+        fetch: their file, from the library's cache or, where it is not there, from its source.
+        load: reads that file.
     """
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    load: Callable[[], Mapping[str, Tensor]]
+    fetch: Callable[[], Path]
+    load: Callable[[Path], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,17 @@ def read(config: RunConfig) -> Weights | None:
         raise OptionError(
             f"no library brings weights for space {config.space!r} with these options: give a file, --weights FILE"
         )
-    try:
-        with quiet_libraries():
-            state = dict(found.load())
-    except Exception as e:
-        why = registry.describe_exception(e)
-        raise OptionError(f"the weights {found.name} cannot be had: {why[:300]}; give a file, --weights FILE") from e
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    return Weights(found.name, hashlib.sha256(save(tensors)).hexdigest(), tensors)
+    with quiet_libraries():
+        try:
+            file = found.fetch()
+        except Exception as e:
+            why = " ".join(str(e).split())[:300]
+            raise OptionError(f"{found.name} cannot be had ({why}): give a file, --weights FILE") from e
+        try:
+            return Weights(f"{found.name} ({file.name})", _sha256(file), found.load(file))
+        except Exception as e:
+            why = " ".join(str(e).split())[:300]
+            raise OptionError(f"{found.name} cannot be read: remove {file} to have them fetched anew ({why})") from e
 
 
 def read_file(path: Path) -> Weights:
@@ -124,7 +129,7 @@ def read_file(path: Path) -> Weights:
     """
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = _sha256(path)
     except Exception as e:
         raise OptionError(f"weights {path} cannot be read: {' '.join(str(e).split())[:200]}") from e
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
@@ -208,6 +213,10 @@ def _mismatch(value: Tensor, own: Tensor | None) -> str:
     return f"{'×'.join(map(str, own.shape))} ≠ {'×'.join(map(str, value.shape))}"
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _torchvision(name: str) -> Published | None:
     from torchvision import models
 
@@ -216,23 +225,49 @@ def _torchvision(name: str) -> Published | None:
     weights = models.get_model_weights(name)["DEFAULT"]
     seen = weights.transforms()
 
-    def load() -> Mapping[str, Tensor]:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        return state
+    def fetch() -> Path:
+        file = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
+        if not file.is_file():
+            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        return file
 
-    title = f"{weights} of torchvision's {name}"
-    return Published(title, tuple(seen.mean), tuple(seen.std), seen.crop_size[0], load)
+    return Published(
+        *(f"torchvision's {weights}", tuple(seen.mean), tuple(seen.std), seen.crop_size[0], fetch),
+        lambda file: torch.load(file, weights_only=True),
+    )
 
 
 def _timm(name: str) -> Published | None:
     import timm
 
-    settings = timm.get_pretrained_cfg(name)
-    if settings is None or not settings.has_weights:
+    about = timm.get_pretrained_cfg(name)
+    if about is None or not about.hf_hub_id:
         return None
-    title = f"{settings.tag or 'default'} of timm's {settings.architecture}"
-    mean, std, size = settings.mean, settings.std, settings.input_size[-1]
-    return Published(title, mean, std, size, lambda: timm.create_model(name, pretrained=True).state_dict())
+
+    def load(file: Path) -> Mapping[str, Tensor]:
+        overlay = {"file": str(file), "source": None}
+        state: Mapping[str, Tensor] = timm.create_model(name, True, pretrained_cfg_overlay=overlay).state_dict()
+        return state
+
+    return Published(
+        *(f"timm's {about.architecture}.{about.tag}", about.mean, about.std, about.input_size[-1]),
+        *(lambda: _of_hub(about.hf_hub_id), load),
+    )
+
+
+def _of_hub(repository: str) -> Path:
+    """A file of weights in the cache of the Hugging Face hub, else fetched from there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for is_cached in (True, False):
+        for file in ("model.safetensors", "pytorch_model.bin"):  # as timm takes them
+            try:
+                return Path(hf_hub_download(repository, file, local_files_only=is_cached, token=False))
+            except EntryNotFoundError as e:
+                if isinstance(e, LocalEntryNotFoundError) and not is_cached:
+                    raise  # it cannot be reached: nor can other files
+    raise FileNotFoundError(f"{repository} has no weights that timm takes")
 
 
 LIBRARIES = {"torchvision": _torchvision, "timm": _timm}
