@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import planted
+import trashnet
 from scipy.stats import f as f_distribution
 from scipy.stats import kendalltau
 
@@ -28,7 +29,9 @@ from nasbench.spaces.operations.enhancers import CANDIDATE_SETS
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "docs" / "images"
 SIMULATED, PLANTED = HERE / "evidence.csv", HERE / "planted.csv"
-AGREEMENT, BENCH = (HERE / "records" / f"{name}{SUFFIX}" for name in ("agreement", "metapool_bench"))
+AGREEMENT, BENCH, TRASHNET = (
+    HERE / "records" / f"{name}{SUFFIX}" for name in ("agreement", "metapool_bench", "trashnet")
+)
 SIGNIFICANT = 0.001
 CANDIDATES = CANDIDATE_SETS["ablation"]
 
@@ -46,6 +49,8 @@ def short(fashion: Sequence[str]) -> str:
         lines.append(f"**Does the search find it?** {_finds()}")
     if AGREEMENT.is_file():
         lines.append(f"**Does it repeat?** {_repeats()}")
+    if TRASHNET.is_file() and (answer := trashnet.short(_of_trashnet())):
+        lines.append(f"**{trashnet.TITLE}** {answer}")
     return "\n\n".join(lines) + "\n"
 
 
@@ -61,9 +66,15 @@ def pages() -> list[str]:
         sections.append(f"## Planted truth\n\n{picture}\n\n{planted.table(rows)}\n")
     if AGREEMENT.is_file():
         sections.append(f"## Agreement of seeds\n\n{markdown(repeats(collect([AGREEMENT]).frame))}")
+    if TRASHNET.is_file():
+        sections.append(trashnet.page(_of_trashnet()))
     if SIMULATED.is_file():
         sections.append(_simulated_page())
     return sections
+
+
+def _of_trashnet() -> trashnet.Runs:
+    return trashnet.grouped(records(collect([TRASHNET]).frame))
 
 
 # metapool-bench

@@ -51,6 +51,7 @@ def run(
     workers: int | None = None,
     weights: str | PathLike[str] | None = None,
     weights_partial: bool | None = None,
+    retrain: str | None = None,
     device: str | None = None,
     devices: int | None = None,
     nodes: int | None = None,
@@ -60,7 +61,7 @@ def run(
     evaluator_options: Options | None = None,
     max_trials: int | None = None,
 ) -> Run:
-    """Search a space, train the network that was found from scratch, and test it, as `nasbench run` does.
+    """Search a space, train the network that was found, and test it, as `nasbench run` does.
 
     Every argument is the field of `RunConfig` of its name; one that is `None` comes from the preset or from the part
     that it is an option of. Only `out` is none: the folder that receives the record, or the record of an interrupted

@@ -74,7 +74,7 @@ class RunConfig(BaseModel):
     epochs: Annotated[int | None, Role.SEARCH] = Field(default=30, ge=1)
     """Limit of the search; none where nothing is searched."""
     retrain_epochs: Annotated[int, Role.RECIPE] = Field(default=200, ge=1)
-    """Epochs of the training from scratch."""
+    """Epochs of the training of the network that was found."""
     batch_size: Annotated[int, Role.RECIPE] = Field(default=128, ge=1)
     """Images a step, over all devices."""
     image_size: Annotated[int | None, Role.RECIPE] = Field(default=None, ge=4, le=4096)
@@ -90,9 +90,13 @@ class RunConfig(BaseModel):
     workers: Annotated[int | None, Role.PLACE] = Field(default=None, ge=0, le=256)
     """Processes that load image files; by default one for each CPU but one, 8 at most; none for few files."""
     weights: Annotated[Path | None, Role.RECIPE] = None
-    """Start from these pretrained weights."""
+    """Start from these pretrained weights: a file, or default for those that the backbone's library brings."""
     weights_partial: Annotated[bool, Role.RECIPE] = False
     """Take weights although they fill under half of the network's convolutions."""
+    retrain: Annotated[Literal["scratch", "finetune"], Role.RECIPE] = Field(
+        default_factory=lambda settings: "scratch" if settings.get("weights") is None else "finetune"
+    )
+    """What the found network's training starts from: scratch, or finetune for --weights; that where there are any."""
     device: Annotated[str, Role.DEVICE] = "auto"
     """auto, cpu, cuda or cuda:N."""
     devices: Annotated[int, Role.DEVICE] = Field(default=1, ge=1, le=1024)
@@ -112,6 +116,8 @@ class RunConfig(BaseModel):
     def _searched_or_given(self) -> RunConfig:
         if (self.strategy is None) == (self.architecture is None):
             raise ValueError("a run has either a strategy or an architecture that is given")
+        if self.retrain == "finetune" and self.weights is None:
+            raise ValueError("retrain=finetune starts from pretrained weights: give --weights FILE or default")
         return self
 
     @property

@@ -10,7 +10,8 @@ class method that puts values in the place of those that depend on others; `word
 option → what a run's label says of it. A data set may name its `default_preset`, and how its test images become squares
 (`fit`, see `nasbench.data.preparation`); its `presets` are fields of `nasbench.config.RunConfig`; `count_images(cls,
 data_root) -> int`, a class method, tells about how many training images there are, before anything is read, for presets
-whose epochs depend on it.
+whose epochs depend on it. A space names the network whose pretrained weights fit it by name, `torchvision:NAME` or
+`timm:NAME`: `pretrained_backbone(options) -> str`, a static method, empty where there is none.
 """
 
 from __future__ import annotations

@@ -50,12 +50,12 @@ def follow(config: RunConfig) -> None:
     everything = [role for role in Role if role not in (Role.PLACE, Role.ORIGIN)]
     differences = [
         name for name in first.differing(config, *everything) if name != "weights"
-    ]  # the first has loaded them
+    ]  # the first has read them
     if differences:
         raise OptionError(f"the first process was started with other settings: {', '.join(differences)} differ(s)")
     with quiet_libraries():
-        search = prepare(config) if plan["search"] else None
-        run_stages(config, SilentIO(), search, plan["checkpoints"])
+        search = prepare(config, plan["weights"]) if plan["search"] else None
+        run_stages(config, SilentIO(), search, plan["checkpoints"], plan["weights"])
 
 
 def follow_node(config: RunConfig) -> None:

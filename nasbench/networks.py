@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, instantiate, named, resolve, validate
 from nasbench.config import RunConfig, digest
-from nasbench.errors import OptionError, RecordError
+from nasbench.errors import RecordError
 from nasbench.facts import DataFacts
 from nasbench.profile import Profile, latency, profile
 from nasbench.quiet import quiet_libraries
 from nasbench.record import MODEL, Record
-from nasbench.spaces.operations.fused import GatedEnhancer
+from nasbench.weights import begin_as_identity
 
 PROFILE_DEFAULTS = (1000, 224)  # classes and image size of a profile without a data set
 LONGEST_LABEL = 40  # characters of the options in a run's label; longer ones are named by a digest
-MOST_LEFT_OUT = 3  # tensors that are named one by one
 
 
 def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
@@ -98,92 +96,11 @@ def load_model(path: str | Path, trust: bool = False) -> nn.Module:
         model = derived(record.config(), record.architecture(), record.data())
     try:
         state = load_file(weights)
-        _begin_as_identity(model, state)
+        begin_as_identity(model, state)
         model.load_state_dict(state)
     except Exception as e:
         raise RecordError(f"{path}/{MODEL} does not fit the record: {' '.join(str(e).split())[:200]}") from e
     return model.eval()
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What became of a file of weights.
-
-    Attributes:
-        tensors: of the file.
-        used: of these.
-        left_out: what was not used, and why.
-        convolutions: share of the numbers in the network's convolutions that were filled, 0–1.
-    """
-
-    tensors: int
-    used: int
-    left_out: tuple[str, ...]
-    convolutions: float
-
-    def __str__(self) -> str:
-        """One line for a reader."""
-        more = len(self.left_out) - MOST_LEFT_OUT
-        named = ", ".join(self.left_out[:MOST_LEFT_OUT]) + (f" and {more} more" if more > 0 else "")
-        return f"{self.used} of {self.tensors} tensors" + (f"; left out: {named}" if named else "")
-
-
-def load_weights(model: nn.Module, path: Path, partial: bool = False) -> Fit:
-    """Copy every tensor of a weight file whose name and shape fit.
-
-    Args:
-        model: the network or space.
-        path: `.safetensors`, or a torch file of a state dict (loaded without running code).
-        partial: take weights although under half of the network's convolutions get any.
-
-    Raises:
-        OptionError: the file cannot be read, or too little in it fits.
-    """
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except Exception as e:
-        raise OptionError(f"weights {path} cannot be read: {' '.join(str(e).split())[:200]}") from e
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise OptionError(f"weights {path} hold no state dict")
-    _begin_as_identity(model, state)
-    own = model.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    for name, value in fitting.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise OptionError(f"weights {path}: {name} is not finite")
-    left_out = [f"{k} ({_mismatch(v, own.get(k))})" for k, v in state.items() if k not in fitting]
-    kernels = {
-        f"{name}.weight": module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    }
-    share = sum(count for name, count in kernels.items() if name in fitting) / max(1, sum(kernels.values()))
-    fit = Fit(len(state), len(fitting), tuple(left_out), share)
-    if not fitting or (share < 0.5 and not partial):
-        raise OptionError(
-            f"weights {path} fit too little: {100 * share:.0f} % of the convolutions, {fit}; give weights of this "
-            "network and width, or --weights-partial to take what fits"
-        )
-    model.load_state_dict(fitting, strict=False)
-    for name, module in model.named_modules():  # what is new shall not disturb what was learnt
-        if isinstance(module, GatedEnhancer) and not any(key.startswith(f"{name}.") for key in fitting):
-            module.start_as_identity()
-    model.is_pretrained = True  # type: ignore[assignment]  # a supernet of it starts as this network
-    return fit
-
-
-def _begin_as_identity(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give the gates that a state has trained from the identity the form that they had then."""
-    for name, module in model.named_modules():
-        if isinstance(module, GatedEnhancer) and f"{name}.gain" in state:
-            module.start_as_identity()
-
-
-def _mismatch(value: torch.Tensor, own: torch.Tensor | None) -> str:
-    if own is None:
-        return "not in the network"
-    return f"{'×'.join(map(str, own.shape))} ≠ {'×'.join(map(str, value.shape))}"
 
 
 def names_of(space: Any, architecture: Mapping[str, Any]) -> list[str]:

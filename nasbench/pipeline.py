@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
 from nasbench.contracts import Deciding, Evaluator, SearchWishes, Strategy, wishes_of
-from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
+from nasbench.distributed import Processes, broadcast, node_rank, world_size
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.facts import DataFacts, Decision, Result
 from nasbench.finite import FiniteGuard
 from nasbench.memory import peak_bytes, reset_peak
-from nasbench.networks import build_space, derived, label_of, load_weights, names_of
+from nasbench.networks import build_space, derived, label_of, names_of
 from nasbench.presets import complete
 from nasbench.profile import profile
 from nasbench.progress import Display
@@ -34,6 +34,7 @@ from nasbench.record import Record, continues, write_atomic
 from nasbench.resume import Resumption
 from nasbench.signals import terminable
 from nasbench.watch import Report, Watcher, probabilities
+from nasbench.weights import DEFAULT, Weights, cautions, fill, published, read
 
 NO_WISHES = SearchWishes()
 
@@ -45,11 +46,13 @@ class Search:
     Attributes:
         space: as it was built; a strategy changes it.
         notes: what the data set and the space say was decided, one line each.
+        weights: what became of pretrained ones, as plain values.
         architecture: that is given; else `None`, and the others are there.
     """
 
     space: Any
     notes: list[str]
+    weights: dict[str, Any]
     architecture: Architecture | None = None
     strategy: Strategy | None = None
     evaluator: Evaluator | None = None
@@ -105,7 +108,8 @@ class RecordIO(StageIO):
         if search.engine is not None and not search.engine.budget_available():
             self._display.say(f"the search trained {config.max_trials} networks, as many as --max-trials allows")
         names = names_of(search.space, architecture)
-        self._finish("search", seconds, names=names, search=strategy_numbers, notes=search.notes, **seen)
+        facts = {"names": names, "search": strategy_numbers, "notes": search.notes, "weights": search.weights}
+        self._finish("search", seconds, **facts, **seen)
 
     def retraining(self, facts: Mapping[str, Any]) -> None:
         """See `StageIO`."""
@@ -169,6 +173,8 @@ def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WIS
     if world_size(config) > 1 and not {"devices", "nodes"} <= accepted.keys():
         raise OptionError(f"evaluator {config.evaluator!r} has no options devices and nodes: it runs in one process")
     options, data = dict(config.evaluator_options), config.data_options()
+    if config.weights == DEFAULT and (known := published(config)):
+        data["normalisation"] = (known.mean, known.std)
     if wishes.learning_rate is not None:
         if "learning_rate" not in accepted:
             raise OptionError(
@@ -199,8 +205,12 @@ def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WIS
     )
 
 
-def prepare(config: RunConfig) -> Search:
+def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
     """Build everything that the search of a configuration needs, so that mistakes show before a record is made.
+
+    Args:
+        config: complete.
+        weights: that it starts from, as the first process has read them; read here where `None`.
 
     Raises:
         NasbenchError: whatever is wrong with the configuration or the data.
@@ -218,10 +228,13 @@ def prepare(config: RunConfig) -> Search:
             raise OptionError(f"space {config.space!r} has no choices to search")
         registry.declared(retrain, "check_space", lambda space: None)(space)
         notes = [data.summary(), *registry.declared(space, "notes", list)()]
-        if config.weights is not None and is_first():
-            notes.append(f"weights: {load_weights(space, config.weights, config.weights_partial)}")
+        weights, kept = weights or read(config), {}
+        if weights is not None:
+            fit = fill(space, weights, config.weights_partial)
+            kept = {"name": weights.name, "sha256": weights.sha256, **asdict(fit)}
+            notes += [f"weights {weights.name}: {fit}", *cautions(config, data)]
         if strategy is None:
-            return Search(space, notes, resolve(space, config.architecture))
+            return Search(space, notes, kept, resolve(space, config.architecture))
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
         engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
@@ -232,11 +245,16 @@ def prepare(config: RunConfig) -> Search:
         except Exception as e:
             reason = registry.describe_exception(e)
             raise OptionError(f"strategy {config.strategy!r} cannot search space {config.space!r}: {reason}") from e
-    return Search(space, notes, None, strategy, evaluator, engine)
+    return Search(space, notes, kept, None, strategy, evaluator, engine)
 
 
 def run_stages(
-    config: RunConfig, io: StageIO, search: Search | None, checkpoints: str, deadline: float | None = None
+    config: RunConfig,
+    io: StageIO,
+    search: Search | None,
+    checkpoints: str,
+    weights: Weights | None,
+    deadline: float | None = None,
 ) -> None:
     """Everything that happens in a run, the same in each of its processes.
 
@@ -245,6 +263,7 @@ def run_stages(
         io: of this process.
         search: see `prepare`; `None` where the first process knows the architecture already.
         checkpoints: folder of the checkpoints, on the first process's machine.
+        weights: that it starts from, as the first process has read them.
         deadline: see `Resumption`.
 
     Raises:
@@ -263,8 +282,8 @@ def run_stages(
     chosen = broadcast(io.architecture())
     seed_everything(config.seed, workers=True, verbose=False)
     model = derived(config, chosen, DataFacts.model_validate(facts))
-    if config.weights is not None and is_first():
-        load_weights(model, config.weights, partial=True)  # what does not fit was said before the search
+    if weights is not None and config.retrain == "finetune":
+        fill(model, weights, partial=True)  # what does not fit was said before the search
     evaluator.observe(io.watch("retrain"))
     if config.nodes == 1 and (found := resumption.follow(evaluator)):  # other machines do not see this one's files
         evaluator.fit_kwargs["ckpt_path"] = found
@@ -307,9 +326,11 @@ def run(
     if (out / records.CONFIG).is_file():
         record = Record(out)
         continues(record, config)
-        search = None if record.finished("search") else prepare(config)
+        weights = None if record.finished("retrain") else read(config)
+        search = None if record.finished("search") else prepare(config, weights)
     else:
-        search = prepare(config)
+        weights = read(config)
+        search = prepare(config, weights)
         record = Record.create(out, config)
     with record.owned(), logged(record.path / records.LOG), display, terminable():
         record.set_status(state="running", error=None)
@@ -319,8 +340,9 @@ def run(
             if not record.finished("test"):
                 with Processes(config, lambda reason: record.set_status(state="failed", error=reason)):
                     checkpoints, settings = str(record.path / records.CHECKPOINTS), config.model_dump(mode="json")
-                    broadcast({"config": settings, "search": search is not None, "checkpoints": checkpoints})
-                    run_stages(config, RecordIO(record, display, report), search, checkpoints, deadline)
+                    stages = {"search": search is not None, "checkpoints": checkpoints, "weights": weights}
+                    broadcast({"config": settings, **stages})
+                    run_stages(config, RecordIO(record, display, report), search, checkpoints, weights, deadline)
         except (KeyboardInterrupt, SystemExit) as e:  # Lightning answers Ctrl-C with SystemExit
             record.set_status(state="interrupted")
             display.say(f"interrupted; `nasbench resume {record.path}` goes on")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from nasbench.nni_bridge import log
 
-LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "py.warnings")
+LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "huggingface_hub", "timm", "py.warnings")
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep NNI's and Lightning's chatter off the terminal."""
+    """Keep the libraries' chatter off the terminal."""
     log.silence()
     loggers = [logging.getLogger(n) for n in LOGGERS]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]

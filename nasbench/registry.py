@@ -38,7 +38,7 @@ OWNED = {
     "evaluator": ("dataset", "data", "stage", "epochs", "device", "devices", "nodes", "precision", "checkpoints"),
     "dataset": (
         *("data_root", "image_size", "batch_size", "train_images", "stage", "workers", "download", "seed"),
-        "skip_broken",
+        *("skip_broken", "normalisation"),
     ),
 }
 

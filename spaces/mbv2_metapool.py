@@ -159,6 +159,11 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
         return {**options, "attention_reduction": options["attention_reduction"] or REDUCTION[options["position"]]}
 
     @staticmethod
+    def pretrained_backbone(options: Mapping[str, Any]) -> str:
+        """The network whose pretrained weights fit by name: what `--weights default` takes."""
+        return "torchvision:mobilenet_v2" if options["width"] == 1 else ""
+
+    @staticmethod
     def words(options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says in the place of options' values."""
         where = "" if options["position"] == "expanded" else f"at {options['position']}"

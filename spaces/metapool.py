@@ -88,6 +88,11 @@ class MetaPool(ModelSpace):
         return network.forward(x)
 
     @staticmethod
+    def pretrained_backbone(options: Mapping[str, Any]) -> str:
+        """The network whose pretrained weights fit by name: what `--weights default` takes."""
+        return str(options["backbone"]) if options["width"] == 1 else ""
+
+    @staticmethod
     def words(options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says in the place of options' values."""
         return set_words(options["candidates"])

@@ -127,6 +127,11 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
     @staticmethod
+    def pretrained_backbone(options: Mapping[str, Any]) -> str:
+        """The network whose pretrained weights fit by name: what `--weights default` takes."""
+        return f"torchvision:mobilenet_v3_{options['model']}" if options["width"] == 1 else ""
+
+    @staticmethod
     def words(options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says in the place of options' values."""
         return set_words(options["candidates"])

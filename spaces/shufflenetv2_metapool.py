@@ -139,6 +139,12 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
         return nn.Sequential(self.conv1, self.maxpool, *self.stage2, *self.stage3, *self.stage4, self.conv5)
 
     @staticmethod
+    def pretrained_backbone(options: Mapping[str, Any]) -> str:
+        """The network whose pretrained weights fit by name: what `--weights default` takes."""
+        width = float(options["width"])
+        return f"torchvision:shufflenet_v2_x{width}".replace(".", "_") if width in (0.5, 1, 1.5, 2) else ""
+
+    @staticmethod
     def words(options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says in the place of options' values."""
         return set_words(options["candidates"])

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from nasbench import registry
 from nasbench.architecture import choices, fresh_copy, instantiate, resolve
 from nasbench.errors import OptionError
-from nasbench.networks import load_weights
 from nasbench.profile import profile
 from nasbench.spaces.metapool import MetaPool, build_backbone
 from nasbench.spaces.operations.places import find_places
 from nasbench.strategies.pmpl import PMPL
+from nasbench.weights import fill, read_file
 
 SIZE = 64
 TINY: dict[str, Any] = {"candidates": "ablation", "min_map": 2, "num_classes": 10, "image_size": SIZE}
@@ -326,7 +326,7 @@ def test_pretrained_weights_fit_by_name(tmp_path: Path) -> None:
     torch.save(pretrained, tmp_path / "weights.pth")
     options = {**TINY, "backbone": "timm:mobilenetv3_small_050"}
     for model in (MetaPool(**options), network("global", **options)):
-        fit = load_weights(model, tmp_path / "weights.pth")
+        fit = fill(model, read_file(tmp_path / "weights.pth"))
         assert (fit.used, fit.convolutions > 0.5) == (len(pretrained) - 2, True)
         assert all(name.startswith("classifier.") for name in fit.left_out)
 

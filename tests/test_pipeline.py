@@ -21,11 +21,12 @@ import nasbench
 from nasbench.config import RunConfig
 from nasbench.data.arrays import Digits
 from nasbench.errors import OptionError, RecordError
-from nasbench.networks import load_model, load_weights
+from nasbench.networks import load_model
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
 from nasbench.record import Record
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
+from nasbench.weights import fill, read_file
 
 TINY: dict[str, Any] = {
     "space_options": {"width": 0.05},
@@ -283,20 +284,20 @@ def test_pretrained_weights_are_used_where_they_fit(tmp_path: Path) -> None:
     marked = {k: torch.full_like(v, 0.5) for k, v in space.state_dict().items() if v.is_floating_point()}
     torch.save(marked, tmp_path / "weights.pth")
     target = MobileNetV2MetaPooling(width=0.05, num_classes=10, image_size=8)
-    fit = load_weights(target, tmp_path / "weights.pth")
+    fit = fill(target, read_file(tmp_path / "weights.pth"))
     assert (fit.used, fit.tensors) == (len(marked) - 2, len(marked))  # the classifier is for another number of classes
     assert "classifier.1.weight (10×1280 ≠ 7×1280)" in str(fit)
     assert target.features[0][0].weight.mean().item() == 0.5
     assert target.classifier[1].weight.mean().item() != 0.5
     save_file({"elsewhere": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(OptionError, match="fit too little: 0 % of the convolutions, 0 of 1 tensors"):
-        load_weights(target, tmp_path / "other.safetensors")
+        fill(target, read_file(tmp_path / "other.safetensors"))
 
 
 def test_a_weight_file_runs_no_code(tmp_path: Path) -> None:
     torch.save({"a": os.system}, tmp_path / "evil.pth")
     with pytest.raises(OptionError, match="cannot be read"):
-        load_weights(torch.nn.Linear(1, 1), tmp_path / "evil.pth")
+        fill(torch.nn.Linear(1, 1), read_file(tmp_path / "evil.pth"))
 
 
 # Evaluator options

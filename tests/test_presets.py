@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from nasbench import registry
 from nasbench.config import RUN, RunConfig, make_config
 from nasbench.errors import OptionError
-from nasbench.networks import load_weights
 from nasbench.pipeline import run
 from nasbench.presets import PRESETS, complete, resolve_config
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
+from nasbench.weights import fill, read_file
 
 
 def test_a_configuration_made_by_hand_has_no_preset() -> None:
@@ -124,14 +125,14 @@ def test_weights_that_hardly_fit_are_refused_and_what_is_left_out_is_said(tmp_pa
     wide = MobileNetV2MetaPooling(width=0.1, num_classes=7, image_size=8)
     torch.save(wide.state_dict(), tmp_path / "wide.pth")
     same = MobileNetV2MetaPooling(width=0.1, num_classes=10, image_size=8)
-    fit = load_weights(same, tmp_path / "wide.pth")
+    fit = fill(same, read_file(tmp_path / "wide.pth"))
     assert fit.convolutions == 1
     assert fit.used == fit.tensors - 2
     assert str(fit).endswith("left out: classifier.1.weight (10×1280 ≠ 7×1280), classifier.1.bias (10 ≠ 7)")
     other = MobileNetV2MetaPooling(width=1.0, num_classes=7, image_size=8)
     with pytest.raises(OptionError, match=r"fit too little: \d+ % of the convolutions.*--weights-partial"):
-        load_weights(other, tmp_path / "wide.pth")
-    assert load_weights(other, tmp_path / "wide.pth", partial=True).convolutions < 0.5
+        fill(other, read_file(tmp_path / "wide.pth"))
+    assert fill(other, read_file(tmp_path / "wide.pth"), partial=True).convolutions < 0.5
 
 
 def test_a_run_keeps_what_became_of_its_weights(tmp_path: Path) -> None:
@@ -139,8 +140,12 @@ def test_a_run_keeps_what_became_of_its_weights(tmp_path: Path) -> None:
     tiny = {"space_options": {"width": 0.05}, "image_size": 8, "train_images": 64, "batch_size": 16, "device": "cpu"}
     given = {**tiny, "strategy": "fixed", "retrain_epochs": 1, "weights": str(tmp_path / "weights.pth")}
     record = run(resolve_config(given), tmp_path / "runs")
-    notes = (record.status().stages["search"].model_extra or {})["notes"]
-    assert any(note.startswith("weights: ") and "classifier.1.weight (10×1280 ≠ 7×1280)" in note for note in notes)
+    facts = record.status().stages["search"].model_extra or {}
+    file = tmp_path / "weights.pth"
+    assert any(note.startswith(f"weights {file}: ") and "1.weight (10×1280" in note for note in facts["notes"])
+    kept = facts["weights"]
+    assert kept["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (kept["name"], kept["tensors"] - kept["used"], len(kept["left_out"])) == (str(file), 2, 2)
 
 
 @pytest.mark.parametrize(

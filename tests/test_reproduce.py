@@ -95,7 +95,8 @@ others = options(
     batch_size=st.integers(1, 256),
     image_size=st.sampled_from([None, 28, 64]),
     train_images=st.sampled_from([None, 2000, 12345]),
-    weights=st.sampled_from([None, "my weights.safetensors"]),
+    weights=st.sampled_from([None, "default", "my weights.safetensors"]),
+    retrain=st.sampled_from(["scratch", "finetune"]),
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
     devices=st.integers(1, 4),
     nodes=st.integers(1, 2),
@@ -125,6 +126,7 @@ def test_the_command_of_a_run_gives_its_configuration(given: dict[str, Any]) -> 
         {"space_options": {"position": "output"}, "strategy": "random", "batch_size": 32, "image_size": 28},
         {"dataset": "imagefolder", "skip_broken": True, "space_options": {"strides": "original"}},
         {"dataset": "imagefolder", "preset": "finetune", "epochs": 5, "retrain_epochs": 10},
+        {"weights": "default", "retrain": "scratch", "preset": "finetune"},
         {"epochs": 4, "strategy_options": {"warmup_epochs": 3}},  # of 4 epochs the preset would take one
         {"device": "cuda", "devices": 4, "evaluator": "online_distillation", "epochs": 6},
     ],

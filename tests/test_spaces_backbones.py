@@ -19,13 +19,13 @@ from torchvision.ops.misc import SqueezeExcitation
 from nasbench.architecture import choices, instantiate, resolve
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
-from nasbench.networks import load_weights
 from nasbench.profile import profile
 from nasbench.spaces.mobilenetv3_metapool import STRIDES, MobileNetV3MetaPooling
 from nasbench.spaces.operations.enhancers import META_POOLING
 from nasbench.spaces.operations.strides import fit_strides
 from nasbench.spaces.shufflenetv2_metapool import ShuffleNetV2MetaPooling, channels
 from nasbench.strategies.pmpl import PMPL
+from nasbench.weights import fill, read_file
 
 Build = Callable[..., Any]
 SPACES: list[tuple[Build, dict[str, Any], int]] = [
@@ -231,7 +231,7 @@ def test_pretrained_weights_fit_by_name(build: Build, options: dict[str, Any], b
     heads = ("fc.",) if not options else ("classifier.3.",)
     own = [k for k in pretrained if not k.startswith(heads)]
     for model in (build(**small), network(build, "global", **small)):
-        assert load_weights(model, tmp_path / "weights.pth").used == len(own)
+        assert fill(model, read_file(tmp_path / "weights.pth")).used == len(own)
         state = model.state_dict()
         assert all(torch.equal(state[k], pretrained[k]) for k in own)
 

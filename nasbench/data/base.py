@@ -23,6 +23,7 @@ Stage = Literal["search", "retrain"]
 Indices = NDArray[np.int64]
 # Training images and labels, test images and labels, names of the classes.
 Parts = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str] | None]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 SPLIT_SEED = 20230415  # splits do not depend on a run's seed: all runs learn from and are measured on the same images
 HELD_OUT = 0.1
 TEST_SHARE = 0.2  # of a set that comes without test images
@@ -115,6 +116,7 @@ class ImageData(LightningDataModule, ABC):
         workers: int | None = None,
         download: bool = False,
         skip_broken: bool = False,
+        normalisation: Normalisation | None = None,
         seed: int = 0,
     ) -> None:
         """Describe what to load; nothing is read yet.
@@ -129,6 +131,7 @@ class ImageData(LightningDataModule, ABC):
             workers: processes that load image files; as many as seem right where `None`.
             download: fetch a missing set through torchvision.
             skip_broken: leave out files that cannot be read, and count them, instead of refusing the set.
+            normalisation: mean and deviation of pixels in 0–1, one a channel, in the place of the set's own.
             seed: of the order of the training images.
 
         Raises:
@@ -147,7 +150,7 @@ class ImageData(LightningDataModule, ABC):
         self.image_size = image_size or self.native_size
         self.batch_size, self.stage, self.meta_fraction = batch_size, stage, meta_fraction
         self.train_images, self.workers, self.download, self.seed = train_images, workers, download, seed
-        self.skip_broken = skip_broken
+        self.skip_broken, self.normalisation = skip_broken, normalisation
         self.notes: list[str] = []
         self.class_names: list[str] = []
         self.mean: tuple[float, ...] = ()
@@ -206,6 +209,7 @@ class ImageData(LightningDataModule, ABC):
         if not self._ready:
             self.notes = []
             self.load()
+            self.mean, self.std = self.normalisation or (self.mean, self.std)
             if self.num_classes < 2:
                 raise DataError(f"{self.name}: at least two classes are needed, not only {listed(self.class_names)}")
             if not len(self.test_labels):

@@ -74,6 +74,8 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     # Not in place: where this is traced, they are constants, which every call would change again.
     shift = torch.tensor(mean, device=images.device) * 255
     scale = (torch.tensor(std, device=images.device) * 255).reciprocal()
+    if len(mean) > images.shape[-1]:
+        images = images.expand(-1, -1, -1, len(mean))
     floats = images.to(torch.float32).sub_(shift).mul_(scale)
     floats = floats.expand(-1, -1, -1, 3) if floats.shape[-1] == 1 else floats
     return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)

@@ -51,7 +51,7 @@ def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool =
             words += [f"--{name.replace('_', '-')}"] + (
                 [] if value is True else ["none" if value is None else str(value)]
             )
-    settle()  # options of a preset may depend on what was said by now
+            settle()  # what goes without saying, options of a preset too, may depend on what was said by now
     for group, flag in FLAGS.items():
         for option, value in settings[group].items():
             if group not in usual or option not in usual[group] or usual[group][option] != value:

@@ -12,7 +12,7 @@ from nasbench.errors import RecordError
 from nasbench.record import METRICS, Record, find_records
 
 # What of a setting does not change how long a step takes, or is accounted for.
-UNTIMED = ("architecture", "epochs", "retrain_epochs", "strategy_options", "evaluator_options", "weights")
+UNTIMED = ("architecture", "epochs", "retrain_epochs", "strategy_options", "evaluator_options", "weights", "retrain")
 
 
 @dataclass(frozen=True)
