@@ -246,14 +246,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
             self.trainer.should_stop = True
 
     def outlook(self, steps: int) -> str | None:
-        """What is known beforehand to go wrong.
-
-        Args:
-            steps: of the search after its warm-up.
-
-        Returns:
-            A warning in one line, or `None`.
-        """
+        """A warning of what is known beforehand to go wrong in so many steps after the warm-up, in one line; or `None`."""
         batches = self.strategy.meta_batches
         if self.strategy.fixing != "evidence" or self.evidence.can_decide(steps, batches):
             return None
