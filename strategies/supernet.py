@@ -246,7 +246,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
             self.trainer.should_stop = True
 
     def outlook(self, steps: int) -> str | None:
-        """A warning of what is known beforehand to go wrong in so many steps after the warm-up, in one line; or `None`."""
+        """A warning, in one line, of what will go wrong in so many steps after the warm-up; or `None`."""
         batches = self.strategy.meta_batches
         if self.strategy.fixing != "evidence" or self.evidence.can_decide(steps, batches):
             return None
