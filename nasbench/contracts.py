@@ -15,7 +15,7 @@ whose epochs depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,6 +64,16 @@ class Deciding:
         the search ended); `train_loss` is the mean of the last steps.
         """
         raise NotImplementedError
+
+
+class Drawing:
+    """Base of the strategies that draw architectures and ask beforehand which are allowed.
+
+    Attributes:
+        allows: whether an architecture keeps the limits of the run; the pipeline sets it.
+    """
+
+    allows: Callable[[Mapping[str, Any]], bool] = staticmethod(lambda architecture: True)
 
 
 class SearchModule(LightningModule):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot, which imports it in a circle)
+import nni.nas.strategy  # (before nni.nas.oneshot, which imports it in a circle)
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
+from nni.nas.strategy.middleware import Chain, Filter
 from pytorch_lightning import Callback, seed_everything
 from safetensors.torch import save
 
@@ -19,11 +20,13 @@ from nasbench import record as records
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
-from nasbench.contracts import Deciding, Evaluator, SearchWishes, Strategy, wishes_of
+from nasbench.contracts import Deciding, Drawing, Evaluator, SearchWishes, Strategy, wishes_of
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
-from nasbench.errors import NasbenchError, OptionError
-from nasbench.facts import DataFacts, Decision, Result
+from nasbench.errors import LimitError, NasbenchError, OptionError
+from nasbench.facts import DataFacts, Decision, LimitFacts, Result
 from nasbench.finite import FiniteGuard
+from nasbench.limits.budget import Budget
+from nasbench.limits.configured import budget_of
 from nasbench.memory import peak_bytes, reset_peak
 from nasbench.networks import build_space, derived, label_of, load_weights, names_of
 from nasbench.presets import complete
@@ -46,6 +49,7 @@ class Search:
         space: as it was built; a strategy changes it.
         notes: what the data set and the space say was decided, one line each.
         architecture: that is given; else `None`, and the others are there.
+        budget: where there are limits; measured by the first process.
     """
 
     space: Any
@@ -54,6 +58,26 @@ class Search:
     strategy: Strategy | None = None
     evaluator: Evaluator | None = None
     engine: SequentialExecutionEngine | None = None
+    budget: Budget | None = None
+
+    def allows(self, architecture: Mapping[str, Any]) -> bool:
+        """Whether an architecture keeps the limits of the run."""
+        return self.budget is None or self.budget.allows(architecture)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        architecture: that is trained.
+        wanted: by the strategy, whatever it costs.
+        limits: kind → what the network costs, where there are limits.
+    """
+
+    architecture: Architecture
+    wanted: Architecture
+    limits: Mapping[str, LimitFacts]
 
 
 class StageIO:
@@ -67,7 +91,7 @@ class StageIO:
         """What was found, now or when the run was started first."""
         return None
 
-    def searched(self, config: RunConfig, search: Search, architecture: Architecture, seconds: float) -> None:
+    def searched(self, config: RunConfig, search: Search, found: Found, seconds: float) -> None:
         """Keep what was found."""
 
     def retraining(self, facts: Mapping[str, Any]) -> None:
@@ -96,16 +120,20 @@ class RecordIO(StageIO):
         """See `StageIO`."""
         return self._record.architecture()
 
-    def searched(self, config: RunConfig, search: Search, architecture: Architecture, seconds: float) -> None:
+    def searched(self, config: RunConfig, search: Search, found: Found, seconds: float) -> None:
         """See `StageIO`."""
-        self._record.write_json(records.DECISIONS, _decisions(config, search.strategy, architecture))
+        architecture = found.architecture
+        if search.budget is not None:
+            self._record.write_csv(records.COSTS, records.COSTS_HEADER, search.budget.rows())
+        self._record.write_json(records.DECISIONS, _decisions(config, search.strategy, found))
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
         seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
         if search.engine is not None and not search.engine.budget_available():
             self._display.say(f"the search trained {config.max_trials} networks, as many as --max-trials allows")
         names = names_of(search.space, architecture)
-        self._finish("search", seconds, names=names, search=strategy_numbers, notes=search.notes, **seen)
+        facts = {"search": strategy_numbers, "limits": found.limits, "notes": search.notes}
+        self._finish("search", seconds, names=names, **facts, **seen)
 
     def retraining(self, facts: Mapping[str, Any]) -> None:
         """See `StageIO`."""
@@ -134,6 +162,7 @@ class RecordIO(StageIO):
             retrain_seconds=retrain.seconds,
             peak_memory_bytes=max(search.peak_memory_bytes, retrain.peak_memory_bytes, peak),
             search=searched.get("search", {}),
+            limits=searched.get("limits", {}),
             architecture=architecture,
             names=searched.get("names", []),
             label=label_of(config, architecture, searched.get("names", [])),
@@ -220,19 +249,32 @@ def prepare(config: RunConfig) -> Search:
         notes = [data.summary(), *registry.declared(space, "notes", list)()]
         if config.weights is not None and is_first():
             notes.append(f"weights: {load_weights(space, config.weights, config.weights_partial)}")
+        budget = None
+        if config.limits and is_first():
+            if isinstance(strategy, OneShotStrategy) and not isinstance(strategy, nni.nas.strategy.DARTS):
+                raise OptionError(
+                    f"strategy {config.strategy!r} has no π by which the best below a limit can be chosen"
+                )
+            budget = budget_of(config, data.num_classes, data.image_size)
+            notes += budget.notes()
         if strategy is None:
-            return Search(space, notes, resolve(space, config.architecture))
+            return Search(space, notes, resolve(space, config.architecture), budget=budget)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
         engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
+        search = Search(space, notes, None, strategy, evaluator, engine, budget)
         try:
-            strategy.initialize(executable, engine)
+            if isinstance(strategy, Drawing):
+                strategy.allows = search.allows
+            limited = config.limits and not one_shot and not isinstance(strategy, Drawing)
+            whole = Chain(strategy, Filter(lambda model: search.allows(model.sample))) if limited else strategy
+            whole.initialize(executable, engine)
         except NasbenchError:
             raise
         except Exception as e:
             reason = registry.describe_exception(e)
             raise OptionError(f"strategy {config.strategy!r} cannot search space {config.space!r}: {reason}") from e
-    return Search(space, notes, None, strategy, evaluator, engine)
+    return search
 
 
 def run_stages(
@@ -252,8 +294,11 @@ def run_stages(
     """
     if search is not None:
         resumption = Resumption(Path(checkpoints), "search", deadline)
-        architecture = _search(config, io, search, resumption)
-        io.searched(config, search, architecture, resumption.seconds)
+        search.budget = broadcast(search.budget)
+        wanted = _search(config, io, search, resumption)
+        if is_first():
+            found = _within_limits(config, search, wanted)
+            io.searched(config, search, found, resumption.seconds)
         resumption.clear()
     resumption = Resumption(Path(checkpoints), "retrain", deadline)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -347,24 +392,38 @@ def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumpti
     search.strategy.run()
     search.engine.wait_models()
     models = list(search.strategy.list_models(limit=1))
+    if not models and config.limits:
+        raise LimitError(f"strategy {config.strategy!r} found no network that keeps the limits: raise them")
     if not models:
         raise OptionError(f"strategy {config.strategy!r} found no architecture: every network that it tried failed")
     return dict(models[0].sample)
 
 
-def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> dict[str, Decision]:
-    """Why each label has its candidate: by the strategy's own words, else by its kind."""
+def _within_limits(config: RunConfig, search: Search, wanted: Architecture) -> Found:
+    """What the strategy wants, or the best that the limits allow."""
+    if search.budget is None:
+        return Found(wanted, wanted, {})
+    pi = probabilities(search.strategy.oneshot_module) if isinstance(search.strategy, OneShotStrategy) else {}
+    architecture, facts = search.budget.settle(wanted, pi)
+    return Found(architecture, wanted, facts)
+
+
+def _decisions(config: RunConfig, strategy: Any, found: Found) -> dict[str, Decision]:
+    """Why each label has its candidate: by the limits, by the strategy's own words, else by its kind."""
     if strategy is None:
-        return dict.fromkeys(architecture, Decision(by="given"))
+        return dict.fromkeys(found.architecture, Decision(by="given"))
     known = strategy.decisions if isinstance(strategy, Deciding) else {}
-    found = probabilities(strategy.oneshot_module) if isinstance(strategy, OneShotStrategy) else {}
+    of_space = probabilities(strategy.oneshot_module) if isinstance(strategy, OneShotStrategy) else {}
     otherwise = registry.declared(strategy, "decided_by", f"found by {config.strategy}")
 
     def decision(label: str, candidate: Any) -> Decision:
+        changed = {"by": "budget", "wanted": str(found.wanted[label])} if found.wanted[label] != candidate else {}
         if label in known:
-            return Decision(**known[label])
-        pi = {str(k): v for k, v in found.get(label, {}).items()}
+            return Decision(**{**known[label], **changed})
+        pi = {str(k): v for k, v in of_space.get(label, {}).items()}
+        if changed:
+            return Decision(**changed, pi=pi or None)
         largest = bool(pi) and pi.get(str(candidate)) == max(pi.values())
         return Decision(by="limit" if largest else otherwise, pi=pi or None)
 
-    return {label: decision(label, candidate) for label, candidate in architecture.items()}
+    return {label: decision(label, candidate) for label, candidate in found.architecture.items()}

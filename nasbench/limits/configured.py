@@ -1,0 +1,37 @@
+"""The limits of a configuration, and what takes the largest value below them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from nasbench.architecture import Architecture, resolve
+from nasbench.config import RunConfig
+from nasbench.facts import DataFacts
+from nasbench.limits.budget import Budget, budget
+from nasbench.limits.kind import parse
+from nasbench.networks import build_space, derived
+
+
+def network(config: RunConfig, classes: int, size: int, architecture: Architecture | None) -> nn.Module:
+    """The network of an architecture of a configuration's space for some data, or without one the space."""
+    if architecture is None:
+        space: nn.Module = build_space(config, classes, size)
+        return space
+    return derived(config, architecture, DataFacts(class_names=[""] * classes, image_size=size))
+
+
+def budget_of(config: RunConfig, classes: int, size: int) -> Budget:
+    """Measure what a configuration's limits are about, see `budget`.
+
+    Args:
+        config: complete, with at least one limit.
+        classes: of the data.
+        size: S of its images.
+
+    Raises:
+        NasbenchError: a limit cannot be kept, or is none.
+    """
+    given = None if config.strategy else resolve(build_space(config, classes, size), config.architecture)
+    return budget(parse(config.limits), partial(network, config, classes, size), size, given)
