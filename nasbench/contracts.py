@@ -126,6 +126,9 @@ class Strategy(Protocol):
     `_run` submits networks to the engine, which trains them at once. Whoever submits several asks
     `engine.budget_available()` before each: it is over after `--max-trials` networks.
 
+    Under limits on the network's cost, one that is `Drawing` asks what it may draw; of others that submit networks the
+    engine leaves out what is above, and of one-shot searches the best below is taken by π.
+
     A one-shot strategy is an NNI `OneShotStrategy`, which turns the space into a supernet and trains it by an evaluator
     of stage `search`; ours derive from `nasbench.strategies.differentiable.Differentiable`. One that is `Wishing` is
     asked for its wishes first; one that is `Deciding` tells why each label was decided.

@@ -20,10 +20,11 @@ from nasbench import record as records
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
-from nasbench.contracts import Deciding, Drawing, Evaluator, SearchWishes, Strategy, wishes_of
+from nasbench.contracts import Drawing, Evaluator, SearchWishes, Strategy, wishes_of
+from nasbench.derive import Found, decisions, within_limits
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
 from nasbench.errors import LimitError, NasbenchError, OptionError
-from nasbench.facts import DataFacts, Decision, LimitFacts, Result
+from nasbench.facts import DataFacts, Result
 from nasbench.finite import FiniteGuard
 from nasbench.limits.budget import Budget
 from nasbench.limits.configured import budget_of
@@ -36,7 +37,7 @@ from nasbench.quiet import logged, quiet_libraries
 from nasbench.record import Record, continues, write_atomic
 from nasbench.resume import Resumption
 from nasbench.signals import terminable
-from nasbench.watch import Report, Watcher, probabilities
+from nasbench.watch import Report, Watcher
 
 NO_WISHES = SearchWishes()
 
@@ -63,21 +64,6 @@ class Search:
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Whether an architecture keeps the limits of the run."""
         return self.budget is None or self.budget.allows(architecture)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search came to.
-
-    Attributes:
-        architecture: that is trained.
-        wanted: by the strategy, whatever it costs.
-        limits: kind → what the network costs, where there are limits.
-    """
-
-    architecture: Architecture
-    wanted: Architecture
-    limits: Mapping[str, LimitFacts]
 
 
 class StageIO:
@@ -125,7 +111,7 @@ class RecordIO(StageIO):
         architecture = found.architecture
         if search.budget is not None:
             self._record.write_csv(records.COSTS, records.COSTS_HEADER, search.budget.rows())
-        self._record.write_json(records.DECISIONS, _decisions(config, search.strategy, found))
+        self._record.write_json(records.DECISIONS, decisions(config, search.strategy, found))
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
         seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
@@ -297,7 +283,7 @@ def run_stages(
         search.budget = broadcast(search.budget)
         wanted = _search(config, io, search, resumption)
         if is_first():
-            found = _within_limits(config, search, wanted)
+            found = within_limits(search.strategy, search.budget, wanted)
             io.searched(config, search, found, resumption.seconds)
         resumption.clear()
     resumption = Resumption(Path(checkpoints), "retrain", deadline)
@@ -397,33 +383,3 @@ def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumpti
     if not models:
         raise OptionError(f"strategy {config.strategy!r} found no architecture: every network that it tried failed")
     return dict(models[0].sample)
-
-
-def _within_limits(config: RunConfig, search: Search, wanted: Architecture) -> Found:
-    """What the strategy wants, or the best that the limits allow."""
-    if search.budget is None:
-        return Found(wanted, wanted, {})
-    pi = probabilities(search.strategy.oneshot_module) if isinstance(search.strategy, OneShotStrategy) else {}
-    architecture, facts = search.budget.settle(wanted, pi)
-    return Found(architecture, wanted, facts)
-
-
-def _decisions(config: RunConfig, strategy: Any, found: Found) -> dict[str, Decision]:
-    """Why each label has its candidate: by the limits, by the strategy's own words, else by its kind."""
-    if strategy is None:
-        return dict.fromkeys(found.architecture, Decision(by="given"))
-    known = strategy.decisions if isinstance(strategy, Deciding) else {}
-    of_space = probabilities(strategy.oneshot_module) if isinstance(strategy, OneShotStrategy) else {}
-    otherwise = registry.declared(strategy, "decided_by", f"found by {config.strategy}")
-
-    def decision(label: str, candidate: Any) -> Decision:
-        changed = {"by": "budget", "wanted": str(found.wanted[label])} if found.wanted[label] != candidate else {}
-        if label in known:
-            return Decision(**{**known[label], **changed})
-        pi = {str(k): v for k, v in of_space.get(label, {}).items()}
-        if changed:
-            return Decision(**changed, pi=pi or None)
-        largest = bool(pi) and pi.get(str(candidate)) == max(pi.values())
-        return Decision(by="limit" if largest else otherwise, pi=pi or None)
-
-    return {label: decision(label, candidate) for label, candidate in found.architecture.items()}

@@ -101,20 +101,15 @@ class Budget:
             label: {value: float(np.log(max(p, LEAST))) if p > 0 else LEFT for value, p in own.items()}
             for label, own in pi.items()
         }
-        budget, chosen, facts = self, wanted, dict[str, LimitFacts]()
+        budget, chosen = self, wanted
         for _ in range(ATTEMPTS):
-            if not budget.allows(chosen):
-                best = budget.best(scores) if scores else None
-                if best is None:
-                    break
-                chosen = best
+            if scores and not budget.allows(chosen):
+                chosen = budget.best(scores) or chosen
             facts = self.measured(chosen)
             if all(facts[c.limit.name].measured <= c.limit.value * (1 + c.limit.kind.TOLERANCE) for c in self.costs):
                 return chosen, facts
             budget = replace(budget, costs=[_tightened(c, facts[c.limit.name].measured) for c in budget.costs])
-        told = ", ".join(
-            f"{c.limit} ({c.limit.text(facts[c.limit.name].measured if facts else c.of(chosen))})" for c in self.costs
-        )
+        told = ", ".join(f"{c.limit} ({c.limit.text(facts[c.limit.name].measured)})" for c in self.costs)
         raise LimitError(f"the network that was found misses its limits when measured: {told}; raise them")
 
     def measured(self, architecture: Architecture) -> dict[str, LimitFacts]:
@@ -123,16 +118,17 @@ class Budget:
         Raises:
             LimitError: it does not cost what the tables say.
         """
-        facts = {}
+        facts, network = {}, self.build(architecture)
         for costs in self.costs:
             limit, predicted = costs.limit, costs.of(architecture)
-            networks = [self.build(architecture), self.build(costs.base)]
-            found, base = whole_costs(limit, networks, self.size)
+            found, base = whole_costs(limit, [network, self.build(costs.base)], self.size)
             facts[limit.name] = LimitFacts(
                 limit=limit.value, predicted=predicted, measured=found.value, low=found.low, high=found.high
             )
-            error = predicted / costs.whole.value * base.value / found.value - 1
-            if abs(error) > AGREE:
+            share = (
+                predicted / costs.whole.value
+            )  # of the cheapest network; quartiles are given the benefit of the doubt
+            if not (1 - AGREE) * found.low <= share * base.high or not share * base.low <= (1 + AGREE) * found.high:
                 raise LimitError(
                     f"limit {limit}: a network that has {limit.text(predicted)} by the costs of its candidates has "
                     f"{limit.text(found.value)} when measured as a whole; a cost is wrong, or they do not add up"

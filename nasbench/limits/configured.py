@@ -6,20 +6,21 @@ from functools import partial
 
 from torch import nn
 
-from nasbench.architecture import Architecture, resolve
+from nasbench.architecture import Architecture, instantiate, resolve
 from nasbench.config import RunConfig
-from nasbench.facts import DataFacts
 from nasbench.limits.budget import Budget, budget
 from nasbench.limits.kind import parse
-from nasbench.networks import build_space, derived
+from nasbench.networks import build_space
 
 
 def network(config: RunConfig, classes: int, size: int, architecture: Architecture | None) -> nn.Module:
     """The network of an architecture of a configuration's space for some data, or without one the space."""
-    if architecture is None:
-        space: nn.Module = build_space(config, classes, size)
-        return space
-    return derived(config, architecture, DataFacts(class_names=[""] * classes, image_size=size))
+    found: nn.Module = (
+        build_space(config, classes, size)
+        if architecture is None
+        else instantiate(lambda: build_space(config, classes, size), architecture)
+    )
+    return found
 
 
 def budget_of(config: RunConfig, classes: int, size: int) -> Budget:
