@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -29,6 +30,8 @@ from nasbench.pipeline import run
 from nasbench.presets import complete, resolve_config
 from nasbench.profile import profile
 from nasbench.record import COSTS, Record
+from nasbench.results.pareto import front
+from nasbench.results.reproduce import command
 
 COUNTED = tuple(name for name in KINDS if name != "latency")
 TINY: dict[str, Any] = {
@@ -188,6 +191,7 @@ def test_a_search_takes_the_best_below_its_limit(limited: Record) -> None:
     assert len(rows) == 17 * 3
     assert {row["candidate"] for row in rows if row["cost"] == "0"} == {"none", "avg3"}
     assert "params ≤" in result.label
+    assert f"--limit params={normal(limit)}" in command(limited.config())
 
 
 def test_a_latency_limit_is_kept_when_measured_again(tmp_path: Path) -> None:
@@ -299,3 +303,13 @@ def test_auto_takes_the_largest_value_below_the_limit() -> None:
 def test_auto_is_refused_where_it_means_nothing(changes: dict[str, Any], what: str) -> None:
     with pytest.raises(NasbenchError, match=what):
         resolve_config({**TINY, **changes})
+
+
+def test_the_front_is_what_nothing_else_undercuts() -> None:
+    assert front([(1, 5), (2, 3), (2, 4), (3, 3), (1, 5), (0, 9)]) == [True, True, False, False, True, True]
+
+
+def test_a_profile_marks_the_named_architectures_that_none_undercuts() -> None:
+    outcome = CliRunner().invoke(app, ["profile", "--width", "0.05", "--image-size", "8", "--json"])
+    named = {row["name"]: row["front"] for row in json.loads(outcome.stdout.splitlines()[-1])["named"]}
+    assert named == {"none": True, "local": True, "global": False, "paper": False}

@@ -72,8 +72,7 @@ def command(
         told_parts = [{"name": p.name, "params": p.params, "madds": p.madds, "output": p.output} for p in counts.parts]
         latency = asdict(counts.latency) if counts.latency else None
         counted = {"params": counts.params, "madds": counts.madds, "notes": counts.notes, "latency": latency}
-        told = {"space": name, **counted, "architecture": chosen, "blocks": told_parts, "named": others}
-        print_json(told)
+        print_json({"space": name, **counted, "architecture": chosen, "blocks": told_parts, "named": others})
     else:
         plain_console().print(profile_table(counts))
         if len(others) > 1:
@@ -82,7 +81,7 @@ def command(
 
 def _named(config: RunConfig, use_dataset: bool) -> list[dict[str, Any]]:
     """What the named architectures of a space cost, and which none of the others undercuts."""
-    found = []
+    found: list[dict[str, Any]] = []
     for name in named_architectures(config):
         counts = profile_architecture(config.model_copy(update={"architecture": name}), use_dataset)[1]
         found.append({"name": name, "params": counts.params, "madds": counts.madds})

@@ -26,7 +26,7 @@ class Living(TorchDispatchMode):
 
     def __init__(self, held: int) -> None:
         """Start with so many bytes."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = held
         self._known: set[int] = set()
 
