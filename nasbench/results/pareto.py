@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nasbench.results.collect import RunRow, option
 from nasbench.results.statistics import mean
-from nasbench.results.style import PAGE, new_figure, styled
+from nasbench.results.style import COLUMN, PAGE, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def pareto(runs: Sequence[RunRow]) -> Figure:
     points = {name: _points(members) for name, members in sets.items()}
     lines = max(sum(on for *_, on in found) for found in points.values())
     with styled():
-        figure = new_figure(PAGE if len(sets) > 1 else 0.75 * PAGE, (2.6 + 0.13 * lines) * -(-len(sets) // 2))
+        figure = new_figure(PAGE if len(sets) > 1 else COLUMN, (2.6 + 0.13 * lines) * -(-len(sets) // 2))
         panels = figure.subplots(-(-len(sets) // 2), min(2, len(sets)), squeeze=False)
         for axes in list(panels.flat)[len(sets) :]:
             axes.set_axis_off()
@@ -51,7 +51,7 @@ def pareto(runs: Sequence[RunRow]) -> Figure:
             axes.set_axisbelow(True)
             axes.margins(x=0.1, y=0.12)
             axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.16), handlelength=0, handletextpad=0, markerscale=0)
-        figure.suptitle("Accuracy against cost: squares, the Pareto front; circles, what a square beats")
+        figure.suptitle("Squares: the Pareto front; circles: what it beats")
     return figure
 
 
