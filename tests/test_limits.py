@@ -196,8 +196,8 @@ def test_a_search_takes_the_best_below_its_limit(limited: Record) -> None:
 
 def test_a_latency_limit_is_kept_when_measured_again(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    small = {**TINY, "space": "metapool_bench", "space_options": {}, "image_size": 32}
-    reach = budget_of(resolve_config({**small, "limits": {"latency": "10s"}}), 10, 32).costs[0]
+    small = {**TINY, "space": "metapool_bench", "space_options": {}, "image_size": 64}
+    reach = budget_of(resolve_config({**small, "limits": {"latency": "10s"}}), 10, 64).costs[0]
     limit = {"latency": f"{1e6 * 3 * reach.whole.value:.0f}us@onnx"}
     record = run(resolve_config({**small, "limits": limit, "strategy_options": EVIDENCE}), tmp_path)
     facts = record.result().limits["latency"]
