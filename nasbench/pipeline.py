@@ -283,8 +283,8 @@ def run_stages(
         search.budget = broadcast(search.budget)
         wanted = _search(config, io, search, resumption)
         if is_first():
-            found = within_limits(search.strategy, search.budget, wanted)
-            io.searched(config, search, found, resumption.seconds)
+            settled = within_limits(search.strategy, search.budget, wanted)
+            io.searched(config, search, settled, resumption.seconds)
         resumption.clear()
     resumption = Resumption(Path(checkpoints), "retrain", deadline)
     seed_everything(config.seed, workers=True, verbose=False)
