@@ -63,6 +63,8 @@ class RunConfig(BaseModel):
     """Option of the strategy."""
     architecture: Annotated[str | dict[str, Any] | None, Role.SEARCH] = None
     """An architecture that is given and not searched: a candidate, a named one, a JSON file or a record."""
+    limits: Annotated[dict[str, Any], Role.SEARCH] = Field(default_factory=dict)
+    """What the network may cost at most: madds=100M, params=2M, latency=5ms@onnx or memory=4MB; may be repeated."""
     dataset: Annotated[str, Role.RECIPE] = "digits"
     """Data set: a name of `nasbench list`, or module:Class."""
     dataset_options: Annotated[dict[str, Any], Role.RECIPE] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ whose epochs depend on it. A space names the network whose pretrained weights fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,6 +65,16 @@ class Deciding:
         the search ended); `train_loss` is the mean of the last steps.
         """
         raise NotImplementedError
+
+
+class Drawing:
+    """Base of the strategies that draw architectures and ask beforehand which are allowed.
+
+    Attributes:
+        allows: whether an architecture keeps the limits of the run; the pipeline sets it.
+    """
+
+    allows: Callable[[Mapping[str, Any]], bool] = staticmethod(lambda architecture: True)
 
 
 class SearchModule(LightningModule):
@@ -116,6 +126,9 @@ class Strategy(Protocol):
     A constructor argument `seed` is filled in with the run's seed. NNI's base class has `engine` and `model_space`;
     `_run` submits networks to the engine, which trains them at once. Whoever submits several asks
     `engine.budget_available()` before each: it is over after `--max-trials` networks.
+
+    Under limits on the network's cost, one that is `Drawing` asks what it may draw; of others that submit networks the
+    engine leaves out what is above, and of one-shot searches the best below is taken by π.
 
     A one-shot strategy is an NNI `OneShotStrategy`, which turns the space into a supernet and trains it by an evaluator
     of stage `search`; ours derive from `nasbench.strategies.differentiable.Differentiable`. One that is `Wishing` is

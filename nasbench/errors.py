@@ -30,6 +30,10 @@ class ArchitectureError(NasbenchError, ValueError):
     """An architecture that does not fit its space."""
 
 
+class LimitError(NasbenchError):
+    """A limit of what a network may cost that cannot be kept, or was not."""
+
+
 class RunFailed(NasbenchError):
     """A run that another process made, and that failed for a reason that is no mistake in its settings."""
 

@@ -61,7 +61,9 @@ class Decision(Part):
     """Why a layer has its candidate (`decisions.json`, by label)."""
 
     by: str
-    """`evidence`, `threshold`, `undecided`, `limit`, `given`, or what else decided, in words after "found by"."""
+    """`evidence`, `threshold`, `undecided`, `limit`, `budget`, `given`, or what else decided, after "found by"."""
+    wanted: str | None = None
+    """With `budget`: what the strategy would have taken without the limits on what the network costs."""
     step: int | None = None
     pi: dict[str, float] | None = None
     train_loss: float | None = None
@@ -82,6 +84,20 @@ class Environment(Part):
     packages: dict[str, str | None] = {}
 
 
+class LimitFacts(Part):
+    """What a network costs that was derived under a limit, in the unit of the limit's kind."""
+
+    limit: float
+    predicted: float
+    """By the costs of its candidates."""
+    measured: float
+    """Again, as a whole; a median where it is timed."""
+    low: float
+    """First quartile."""
+    high: float
+    """Third quartile."""
+
+
 class Result(Part):
     """What came out (`result.json`); an evaluator may add to it."""
 
@@ -96,6 +112,8 @@ class Result(Part):
     peak_memory_bytes: Count
     search: dict[str, Count | float] = {}
     """The strategy's own numbers."""
+    limits: dict[str, LimitFacts] = {}
+    """Kind of the limit → what the network costs."""
     architecture: Annotated[Architecture, Field(min_length=1)]
     names: list[str] = []
     """What the architecture is called: named architectures of the space, or its one candidate."""

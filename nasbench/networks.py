@@ -57,6 +57,12 @@ def default_architecture(config: RunConfig) -> str:
         return next(iter(named(space)))
 
 
+def named_architectures(config: RunConfig) -> list[str]:
+    """The names of a space's named architectures."""
+    with quiet_libraries():
+        return list(named(build_space(config, *native(config))))
+
+
 def derived(config: RunConfig, architecture: Architecture, data: DataFacts) -> nn.Module:
     """The network of an architecture, with fresh weights.
 
@@ -130,6 +136,7 @@ def label_of(config: RunConfig, architecture: Mapping[str, Any], names: Sequence
         parts = [different.pop() if len(different) == 1 else known or f"given {digest(dict(architecture))[:4]}"]
     else:
         parts = [config.strategy, *registry.words("strategy", config.strategy, config.strategy_options).values()]
+        parts += [f"{name} ≤ {value}" for name, value in config.limits.items()]
         parts += [f"({candidates})"] if candidates else []
     defaults = registry.complete("space", config.space, {})
     others = [

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nni.nas.strategy  # noqa: F401  (before nni.nas.oneshot, which imports it in a circle)
+import nni.nas.strategy  # (before nni.nas.oneshot, which imports it in a circle)
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
+from nni.nas.strategy.middleware import Chain, Filter
 from pytorch_lightning import Callback, seed_everything
 from safetensors.torch import save
 
@@ -19,11 +20,14 @@ from nasbench import record as records
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
-from nasbench.contracts import Deciding, Evaluator, SearchWishes, Strategy, wishes_of
-from nasbench.distributed import Processes, broadcast, node_rank, world_size
-from nasbench.errors import NasbenchError, OptionError
-from nasbench.facts import DataFacts, Decision, Result
+from nasbench.contracts import Drawing, Evaluator, SearchWishes, Strategy, wishes_of
+from nasbench.derive import Found, decisions, within_limits
+from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
+from nasbench.errors import LimitError, NasbenchError, OptionError
+from nasbench.facts import DataFacts, Result
 from nasbench.finite import FiniteGuard
+from nasbench.limits.budget import Budget
+from nasbench.limits.configured import budget_of
 from nasbench.memory import peak_bytes, reset_peak
 from nasbench.networks import build_space, derived, label_of, names_of
 from nasbench.presets import complete
@@ -33,7 +37,7 @@ from nasbench.quiet import logged, quiet_libraries
 from nasbench.record import Record, continues, write_atomic
 from nasbench.resume import Resumption
 from nasbench.signals import terminable
-from nasbench.watch import Report, Watcher, probabilities
+from nasbench.watch import Report, Watcher
 from nasbench.weights import DEFAULT, Weights, cautions, fill, published, read
 
 NO_WISHES = SearchWishes()
@@ -48,6 +52,7 @@ class Search:
         notes: what the data set and the space say was decided, one line each.
         weights: what became of pretrained ones, as plain values.
         architecture: that is given; else `None`, and the others are there.
+        budget: where there are limits; measured by the first process.
     """
 
     space: Any
@@ -57,6 +62,11 @@ class Search:
     strategy: Strategy | None = None
     evaluator: Evaluator | None = None
     engine: SequentialExecutionEngine | None = None
+    budget: Budget | None = None
+
+    def allows(self, architecture: Mapping[str, Any]) -> bool:
+        """Whether an architecture keeps the limits of the run."""
+        return self.budget is None or self.budget.allows(architecture)
 
 
 class StageIO:
@@ -70,7 +80,7 @@ class StageIO:
         """What was found, now or when the run was started first."""
         return None
 
-    def searched(self, config: RunConfig, search: Search, architecture: Architecture, seconds: float) -> None:
+    def searched(self, config: RunConfig, search: Search, found: Found, seconds: float) -> None:
         """Keep what was found."""
 
     def retraining(self, facts: Mapping[str, Any]) -> None:
@@ -99,17 +109,20 @@ class RecordIO(StageIO):
         """See `StageIO`."""
         return self._record.architecture()
 
-    def searched(self, config: RunConfig, search: Search, architecture: Architecture, seconds: float) -> None:
+    def searched(self, config: RunConfig, search: Search, found: Found, seconds: float) -> None:
         """See `StageIO`."""
-        self._record.write_json(records.DECISIONS, _decisions(config, search.strategy, architecture))
+        architecture = found.architecture
+        if search.budget is not None:
+            self._record.write_csv(records.COSTS, records.COSTS_HEADER, search.budget.rows())
+        self._record.write_json(records.DECISIONS, decisions(config, search.strategy, found))
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
         seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
         if search.engine is not None and not search.engine.budget_available():
             self._display.say(f"the search trained {config.max_trials} networks, as many as --max-trials allows")
         names = names_of(search.space, architecture)
-        facts = {"names": names, "search": strategy_numbers, "notes": search.notes, "weights": search.weights}
-        self._finish("search", seconds, **facts, **seen)
+        facts = {"search": strategy_numbers, "limits": found.limits, "notes": search.notes, "weights": search.weights}
+        self._finish("search", seconds, names=names, **facts, **seen)
 
     def retraining(self, facts: Mapping[str, Any]) -> None:
         """See `StageIO`."""
@@ -138,6 +151,7 @@ class RecordIO(StageIO):
             retrain_seconds=retrain.seconds,
             peak_memory_bytes=max(search.peak_memory_bytes, retrain.peak_memory_bytes, peak),
             search=searched.get("search", {}),
+            limits=searched.get("limits", {}),
             architecture=architecture,
             names=searched.get("names", []),
             label=label_of(config, architecture, searched.get("names", [])),
@@ -175,20 +189,14 @@ def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WIS
     options, data = dict(config.evaluator_options), config.data_options()
     if config.weights == DEFAULT and (known := published(config)):
         data["normalisation"] = (known.mean, known.std)
-    if wishes.learning_rate is not None:
-        if "learning_rate" not in accepted:
-            raise OptionError(
-                f"strategy {config.strategy!r} sets a learning rate, but evaluator {config.evaluator!r} has no option "
-                "learning_rate"
-            )
-        options["learning_rate"] = wishes.learning_rate
-    if wishes.meta_fraction is not None:
-        if "meta_fraction" not in registry.parameters(registry.load("dataset", config.dataset)):
-            raise OptionError(
-                f"strategy {config.strategy!r} sizes the meta set, but data set {config.dataset!r} has no option "
-                "meta_fraction"
-            )
-        data["meta_fraction"] = wishes.meta_fraction
+    for kind, part, option, wish, taken in (
+        ("evaluator", config.evaluator, "learning_rate", wishes.learning_rate, options),
+        ("dataset", config.dataset, "meta_fraction", wishes.meta_fraction, data),
+    ):
+        if wish is not None:
+            if option not in registry.parameters(registry.load(kind, part)):
+                raise OptionError(f"strategy {config.strategy!r} sets {option}, which {kind} {part!r} does not have")
+            taken[option] = wish
     return registry.build(
         "evaluator",
         config.evaluator,
@@ -233,19 +241,30 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
             fit = fill(space, weights, config.weights_partial)
             kept = {"name": weights.name, "sha256": weights.sha256, **asdict(fit)}
             notes += [f"weights {weights.name}: {fit}", *cautions(config, data)]
+        budget = None
+        if config.limits and is_first():
+            if isinstance(strategy, OneShotStrategy) and not isinstance(strategy, nni.nas.strategy.DARTS):
+                raise OptionError(f"strategy {config.strategy!r} has no π to choose by below a limit")
+            budget = budget_of(config, data.num_classes, data.image_size)
+            notes += budget.notes()
         if strategy is None:
-            return Search(space, notes, kept, resolve(space, config.architecture))
+            return Search(space, notes, kept, resolve(space, config.architecture), budget=budget)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
         engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
+        search = Search(space, notes, kept, None, strategy, evaluator, engine, budget)
         try:
-            strategy.initialize(executable, engine)
+            if isinstance(strategy, Drawing):
+                strategy.allows = search.allows
+            limited = config.limits and not one_shot and not isinstance(strategy, Drawing)
+            whole = Chain(strategy, Filter(lambda model: search.allows(model.sample))) if limited else strategy
+            whole.initialize(executable, engine)
         except NasbenchError:
             raise
         except Exception as e:
             reason = registry.describe_exception(e)
             raise OptionError(f"strategy {config.strategy!r} cannot search space {config.space!r}: {reason}") from e
-    return Search(space, notes, kept, None, strategy, evaluator, engine)
+    return search
 
 
 def run_stages(
@@ -271,8 +290,11 @@ def run_stages(
     """
     if search is not None:
         resumption = Resumption(Path(checkpoints), "search", deadline)
-        architecture = _search(config, io, search, resumption)
-        io.searched(config, search, architecture, resumption.seconds)
+        search.budget = broadcast(search.budget)
+        wanted = _search(config, io, search, resumption)
+        if is_first():
+            settled = within_limits(search.strategy, search.budget, wanted)
+            io.searched(config, search, settled, resumption.seconds)
         resumption.clear()
     resumption = Resumption(Path(checkpoints), "retrain", deadline)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -369,24 +391,8 @@ def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumpti
     search.strategy.run()
     search.engine.wait_models()
     models = list(search.strategy.list_models(limit=1))
+    if not models and config.limits:
+        raise LimitError(f"strategy {config.strategy!r} found no network that keeps the limits: raise them")
     if not models:
         raise OptionError(f"strategy {config.strategy!r} found no architecture: every network that it tried failed")
     return dict(models[0].sample)
-
-
-def _decisions(config: RunConfig, strategy: Any, architecture: Architecture) -> dict[str, Decision]:
-    """Why each label has its candidate: by the strategy's own words, else by its kind."""
-    if strategy is None:
-        return dict.fromkeys(architecture, Decision(by="given"))
-    known = strategy.decisions if isinstance(strategy, Deciding) else {}
-    found = probabilities(strategy.oneshot_module) if isinstance(strategy, OneShotStrategy) else {}
-    otherwise = registry.declared(strategy, "decided_by", f"found by {config.strategy}")
-
-    def decision(label: str, candidate: Any) -> Decision:
-        if label in known:
-            return Decision(**known[label])
-        pi = {str(k): v for k, v in found.get(label, {}).items()}
-        largest = bool(pi) and pi.get(str(candidate)) == max(pi.values())
-        return Decision(by="limit" if largest else otherwise, pi=pi or None)
-
-    return {label: decision(label, candidate) for label, candidate in architecture.items()}

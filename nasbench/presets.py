@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nasbench import registry
 from nasbench.config import GIVEN, KINDS, RunConfig, default_data_root, make_config
 from nasbench.errors import OptionError, unknown
+from nasbench.limits.kind import normal, parse
+from nasbench.limits.levers import AUTO, taken
 from nasbench.packs import is_file, locate
 from nasbench.record import ARCHITECTURE
 
@@ -33,12 +35,14 @@ FIRST = ""  # the first of the space's named architectures, where fixed has no c
 OPTIONAL = ("image_size", "train_images", "weights")  # where none is a value, and not the absence of one
 
 
-def resolve_config(given: Mapping[str, Any]) -> RunConfig:
+def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lambda line: None) -> RunConfig:
     """Fill in the preset and the parts' defaults under what was given.
 
     Args:
         given: fields of `RunConfig`; what is absent comes from the preset (by default the data set's), else from the
-            part itself. `strategy: fixed` with the option `choice` stands for an `architecture` that is given.
+            part itself. `strategy: fixed` with the option `choice` stands for an `architecture` that is given. Width
+            and image size may be `auto` where there are limits.
+        say: told what `auto` came to.
 
     Returns:
         The complete configuration.
@@ -67,9 +71,10 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
         if part is not None and kind != "dataset":
             of_preset = registry.preset(kind, part, name, common, settings)
             settings[f"{kind}_options"] = {**of_preset, **settings.get(f"{kind}_options", {})}
-    config = complete(make_config(settings))
+    config = taken(settings, lambda found: complete(make_config(found)), say)
     for kind in KINDS:
-        _refuse_idle(kind, getattr(config, kind), chosen.get(f"{kind}_options", {}), getattr(config, f"{kind}_options"))
+        given_options = {k: v for k, v in chosen.get(f"{kind}_options", {}).items() if v != AUTO}
+        _refuse_idle(kind, getattr(config, kind), given_options, getattr(config, f"{kind}_options"))
     return config
 
 
@@ -119,7 +124,7 @@ def complete(config: RunConfig) -> RunConfig:
     Raises:
         OptionError: unknown name or option, or a value of the wrong kind or out of range.
     """
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = {"limits": {limit.name: normal(limit) for limit in parse(config.limits)}}
     options = dict(config.space_options)
     if isinstance(config.architecture, str):
         # Named architectures that differ in more than their choices bring options of the space along.

@@ -9,6 +9,7 @@ from nasbench.facts import Decision
 from nasbench.record import Record
 
 EVIDENCE, UNDECIDED, LEAD, LIMIT, GIVEN = "evidence", "undecided", "threshold", "limit", "given"  # `Decision.by`
+BUDGET = "budget"  # likewise: the best that the limits on what the network costs allow
 LARGEST_ODDS = 1e6  # more than these say nothing more
 LARGEST_STEPS = 10**9
 LONGEST_LIST = 3  # candidates by name in a line
@@ -65,6 +66,8 @@ def why(decision: Decision, candidate: Any) -> str:
         decision: of the layer.
         candidate: that it has.
     """
+    if decision.by == BUDGET:
+        return f"best below the limit; {decision.wanted} without"
     if decision.by == EVIDENCE:
         last = max(decision.excluded.items(), key=lambda item: item[1].step, default=None)
         if last is None:

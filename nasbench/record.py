@@ -26,15 +26,16 @@ from nasbench.gained import with_gained
 
 CONFIG, STATUS, ENVIRONMENT, DATA = "config.yaml", "status.json", "environment.json", "data.json"
 ARCHITECTURE, DECISIONS, RESULT = "architecture.json", "decisions.json", "result.json"
-SEARCH, METRICS, CONFUSION = "search.csv", "metrics.csv", "confusion.csv"
+SEARCH, METRICS, CONFUSION, COSTS = "search.csv", "metrics.csv", "confusion.csv", "costs.csv"
 MODEL, CHECKPOINTS, LOG, LOCK = "model.safetensors", "checkpoints", "log.txt", ".lock"
 # What tells about a run: all but the weights, and what was only needed meanwhile.
-DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, SEARCH, METRICS, CONFUSION)
+DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, SEARCH, METRICS, CONFUSION, COSTS)
 STAGES = ("search", "retrain", "test")
 SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
 CONFUSION_HEADER = ("class", "predicted", "images")  # classes as numbers, in the order of the data's names
-HEADERS = {SEARCH: SEARCH_HEADER, METRICS: METRICS_HEADER, CONFUSION: CONFUSION_HEADER}
+COSTS_HEADER = ("kind", "label", "candidate", "input", "cost", "low", "high")  # of an operator alone, with quartiles
+HEADERS = {SEARCH: SEARCH_HEADER, METRICS: METRICS_HEADER, CONFUSION: CONFUSION_HEADER, COSTS: COSTS_HEADER}
 LARGEST = 2**22  # bytes of a file of settings or facts: a stranger's must not take hours to read
 
 M = TypeVar("M", bound=BaseModel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nasbench.facts import Decision
+from nasbench.limits.kind import parse
 from nasbench.reasons import LEAD, evidence, runner_up, why
 from nasbench.record import STAGES, Record
 
@@ -105,6 +106,10 @@ def _result(record: Record, by_lead: bool) -> Text:
     text = Text("\ntest accuracy: ")
     text.append(f"top-1 {100 * result.top1:.2f} %", style="bold")
     text.append(f"{top5}{_balanced(record)}\nnetwork: {size}{fixed}")
+    for limit in parse(record.config().limits):
+        facts = result.limits.get(limit.name)
+        if facts is not None:
+            text.append(f"\nlimit {limit}: {limit.text(facts.measured)} when measured again")
     return text
 
 
@@ -160,6 +165,18 @@ def profile_table(counts: Profile) -> RenderableType:
         f"CPU latency: {median} (quartiles {low} – {high}), batch {time.batch}, {threads}, {time.runs} runs",
         *notes,
     )
+
+
+def front_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What the named architectures of a space cost, with a mark at those that none of the others undercuts."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("named")
+    for name in ("parameters", "multiply-adds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        mark = Text(f"{'●' if row['front'] else '○'} {row['name']}")
+        table.add_row(mark, f"{row['params']:,}", f"{row['madds']:,}")
+    return Group("", table, "● on the Pareto front: none of the others has fewer of one and no more of the other")
 
 
 def benchmark_table(name: str, measured: dict[str, Any] | list[dict[str, Any]]) -> RenderableType:

@@ -8,10 +8,14 @@ from typing import Any
 from nni.nas.strategy import Strategy
 from numpy.random import RandomState
 
+from nasbench.contracts import Drawing
+from nasbench.errors import LimitError
 from nasbench.options import Count, Seed, checked
 
+MOST_DRAWS = 10_000  # for one architecture that is allowed
 
-class Random(Strategy):
+
+class Random(Drawing, Strategy):
     """Uniform random choice over all architectures, seeded; with `trials` > 1 the best of them on held-out images.
 
     A single trial is not trained in the search at all: the architecture is taken as it is drawn.
@@ -51,11 +55,18 @@ class Random(Strategy):
     def _run(self) -> None:
         state = RandomState(self.seed)
         for _ in range(self.trials):
-            model: Any = self.model_space.random(random_state=state)
+            model = self._draw(state)
             if self.trials == 1:
                 self._single = model
             elif self.engine.budget_available():
                 self.engine.submit_models(model)
+
+    def _draw(self, state: RandomState) -> Any:
+        for _ in range(MOST_DRAWS):
+            model: Any = self.model_space.random(random_state=state)
+            if self.allows(model.sample):
+                return model
+        raise LimitError(f"none of {MOST_DRAWS:,} networks drawn at random keeps the limits: raise them")
 
     def list_models(self, sort: bool = True, limit: int | None = None) -> Any:
         """The drawn architectures, the best on held-out images first."""

@@ -218,7 +218,7 @@ class Unhurried(Classification):
 
 def test_a_wish_that_nobody_can_grant_is_one_clear_line() -> None:
     settings = {"evaluator": f"{__name__}:Unhurried", "strategy_options": {"zeta": 0.1, "warmup_epochs": 0}}
-    with pytest.raises(OptionError, match=r"strategy 'pmpl' sets a learning rate, .*Unhurried' has no option learning"):
+    with pytest.raises(OptionError, match=r"strategy 'pmpl' sets learning_rate, which evaluator .*Unhurried' does not"):
         prepare(resolve_config({**DIGITS, **settings}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,6 +14,7 @@ import yaml
 
 from nasbench.config import KINDS, RunConfig
 from nasbench.errors import OptionError
+from nasbench.limits.levers import AUTO
 from nasbench.presets import OPTIONAL, layer
 
 DEFAULT_RUNS = Path("runs")  # where `nasbench run` puts records
@@ -48,6 +49,7 @@ NONE = "none"  # how a setting is given that is to have no value
 # Names beside, or in the place of, those that follow from the fields.
 NAMES = {
     "architecture": ("--choice", "--architecture"),
+    "limits": ("--limit",),
     **{f"{kind}_options": (f"-{letter}", f"--{kind}-option") for kind, letter in zip(KINDS, "psed", strict=True)},
 }
 
@@ -78,15 +80,16 @@ def _option(name: str) -> Any:
     if get_origin(kind) is dict:
         return Annotated[list[str] | None, typer.Option(*names, metavar="NAME=VALUE", help=field.description)]
     if name in OPTIONAL:
-        parser, metavar = partial(_or_none, kind), f"{kind.__name__.upper()}|{NONE}"
+        words = (NONE, AUTO) if name == "image_size" else (NONE,)
+        parser, metavar = partial(_or_word, kind, words), "|".join((kind.__name__.upper(), *words))
         return Annotated[Any, typer.Option(*names, parser=parser, metavar=metavar, help=field.description)]
     return Annotated[
         (kind if kind in (bool, int, float, Path) else str) | None, typer.Option(*names, help=field.description)
     ]
 
 
-def _or_none(kind: type, word: str) -> Any:
-    return word if word == NONE else kind(word)
+def _or_word(kind: type, words: Sequence[str], word: str) -> Any:
+    return word if word in words else kind(word)
 
 
 SpaceOptions = _option("space_options")
@@ -119,7 +122,7 @@ def merge(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, An
         OptionError: an option is not given as NAME=VALUE.
     """
     told = {name: value for name, value in settings.items() if value is not None}
-    for name in (f"{kind}_options" for kind in KINDS):
+    for name in (*(f"{kind}_options" for kind in KINDS), "limits"):
         if not isinstance(given.get(name) or {}, Mapping):
             raise OptionError(f"{name} must be a mapping of names to values, not {given[name]!r}")
         if name in told:

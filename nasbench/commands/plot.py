@@ -23,7 +23,8 @@ def command(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="alphas, architecture, receptive-field, tradeoff, curves or confusion; may be repeated; default: all."
+            help="alphas, architecture, receptive-field, tradeoff, pareto, curves or confusion; may be repeated; "
+            "default: all."
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder that receives the PNG and SVG files.")] = Path("figures"),

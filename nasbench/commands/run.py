@@ -57,7 +57,7 @@ def command(
     promoted = short(width, candidates)
     if promoted:
         settings["space_options"] = [*(settings["space_options"] or ()), *promoted]
-    resolved = resolve_config(merge(read_config(locate(config)) if config is not None else {}, settings))
+    resolved = resolve_config(merge(read_config(locate(config)) if config is not None else {}, settings), say)
     if print_config:
         typer.echo(dump_config(resolved), nl=False)
         return

@@ -63,7 +63,7 @@ def compare(a: str | Path, b: str | Path) -> Table:
 
 def _settings(record: Record) -> dict[str, Any]:
     settings = record.config().model_dump(mode="json")
-    groups = [f"{kind}_options" for kind in KINDS]
+    groups = [*(f"{kind}_options" for kind in KINDS), "limits"]
     flat = {f"{group}.{name}": value for group in groups for name, value in settings.pop(group).items()}
     return settings | flat
 

@@ -9,6 +9,7 @@ from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record, finite
 from nasbench.results.collect import RunRow, option
 from nasbench.results.confusion import confusion
+from nasbench.results.pareto import pareto
 from nasbench.results.search_figures import alphas, architecture
 from nasbench.results.statistics import mean
 from nasbench.results.style import COLUMN, PAGE, new_figure, series, styled
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "curves", "confusion")
+WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "pareto", "curves", "confusion")
 NETWORKS = 4  # receptive fields side by side
 CURVES = (
     ("search", "train_top1", "search: training top-1 (%)", 100.0),
@@ -67,7 +68,7 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
         if not trained:
             raise RecordError("none of the runs has a trained network (model.safetensors)")
         return {what: receptive_fields(first_of_each(trained)[:NETWORKS], trust)}
-    return {what: tradeoff(runs) if what == "tradeoff" else learning_curves(runs)}
+    return {what: {"tradeoff": tradeoff, "pareto": pareto, "curves": learning_curves}[what](runs)}
 
 
 def tradeoff(runs: Sequence[RunRow]) -> Figure:

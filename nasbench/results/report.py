@@ -32,6 +32,7 @@ TITLES = {
     "architecture": "What was chosen at which depth",
     "receptive-field": "What the networks see",
     "tradeoff": "Accuracy against cost",
+    "pareto": "What no other run beats",
     "curves": "Learning curves",
     "confusion": "Which classes are taken for which",
 }
@@ -40,6 +41,7 @@ ALT = {
     "architecture": "Heat map: share of the runs that chose each candidate, by depth.",
     "receptive-field": "Theoretical and effective receptive fields of networks side by side.",
     "tradeoff": "Test accuracy against multiply-adds with 95 % confidence intervals.",
+    "pareto": "Test accuracy against multiply-adds, with the front of the runs that none beats.",
     "curves": "Accuracy and loss over the epochs of search and retraining.",
     "confusion": "Confusion matrix: a row a class, a column what its test images were taken for.",
 }

@@ -13,7 +13,10 @@ import yaml
 from nasbench.config import KINDS, Role, RunConfig, default_data_root
 from nasbench.presets import OPTIONAL, SHOWN, resolve_config
 
-FLAGS = {"space_options": "-p", "strategy_options": "-s", "evaluator_options": "-e", "dataset_options": "-d"}
+FLAGS = {
+    **{"space_options": "-p", "strategy_options": "-s", "evaluator_options": "-e", "dataset_options": "-d"},
+    "limits": "--limit",
+}
 
 
 def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool = False) -> str:

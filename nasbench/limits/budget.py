@@ -1,0 +1,200 @@
+"""The best architecture under limits, and whether the network that it makes keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.random import RandomState
+
+from nasbench.architecture import Architecture
+from nasbench.errors import LimitError
+from nasbench.facts import LimitFacts
+from nasbench.limits.costs import Build, Costs, tables, whole_costs
+from nasbench.limits.kind import Limit
+
+AGREE = 0.1  # share by which the sum over layers may miss the network as a whole
+TRIED = 3  # networks that are measured as a whole before the search
+ATTEMPTS = 3  # to come below a limit, or to what the tables say, when measured again
+LEFT = -1000.0  # score of a candidate that has left: lower than all others' of a network together
+LEAST = 1e-13  # π below which candidates are alike
+
+
+class Unreachable(LimitError):
+    """Not even the cheapest network keeps a limit."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All limits of a run.
+
+    Attributes:
+        costs: of each limit.
+        build: the network of an architecture; without one the space.
+        size: S of images (3, S, S).
+    """
+
+    costs: Sequence[Costs]
+    build: Build
+    size: int
+
+    def allows(self, architecture: Mapping[str, Any]) -> bool:
+        """Whether a network keeps every limit by the tables."""
+        return all(costs.allows(architecture) for costs in self.costs)
+
+    def best(self, scores: Mapping[str, Mapping[Any, float]]) -> Architecture | None:
+        """The architecture with the largest sum of scores that keeps every limit; `None` where none does.
+
+        Exact: a knapsack with one candidate of each layer, solved by HiGHS's branch and bound. What keeps a limit only
+        within that solver's tolerance is cut off.
+
+        Args:
+            scores: label → candidate → score.
+        """
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        keys = [(label, value) for label, own in self.costs[0].places.items() for value in own]
+        labels = list(self.costs[0].places)
+        one_each = np.array([[float(key[0] == label) for key in keys] for label in labels])
+        rules = [LinearConstraint(one_each, 1, 1)]
+        allowed = np.ones(len(keys))
+        for costs in self.costs:
+            own = np.array([costs.places[label][value].value for label, value in keys])
+            if costs.limit.kind.JOIN is max:
+                allowed[own > costs.limit.value] = 0
+                if costs.whole.value > costs.limit.value:
+                    return None
+            else:
+                rest = costs.whole.value - sum(costs.places[k][costs.base[k]].value for k in labels)
+                rules.append(LinearConstraint(own / costs.limit.value, ub=1 - rest / costs.limit.value))
+        objective = -np.array([scores[label][value] for label, value in keys])
+        while True:
+            found = milp(
+                objective, integrality=1, bounds=Bounds(0, allowed), constraints=rules, options={"mip_rel_gap": 0}
+            )
+            if found.x is None:
+                return None
+            taken = found.x > 0.5
+            architecture = dict(key for key, is_taken in zip(keys, taken, strict=True) if is_taken)
+            if self.allows(architecture):
+                return architecture
+            rules.append(LinearConstraint(taken.astype(float), ub=len(labels) - 1))
+
+    def settle(
+        self, wanted: Architecture, pi: Mapping[str, Mapping[Any, float]]
+    ) -> tuple[Architecture, dict[str, LimitFacts]]:
+        """What a strategy wants, or the best that is allowed.
+
+        Args:
+            wanted: by the strategy.
+            pi: label → candidate → π, 0 where a candidate has left; empty where only `wanted` will do.
+
+        Returns:
+            The architecture, and kind → what its network costs, measured again.
+
+        Raises:
+            LimitError: the network does not cost what the tables say, or more than a limit.
+        """
+        scores = {
+            label: {value: float(np.log(max(p, LEAST))) if p > 0 else LEFT for value, p in own.items()}
+            for label, own in pi.items()
+        }
+        budget, chosen = self, wanted
+        for _ in range(ATTEMPTS):
+            if scores and not budget.allows(chosen):
+                chosen = budget.best(scores) or chosen
+            facts = self.measured(chosen)
+            if all(facts[c.limit.name].measured <= c.limit.value * (1 + c.limit.kind.TOLERANCE) for c in self.costs):
+                return chosen, facts
+            budget = replace(budget, costs=[_tightened(c, facts[c.limit.name].measured) for c in budget.costs])
+        told = ", ".join(f"{c.limit} ({c.limit.text(facts[c.limit.name].measured)})" for c in self.costs)
+        raise LimitError(f"the network that was found misses its limits when measured: {told}; raise them")
+
+    def measured(self, architecture: Architecture) -> dict[str, LimitFacts]:
+        """What a network costs as a whole, beside the cheapest: what slows both down is no mistake in the tables.
+
+        Raises:
+            LimitError: it does not cost what the tables say.
+        """
+        facts, network = dict[str, LimitFacts](), self.build(architecture)
+        for costs in self.costs:
+            limit, predicted = costs.limit, costs.of(architecture)
+            share, base = predicted / costs.whole.value, self.build(costs.base)
+            for _ in range(ATTEMPTS):
+                found, cheapest = whole_costs(limit, [network, base], self.size)
+                low, high = share * cheapest.low, share * cheapest.high  # quartiles are given the benefit of the doubt
+                agrees = (1 - AGREE) * found.low <= high and low <= (1 + AGREE) * found.high
+                if agrees or not limit.kind.TOLERANCE:
+                    break
+            facts[limit.name] = LimitFacts(
+                limit=limit.value, predicted=predicted, measured=found.value, low=found.low, high=found.high
+            )
+            if not agrees:
+                raise LimitError(
+                    f"limit {limit}: a network that has {limit.text(predicted)} by the costs of its candidates has "
+                    f"{limit.text(found.value)} when measured as a whole; a cost is wrong, or they do not add up"
+                )
+        return facts
+
+    def check(self) -> None:
+        """See whether some network keeps all limits, and whether some drawn at random cost what the tables say.
+
+        Raises:
+            LimitError: they do not.
+        """
+        values = {label: list(own) for label, own in self.costs[0].places.items()}
+        if self.best({label: dict.fromkeys(own, 0.0) for label, own in values.items()}) is None:
+            alone = ", ".join(f"{c.limit} ({c.limit.text(c.whole.value)} is reachable alone)" for c in self.costs)
+            raise Unreachable(f"no network keeps all limits together: {alone}; raise one")
+        state = RandomState(0)
+        for _ in range(TRIED):
+            self.measured({label: own[state.randint(len(own))] for label, own in values.items()})
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The table of costs, see `nasbench.record.COSTS_HEADER`."""
+        for costs in self.costs:
+            for label, own in costs.places.items():
+                for value, m in own.items():
+                    yield costs.limit.name, label, value, costs.inputs[label], m.value, m.low, m.high
+
+    def notes(self) -> list[str]:
+        """What is known before the search, a line a limit."""
+        found = []
+        for costs in self.costs:
+            limit = costs.limit
+            count = sum(map(len, costs.places.values()))
+            what = f"the cheapest of {count} candidates at their places make" if count else "the given network has"
+            found.append(f"limit {limit}: {what} {limit.text(costs.whole.value)}")
+        return found
+
+
+def budget(limits: Sequence[Limit], build: Build, size: int, architecture: Architecture | None = None) -> Budget:
+    """Measure what candidates cost, and see whether the limits can be kept.
+
+    Args:
+        limits: at least one.
+        build: see `Budget`.
+        size: likewise.
+        architecture: that is given.
+
+    Raises:
+        LimitError: a limit cannot be kept, or the costs of candidates do not add up to those of networks.
+    """
+    found = Budget(tables(limits, build, size, architecture), build, size)
+    for costs in found.costs:
+        if costs.whole.value > costs.limit.value:
+            which = "the network has" if architecture else "the cheapest reachable network has"
+            raise Unreachable(
+                f"limit {costs.limit} cannot be kept: {which} {costs.limit.text(costs.whole.value)}; raise the limit, "
+                "or take a smaller width or image size"
+            )
+    if architecture is None:
+        found.check()
+    return found
+
+
+def _tightened(costs: Costs, measured: float) -> Costs:
+    share = min(1.0, costs.limit.value / measured)
+    return replace(costs, limit=replace(costs.limit, value=costs.limit.value * share))

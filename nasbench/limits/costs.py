@@ -1,0 +1,140 @@
+"""What each candidate costs at its place, measured as an operator of its own on maps of the real size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from nni.nas.nn.pytorch import LayerChoice
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nasbench.architecture import Architecture, choices
+from nasbench.errors import LimitError, listed
+from nasbench.limits.kind import Call, Limit, Measured
+from nasbench.limits.memory import Living
+
+Build = Callable[[Architecture | None], nn.Module]  # the network of an architecture; without one the space
+Places = Mapping[str, Sequence["Place"]]  # label → where it stands
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a choice stands in a network.
+
+    Attributes:
+        choice: the choice.
+        inputs: that its candidates get, of a batch of one image.
+        held: bytes of activations that live then.
+    """
+
+    choice: LayerChoice
+    inputs: tuple[Any, ...]
+    held: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the kind of a limit says of every candidate at its place.
+
+    Attributes:
+        limit: that is to be kept.
+        base: the cheapest architecture.
+        whole: the cost of its network.
+        places: label → candidate → its own cost there; empty where the architecture is given.
+        inputs: label → the shape of what comes there.
+    """
+
+    limit: Limit
+    base: Architecture
+    whole: Measured
+    places: Mapping[str, Mapping[Any, Measured]]
+    inputs: Mapping[str, str]
+
+    def of(self, architecture: Mapping[str, Any]) -> float:
+        """The cost of a network by this table."""
+        pairs = [(own[architecture[label]].value, own[self.base[label]].value) for label, own in self.places.items()]
+        if self.limit.kind.JOIN is max:
+            return max([self.whole.value, *(chosen for chosen, _ in pairs)])
+        return self.whole.value + sum(chosen - base for chosen, base in pairs)
+
+    def allows(self, architecture: Mapping[str, Any]) -> bool:
+        """Whether a network keeps the limit by this table."""
+        return self.of(architecture) <= self.limit.value
+
+
+def tables(limits: Sequence[Limit], build: Build, size: int, architecture: Architecture | None = None) -> list[Costs]:
+    """Measure every candidate of a space, and the cheapest network; or only the network of an architecture.
+
+    Args:
+        limits: whose kinds measure.
+        build: of the space.
+        size: S of images (3, S, S).
+        architecture: that is given.
+
+    Raises:
+        LimitError: the space has a choice that is none between operators.
+    """
+    if architecture is not None:
+        network = build(architecture)
+        return [Costs(limit, architecture, whole_costs(limit, [network], size)[0], {}, {}) for limit in limits]
+    space = build(None).eval()
+    found = _places(space, size)
+    inputs = {k: " ".join("×".join(map(str, t.shape[1:])) for t in tree_leaves(found[k][0].inputs)) for k in found}
+    result = []
+    for limit in limits:
+        own = _own(limit, found, choices(space))
+        base = {label: min(costs.items(), key=lambda item: item[1].value)[0] for label, costs in own.items()}
+        (whole,) = whole_costs(limit, [build(base)], size)
+        result.append(Costs(limit, base, whole, own, inputs))
+    return result
+
+
+def whole_costs(limit: Limit, networks: Sequence[nn.Module], size: int) -> list[Measured]:
+    """The costs of networks as a whole, in the kind of a limit."""
+    image = torch.rand(1, 3, size, size)
+    return limit.kind.measure([Call(net.eval(), (image,), image.numel() * image.element_size()) for net in networks])
+
+
+def _own(limit: Limit, places: Places, values: Mapping[str, Sequence[Any]]) -> dict[str, dict[Any, Measured]]:
+    keys = [(label, value) for label in values for value in values[label]]
+    calls = [[Call(p.choice[value], p.inputs, p.held) for p in places[label]] for label, value in keys]
+    measured = iter(limit.kind.measure([call for several in calls for call in several]))
+    result: dict[str, dict[Any, Measured]] = {label: {} for label in values}
+    for (label, value), several in zip(keys, calls, strict=True):
+        parts = [next(measured) for _ in several]
+        join = limit.kind.JOIN
+        result[label][value] = Measured(*(join(getattr(m, name) for m in parts) for name in ("value", "low", "high")))
+    return result
+
+
+def _places(space: Any, size: int) -> dict[str, list[Place]]:
+    """Where every choice of a space stands, found by a forward pass with the first candidates.
+
+    Raises:
+        LimitError: one was not met there.
+    """
+    seen: dict[str, list[tuple[LayerChoice, Any, int]]] = {label: [] for label in choices(space)}
+    image = torch.rand(1, 3, size, size)
+    living = Living(image.numel() * image.element_size())
+
+    def note(module: LayerChoice, inputs: Any) -> None:
+        shapes = tree_map_only(torch.Tensor, lambda t: partial(torch.rand, t.shape), inputs)  # which shall not live on
+        seen.setdefault(str(module.label), []).append((module, shapes, living.now))
+
+    hooks = [m.register_forward_pre_hook(note) for m in space.modules() if isinstance(m, LayerChoice)]
+    try:
+        with torch.no_grad(), living:
+            space(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if missing := [label for label, met in seen.items() if not met]:
+        raise LimitError(f"a limit needs choices between operators, whose costs add up; no such are {listed(missing)}")
+    return {
+        label: [Place(m, tree_map_only(partial, lambda make: make(), shapes), held) for m, shapes, held in met]
+        for label, met in seen.items()
+    }
