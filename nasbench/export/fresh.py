@@ -55,7 +55,7 @@ class Fresh:
         return answer
 
     def __enter__(self) -> Fresh:
-        """Nothing to do."""
+        """The process."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -65,7 +65,7 @@ class Fresh:
 
 
 def main() -> None:
-    """The other process: reads a file, then computes logits until its input ends."""
+    """The other process: reads a file, then computes logits until it is ended."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
@@ -80,9 +80,8 @@ def main() -> None:
     except NasbenchError as e:
         return answer(e)
     answer((found.card, found.logits is not None))
-    assert found.logits is not None
     with torch.inference_mode():
-        while True:
+        while found.logits is not None:
             answer(found.logits(torch.from_numpy(pickle.load(sys.stdin.buffer))).numpy())
 
 
