@@ -76,4 +76,4 @@ def read(path: Path) -> Runnable:
         found = [model.predict({INPUT: Image.fromarray(image.numpy())})[OUTPUT] for image in images]
         return torch.cat([torch.from_numpy(row).float().reshape(1, -1) for row in found])
 
-    return Runnable(card, logits if runs else None)
+    return Runnable(card, logits, runs)

@@ -47,11 +47,13 @@ class Runnable:
 
     Attributes:
         card: what the file says of it.
-        logits: of uint8 images (N, S, S, 3), as (N, classes) on the CPU; `None` where this machine cannot run it.
+        logits: of uint8 images (N, S, S, 3), as (N, classes) on the CPU.
+        runs: whether this machine can compute them.
     """
 
     card: Card
-    logits: Callable[[Tensor], Tensor] | None
+    logits: Callable[[Tensor], Tensor]
+    runs: bool = True
 
 
 class Format(Protocol):
@@ -123,7 +125,7 @@ def load_network(path: Path, trust: bool = False) -> Runnable:
         if format_of(name).RUNS_CODE and not trust:
             raise OptionError(f"reading {path} runs the program in it: allow it by --trust")
         found = read(name, path)
-    if found.logits is None:
+    if not found.runs:
         raise OptionError(f"{path} runs on macOS only: export the network to another format, too")
     return found
 
@@ -139,7 +141,7 @@ def read(name: str, path: Path) -> Runnable:
         with quiet_libraries(), silence(), torch.no_grad():
             found = load_format(name).read(path)
             size, classes = found.card.image_size, len(found.card.class_names)
-            if found.logits is None:
+            if not found.runs:
                 return found
             shape = tuple(found.logits(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape)
     except NasbenchError:

@@ -39,7 +39,7 @@ def quantise(network: Deployed, images: Tensor, card: Card, path: Path) -> None:
     """See `Quantising`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         rest = iter(images.split(1))
 
         def get_next(self) -> dict[str, object] | None:
