@@ -47,9 +47,11 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    record = run_of("cheap_resnet")
+    capsys.readouterr()
     monkeypatch.setitem(sys.modules, package, None)  # which is how Python marks what is not to be found
     monkeypatch.setattr("nasbench.export.format.find_spec", lambda name: None if name == package else name)
-    assert call("export", run_of("cheap_resnet"), "--format", form, "-o", tmp_path / "net.onnx") == 2
+    assert call("export", record, "--format", form, "-o", tmp_path / "net.onnx") == 2
     assert capsys.readouterr().err == f"error: format {form} needs {package}: {command}\n"
 
 
