@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,21 @@ def quiet_libraries() -> Iterator[None]:
         logging.captureWarnings(False)
         for logger, propagate, handlers in before:
             logger.propagate, logger.handlers = propagate, handlers
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep everything off the terminal, what code that is not Python prints, too."""
+    with contextlib.ExitStack() as stack:
+        nothing = stack.enter_context(Path(os.devnull).open("w"))
+        stack.enter_context(contextlib.redirect_stdout(nothing))
+        stack.enter_context(contextlib.redirect_stderr(nothing))
+        for stream in (1, 2):
+            before = os.dup(stream)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, stream)
+            os.dup2(nothing.fileno(), stream)
+        yield
 
 
 @contextlib.contextmanager

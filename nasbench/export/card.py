@@ -45,6 +45,10 @@ class Card(BaseModel):
     top1: Fraction
     """Of the record, on the test images."""
     top5: Fraction | None
+    quantised: str = ""
+    """To which whole numbers, where it was."""
+    quantised_top1: Fraction | None = None
+    """Of the quantised network in this file, on the test images."""
     params: Count
     madds: Count
     space: str
@@ -85,6 +89,10 @@ class Card(BaseModel):
         grey = len(self.mean) == 1
         pixels = FITS[self.fit].make(picture.convert("L") if grey else picture, self.image_size)
         return torch.from_numpy(pixels).expand(-1, -1, 3)
+
+    def one_at_a_time(self) -> Card:
+        """The card of a file that takes a single image."""
+        return self.model_copy(update={"usage": self.usage.replace("(N, ", "(1, ")})
 
     def network(self) -> nn.Module:
         """The network with fresh weights.

@@ -19,7 +19,7 @@ from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.export import FORMATS
 from nasbench.export.card import INPUT, Card, card_of
 from nasbench.networks import load_model
-from nasbench.quiet import quiet_libraries
+from nasbench.quiet import quiet_libraries, silence
 from nasbench.record import Record, is_record
 
 DYNAMIC = {INPUT: {0: Dim("batch", min=1)}}  # the shapes that exporters are to leave open
@@ -48,10 +48,12 @@ class Runnable:
     Attributes:
         card: what the file says of it.
         logits: of uint8 images (N, S, S, 3), as (N, classes) on the CPU.
+        runs: whether this machine can compute them.
     """
 
     card: Card
     logits: Callable[[Tensor], Tensor]
+    runs: bool = True
 
 
 class Format(Protocol):
@@ -60,15 +62,29 @@ class Format(Protocol):
     SUFFIX: str
     """Of its files' names."""
     PACKAGES: tuple[str, ...]
-    """That it imports beside what nasbench needs anyway; the extra that installs them has the format's name."""
+    """That it imports beside what nasbench needs anyway."""
+    INSTALL: str
+    """The command that installs them."""
     RUNS_CODE: bool
     """Whether reading a stranger's file may run a stranger's code."""
+    QUANTISES: bool
+    """Whether it is a `Quantising` one."""
 
     def write(self, network: Deployed, example: Tensor, card: Card, path: Path) -> None:
         """Write a network that has been called before; `example` are two images."""
 
     def read(self, path: Path) -> Runnable:
         """Load a file in the format's own runtime."""
+
+
+class Quantising(Format, Protocol):
+    """What a format's module has besides where it can hold networks in int8."""
+
+    def quantise(self, network: Deployed, images: Tensor, card: Card, path: Path) -> None:
+        """Write a network in int8, its ranges taken from uint8 images (N, S, S, 3)."""
+
+    def describe(self, card: Card, path: Path) -> None:
+        """Write another card into a file."""
 
 
 def load_format(name: str) -> Format:
@@ -79,10 +95,10 @@ def load_format(name: str) -> Format:
     """
     if name not in FORMATS:
         raise OptionError(unknown("format", name, FORMATS))
-    found = _module(name)
+    found = format_of(name)
     missing = [package for package in found.PACKAGES if find_spec(package) is None]
     if missing:
-        raise OptionError(f'format {name} needs {", ".join(missing)}: pip install "nasbench[{name}]"')
+        raise OptionError(f"format {name} needs {', '.join(missing)}: {found.INSTALL}")
     return found
 
 
@@ -100,15 +116,18 @@ def load_network(path: Path, trust: bool = False) -> Runnable:
         if is_record(path):
             card = card_of(Record(path))
             return Runnable(card, Deployed(load_model(path, trust), card))
-        if path.is_dir() or not path.exists():
+        name = next((name for name in FORMATS if path.name.endswith(format_of(name).SUFFIX)), None)
+        if not path.exists() or (path.is_dir() and name is None):
             raise OptionError(f"{path} is neither a record nor an exported file")
-        name = next((name for name in FORMATS if path.name.endswith(_module(name).SUFFIX)), None)
         if name is None:
-            known = ", ".join(_module(name).SUFFIX for name in FORMATS)
+            known = ", ".join(format_of(name).SUFFIX for name in FORMATS)
             raise OptionError(f"{path} is neither a record nor an exported file, whose name would end in {known}")
-        if _module(name).RUNS_CODE and not trust:
+        if format_of(name).RUNS_CODE and not trust:
             raise OptionError(f"reading {path} runs the program in it: allow it by --trust")
-        return read(name, path)
+        found = read(name, path)
+    if not found.runs:
+        raise OptionError(f"{path} runs on macOS only: export the network to another format, too")
+    return found
 
 
 def read(name: str, path: Path) -> Runnable:
@@ -118,9 +137,12 @@ def read(name: str, path: Path) -> Runnable:
         OptionError: it is damaged, was not written by nasbench, or does not compute what it says.
     """
     try:
-        with quiet_libraries(), torch.no_grad():  # weights made in inference mode could not be used outside of it
+        # Weights made in inference mode could not be used outside of it.
+        with quiet_libraries(), silence(), torch.no_grad():
             found = load_format(name).read(path)
             size, classes = found.card.image_size, len(found.card.class_names)
+            if not found.runs:
+                return found
             shape = tuple(found.logits(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape)
     except NasbenchError:
         raise
@@ -131,5 +153,6 @@ def read(name: str, path: Path) -> Runnable:
     return found
 
 
-def _module(name: str) -> Format:
+def format_of(name: str) -> Format:
+    """A format by its name, whether or not what it needs is installed."""
     return cast(Format, import_module(f"nasbench.export.{name}"))

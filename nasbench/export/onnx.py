@@ -12,7 +12,9 @@ from nasbench.export.format import DYNAMIC, Deployed, Runnable
 
 SUFFIX = ".onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+INSTALL = 'pip install "nasbench[onnx]"'
 RUNS_CODE = False
+QUANTISES = True
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:
@@ -31,6 +33,32 @@ def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:
         node.metadata_props.clear()  # where each came from, with the folders of this machine
     program.model.metadata_props.update(card.texts())
     program.save(path, external_data=False)
+
+
+def quantise(network: Deployed, images: Tensor, card: Card, path: Path) -> None:
+    """See `Quantising`."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        rest = iter(images.split(1))
+
+        def get_next(self) -> dict[str, object] | None:
+            batch = next(self.rest, None)
+            return None if batch is None else {INPUT: batch.numpy()}
+
+    exact = path.with_name(f"float{SUFFIX}")
+    write(network, images[:2], card, exact)
+    quantize_static(exact, path, Reader(), per_channel=True, weight_type=QuantType.QInt8)
+    describe(card, path)
+
+
+def describe(card: Card, path: Path) -> None:
+    """See `Quantising`."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, card.texts())
+    onnx.save(model, path)
 
 
 def read(path: Path) -> Runnable:

@@ -13,7 +13,9 @@ from nasbench.export.format import Deployed, Runnable
 
 SUFFIX = ".safetensors"
 PACKAGES = ()
+INSTALL = "pip install nasbench"
 RUNS_CODE = False
+QUANTISES = False
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nasbench import registry
-from nasbench.errors import DataError, ExportError, NasbenchError, OptionError
+from nasbench.data.base import ImageData
+from nasbench.errors import DataError, ExportError, NasbenchError, OptionError, unknown
+from nasbench.export import FORMATS
 from nasbench.export.card import Card, card_of
-from nasbench.export.format import Deployed, load_format, read
+from nasbench.export.format import Deployed, Quantising, format_of, load_format
+from nasbench.export.fresh import Fresh
 from nasbench.networks import load_model
-from nasbench.quiet import quiet_libraries
+from nasbench.quiet import quiet_libraries, silence
 from nasbench.record import Record
 
 TOLERANCE = 1e-4  # of logits, times the largest one where that is over 1
 RANDOM_IMAGES = 64  # in the place of test images
+CALIBRATION = 128  # training images that ranges are taken from
+QUANTISED = ("int8",)
+MANIFEST = "Manifest.json"  # in a file that is a folder
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
@@ -34,6 +40,7 @@ class Comparison:
     Attributes:
         images: compared so far.
         correct: of these, by PyTorch; `None` where there are no labels.
+        found_correct: likewise, by the other runtime.
         others: given another class by the other runtime.
         difference: largest, of logits.
         scale: largest of PyTorch's logits, by amount, at least 1.
@@ -41,6 +48,7 @@ class Comparison:
 
     images: int = 0
     correct: int | None = 0
+    found_correct: int = 0
     others: int = 0
     difference: float = 0.0
     scale: float = 1.0
@@ -53,6 +61,7 @@ class Comparison:
         # A tensor's maximum keeps a NaN, and `agrees` refuses it.
         self.difference = float(torch.stack([(found - expected).abs().max(), torch.tensor(self.difference)]).max())
         self.scale = max(self.scale, float(expected.abs().max()))
+        self.found_correct += 0 if labels is None else int((found.argmax(1) == labels).sum())
         self.correct = None if labels is None or self.correct is None else self.correct + int((chosen == labels).sum())
 
     @property
@@ -67,16 +76,18 @@ class Report:
 
     Attributes:
         card: what the file says.
-        comparison: with PyTorch.
+        comparison: with PyTorch; `None` where this machine cannot run the file.
         note: why no test images were compared, or empty.
     """
 
     card: Card
-    comparison: Comparison
+    comparison: Comparison | None
     note: str
 
 
-def export(record: Record, name: str, output: Path, force: bool = False, trust: bool = False) -> Report:
+def export(
+    record: Record, name: str, output: Path, force: bool = False, trust: bool = False, quantise: str = ""
+) -> Report:
     """Write the network of a record to a file, and try it there.
 
     Args:
@@ -85,6 +96,7 @@ def export(record: Record, name: str, output: Path, force: bool = False, trust: 
         output: file; its name ends as the format's do.
         force: write over a file that exists.
         trust: see `load_model`.
+        quantise: `int8` for whole numbers; computes about the same, and its accuracy is measured.
 
     Raises:
         ExportError: the format cannot hold the network, or the file computes something else; nothing is written.
@@ -93,52 +105,85 @@ def export(record: Record, name: str, output: Path, force: bool = False, trust: 
     chosen = load_format(name)
     if not output.name.endswith(chosen.SUFFIX):
         raise OptionError(f"the name of a file of format {name} ends in {chosen.SUFFIX}, and that of {output} does not")
-    if output.exists() and not (force and output.is_file()):
-        raise OptionError(f"{output} exists: choose another name" + (", or --force" if output.is_file() else ""))
+    ours = output.is_file() or (output / MANIFEST).is_file()
+    if output.exists() and not (force and ours):
+        raise OptionError(f"{output} exists: choose another name" + (", or --force" if ours else ""))
+    if quantise not in ("", *QUANTISED):
+        raise OptionError(unknown("numbers", quantise, QUANTISED))
+    if quantise and not chosen.QUANTISES:
+        able = ", ".join(form for form in FORMATS if format_of(form).QUANTISES)
+        raise OptionError(f"format {name} is written with floating-point numbers only, {quantise} is for {able}")
     with registry.trusting(trust):
         card = card_of(record)
         network = Deployed(load_model(record.path, trust), card)
         with quiet_libraries():
             batches, note = test_batches(record, card)
+            if note and quantise:
+                raise OptionError(f"{quantise} takes training images: {note}")
+            images = _calibration(record) if quantise else None
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+            with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder, Fresh() as fresh:
                 file = Path(folder) / output.name
-                _write(network, name, card, file)
-                comparison = Comparison()
-                with torch.inference_mode():
-                    tried = read(name, file)
-                    for images, labels in batches:
-                        comparison.add(network(images), tried.logits(images), labels)
-                if not comparison.agrees:
+                _write(network, name, card, file, images)
+                card, runs = fresh.read(name, file, trust)
+                comparison = _compare(network, fresh, batches) if runs else None
+                if comparison and not (math.isfinite(comparison.difference) if quantise else comparison.agrees):
                     raise ExportError(
                         f"{record.path} was not written as {name}, where it computes something else: "
                         f"{comparison.others} of {comparison.images} images get another class, and logits differ by "
                         f"{comparison.difference:.1e} (up to {TOLERANCE * comparison.scale:.1e} is rounding)"
                     )
+                if quantise and comparison:
+                    top1 = comparison.found_correct / comparison.images
+                    card = card.model_copy(update={"quantised": quantise, "quantised_top1": top1})
+                    cast(Quantising, chosen).describe(card, file)
+                if output.is_dir():
+                    output.rename(Path(folder) / "before")
                 file.replace(output)
         except OSError as e:
             raise NasbenchError(f"{output} cannot be written: {e.strerror or e}") from e
     return Report(card, comparison, note)
 
 
-def _write(network: Deployed, name: str, card: Card, path: Path) -> None:
+def _compare(network: Deployed, fresh: Fresh, batches: Batches) -> Comparison:
+    comparison = Comparison()
+    with torch.inference_mode():
+        for images, labels in batches:
+            comparison.add(network(images), fresh.logits(images), labels)
+    return comparison
+
+
+def _write(network: Deployed, name: str, card: Card, path: Path, calibration: Tensor | None) -> None:
+    form = load_format(name)
     example = torch.randint(0, 256, (2, card.image_size, card.image_size, 3), dtype=torch.uint8)
-    printed = io.StringIO()
     try:
-        with (
-            quiet_libraries(),
-            contextlib.redirect_stdout(printed),
-            contextlib.redirect_stderr(printed),
-            torch.no_grad(),
-        ):
+        with quiet_libraries(), silence(), torch.no_grad():
             network(example)  # what layers compute once and keep must not be the shadow tensors of an exporter
-            load_format(name).write(network, example, card, path)
+            if calibration is None:
+                form.write(network, example, card, path)
+            else:
+                cast(Quantising, form).quantise(network, calibration, card, path)
     except OSError:
         raise
     except Exception as e:
         reason = " ".join(registry.describe_exception(e).split())[:300]
         raise ExportError(f"the network cannot be written as {name}: {reason}") from e
+
+
+def _dataset(record: Record, **options: Any) -> ImageData:
+    config = record.config()
+    data = registry.build_dataset(config.dataset, {**config.data_options(), "download": False, **options})
+    data.setup()
+    return data
+
+
+def _calibration(record: Record) -> Tensor:
+    """Training images, uint8 (N, S, S, 3), as they are: not augmented, the same ones each time."""
+    data = _dataset(record, batch_size=CALIBRATION)
+    some = np.random.default_rng(0).permutation(data.splits()[0])[:CALIBRATION]
+    images: Tensor = next(iter(data.training_loader(some, False)))[0]
+    return images.expand(-1, -1, -1, 3).contiguous()
 
 
 def test_batches(record: Record, card: Card) -> tuple[Batches, str]:
@@ -157,18 +202,16 @@ def test_batches(record: Record, card: Card) -> tuple[Batches, str]:
         return _random(card), f"the run's test images are not there ({e})"
 
 
-def test_data(record: Record) -> Any:
+def test_data(record: Record) -> ImageData:
     """The data set of a run, read.
 
     Raises:
         DataError: it is not there any more, or another one now.
         OptionError: it is not registered and not trusted.
     """
-    config, facts = record.config(), record.data()
-    data = registry.build_dataset(config.dataset, {**config.data_options(), "download": False})
-    data.setup()
+    data, facts = _dataset(record), record.data()
     if (data.class_names, data.image_size) != (facts.class_names, facts.image_size):
-        raise DataError(f"{config.dataset}: its classes are others now")
+        raise DataError(f"{data.name}: its classes are others now")
     return data
 
 
