@@ -17,19 +17,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, beside its type in an `Annotated`; NaN and infinities are outside.
+    """Bounds of a number, beside its type in an `Annotated`; NaN and infinities are outside."""
 
-    Attributes:
-        gt: exclusive lower bound.
-        ge: inclusive lower bound.
-        lt: exclusive upper bound.
-        le: inclusive upper bound.
-    """
-
-    gt: float | None = None
-    ge: float | None = None
-    lt: float | None = None
-    le: float | None = None
+    gt: float | None = None  # exclusive lower bound
+    ge: float | None = None  # inclusive lower bound
+    lt: float | None = None  # exclusive upper bound
+    le: float | None = None  # inclusive upper bound
 
 
 Positive = Annotated[float, Range(gt=0)]

@@ -62,11 +62,7 @@ class Record:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open an existing record.
-
-        Raises:
-            RecordError: the folder is not a record.
-        """
+        """Open an existing record. Raises RecordError: the folder is not a record."""
         self.path = Path(path)
         self._files = packs.locate(self.path)
         if not self._file(CONFIG).is_file():
@@ -300,11 +296,7 @@ def _plain(content: Any) -> Any:
 
 
 def finite(number: str) -> float:
-    """The number that a text says.
-
-    Raises:
-        ValueError: it says none, or one that is not finite.
-    """
+    """The number that a text says. Raises ValueError: it says none, or one that is not finite."""
     if not math.isfinite(float(number)):
         raise ValueError(f"{number} is not a finite number")
     return float(number)

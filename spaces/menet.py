@@ -27,19 +27,12 @@ Gates = Annotated[str | list[str], AfterValidator(partial(candidate_names, extra
 
 @dataclass(frozen=True)
 class Model:
-    """One of the published networks.
+    """One of the published networks."""
 
-    Attributes:
-        channels: of the first stage's modules; the second and third have twice and four times as many.
-        groups: of all grouped convolutions.
-        stem: channels of the first convolution.
-        side: channels σ of the merging-and-evolution gates.
-    """
-
-    channels: int
-    groups: int
-    stem: int
-    side: int
+    channels: int  # of the first stage's modules; the second and third have twice and four times as many
+    groups: int  # of all grouped convolutions
+    stem: int  # channels of the first convolution
+    side: int  # channels σ of the merging-and-evolution gates
 
     def scaled(self, width: float) -> Model:
         """The network of another width, rounded so that the groups still divide everything."""

@@ -32,11 +32,7 @@ def collected(paths: Sequence[Path], quiet: bool = False) -> Collection:
 
 
 def finished(runs: Sequence[Path] | None) -> Collection:
-    """Likewise, of which there has to be one.
-
-    Raises:
-        RecordError: there is none.
-    """
+    """Likewise, of which there has to be one. Raises RecordError: there is none."""
     paths = list(runs or [DEFAULT_RUNS])
     found = collected(paths)
     if found.frame.empty:

@@ -60,15 +60,10 @@ def stratified(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random shifts and mirror images, drawn for a whole batch at once.
+    """Random shifts and mirror images, drawn for a whole batch at once."""
 
-    Attributes:
-        padding: zero pixels added on every side before a random crop of the original size.
-        flip: mirror half of the images from left to right.
-    """
-
-    padding: int = 0
-    flip: bool = False
+    padding: int = 0  # zero pixels added on every side before a random crop of the original size
+    flip: bool = False  # mirror half of the images from left to right
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment uint8 `images` (N, H, W, C); returns the same shape."""

@@ -32,15 +32,10 @@ def stretched(picture: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 class Fit(NamedTuple):
-    """A way to make a square of a picture.
+    """A way to make a square of a picture."""
 
-    Attributes:
-        make: of a picture and a side.
-        words: that say it to somebody who has to do the same.
-    """
-
-    make: Callable[[Image.Image, int], NDArray[np.uint8]]
-    words: str
+    make: Callable[[Image.Image, int], NDArray[np.uint8]]  # of a picture and a side
+    words: str  # that say it to somebody who has to do the same
 
 
 # How a data set makes squares of its test pictures, by the name that it declares as `fit`.

@@ -13,17 +13,11 @@ from nasbench.errors import OptionError
 
 @dataclass(frozen=True)
 class Allocation:
-    """What each run may use.
+    """What each run may use."""
 
-    Attributes:
-        concurrency: runs at a time.
-        threads: of each run's process; 0 where they are not limited.
-        gpus: that NNI gives to each run; 0 where it hands out none.
-    """
-
-    concurrency: int
-    threads: int
-    gpus: int
+    concurrency: int  # runs at a time
+    threads: int  # of each run's process; 0 where they are not limited
+    gpus: int  # that NNI gives to each run; 0 where it hands out none
 
 
 def allocate(

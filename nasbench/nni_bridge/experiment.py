@@ -44,25 +44,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a run.
+    """What became of a run."""
 
-    Attributes:
-        id: NNI's.
-        parameters: of the run.
-        state: `waiting`, `running`, `finished`, `failed`, `stopped early` or `cancelled`.
-        error: why it failed, one line.
-        mendable: whether the failure is a mistake in the settings.
-        record: its folder.
-        seconds: it took.
-    """
-
-    id: str
-    parameters: Mapping[str, Any]
-    state: str
-    error: str | None = None
-    mendable: bool = False
-    record: Path | None = None
-    seconds: float | None = None
+    id: str  # NNI's
+    parameters: Mapping[str, Any]  # of the run
+    state: str  # `waiting`, `running`, `finished`, `failed`, `stopped early` or `cancelled`
+    error: str | None = None  # why it failed, one line
+    mendable: bool = False  # whether the failure is a mistake in the settings
+    record: Path | None = None  # its folder
+    seconds: float | None = None  # it took
 
     @property
     def ended(self) -> bool:
@@ -180,11 +170,7 @@ class Experiment:
         return {"pid": self._nni._proc.pid, "port": self._nni.port, "prefix": self._nni.url_prefix}
 
     def start(self, port: int | None, host: str) -> str:
-        """Start NNI; returns the portal's address.
-
-        Raises:
-            NasbenchError: it did not start.
-        """
+        """Start NNI; returns the portal's address. Raises NasbenchError: it did not start."""
         with portal.environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
                 config = self._nni.config

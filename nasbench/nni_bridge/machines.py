@@ -25,16 +25,11 @@ KUBERNETES_MOUNT = "/tmp/mount"
 
 @dataclass(frozen=True)
 class Machines:
-    """Where the runs of a sweep take place.
+    """Where the runs of a sweep take place."""
 
-    Attributes:
-        service: NNI's configuration of a training service, without command and code.
-        known_hosts: file of the machines' public SSH keys; the user's where `None`.
-        records: folder of the shared storage that receives the records: as it is called here, and there.
-    """
-
-    service: Any
-    known_hosts: Path | None = None
+    service: Any  # NNI's configuration of a training service, without command and code
+    known_hosts: Path | None = None  # file of the machines' public SSH keys; the user's where `None`
+    # Folder of the shared storage that receives the records: as it is called here, and there.
     records: tuple[Path, str] | None = None
 
     @property

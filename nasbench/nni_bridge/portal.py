@@ -28,23 +28,14 @@ NAME = "nasbench"  # with which the names of our experiments begin
 
 @dataclass(frozen=True)
 class Listed:
-    """An experiment in NNI's list.
+    """An experiment in NNI's list."""
 
-    Attributes:
-        id: NNI's.
-        name: of the sweep or run.
-        started: seconds since 1970.
-        trials: how many it had.
-        folder: with the experiment's folders.
-        address: of its portal, where it is running now.
-    """
-
-    id: str
-    name: str
-    started: float
-    trials: int
-    folder: Path
-    address: str | None
+    id: str  # NNI's
+    name: str  # of the sweep or run
+    started: float  # seconds since 1970
+    trials: int  # how many it had
+    folder: Path  # with the experiment's folders
+    address: str | None  # of its portal, where it is running now
 
 
 def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str:

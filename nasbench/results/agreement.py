@@ -16,19 +16,12 @@ Votes = Mapping[str, Sequence[str]]  # layer → the candidate that each search 
 
 @dataclass(frozen=True)
 class Share:
-    """In how many comparisons both sides had the same candidate.
+    """In how many comparisons both sides had the same candidate."""
 
-    Attributes:
-        agreeing: comparisons with the same candidate on both sides.
-        pairs: comparisons.
-        low: lower end of the 95 % interval of `agreeing / pairs`.
-        high: upper end.
-    """
-
-    agreeing: int
-    pairs: int
-    low: float
-    high: float
+    agreeing: int  # comparisons with the same candidate on both sides
+    pairs: int  # comparisons
+    low: float  # lower end of the 95 % interval of `agreeing / pairs`
+    high: float  # upper end
 
     @property
     def value(self) -> float:
@@ -38,17 +31,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Kappa:
-    """Agreement beyond chance.
+    """Agreement beyond chance."""
 
-    Attributes:
-        value: 1 where all agree, 0 at chance; `None` where it is not defined.
-        half: half the width of its 95 % interval; `None` where the layers are too few or too much alike for one.
-        why: in words, why one of the two is missing; empty where both are there.
-    """
-
-    value: float | None
+    value: float | None  # 1 where all agree, 0 at chance; `None` where it is not defined
+    # Half the width of its 95 % interval; `None` where the layers are too few or too much alike for one.
     half: float | None = None
-    why: str = ""
+    why: str = ""  # in words, why one of the two is missing; empty where both are there
 
 
 def votes(architectures: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

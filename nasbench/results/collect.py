@@ -40,30 +40,21 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A record that could not be used.
+    """A record that could not be used."""
 
-    Attributes:
-        path: its folder.
-        reason: one line.
-    """
-
-    path: Path
-    reason: str
+    path: Path  # its folder
+    reason: str  # one line
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What `collect` found.
+    """What `collect` found."""
 
-    Attributes:
-        frame: one row a finished run, columns `COLUMNS`, one for every option (`space_options.width`, …) and one for
-            every number of the strategy's own (`search.fixed_by_threshold`, …).
-            Accuracies are fractions, times seconds, memory bytes, params and madds counts; `architecture` is JSON.
-        problems: the records that were skipped.
-    """
-
+    # One row a finished run, columns `COLUMNS`, one for every option (`space_options.width`, …) and one for every
+    # number of the strategy's own (`search.fixed_by_threshold`, …). Accuracies are fractions, times seconds, memory
+    # bytes, params and madds counts; `architecture` is JSON.
     frame: pd.DataFrame
-    problems: list[Problem]
+    problems: list[Problem]  # the records that were skipped
 
 
 def collect(paths: Iterable[str | Path]) -> Collection:

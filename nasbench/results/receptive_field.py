@@ -32,34 +32,22 @@ Stage = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Window:
-    """What one output unit of a stage depends on, along one axis: input positions stride·o + low … stride·o + high.
+    """What one output unit of a stage depends on, along one axis: input positions stride·o + low … stride·o + high."""
 
-    Attributes:
-        low: in input pixels of the stage.
-        high: likewise, inclusive.
-        stride: input pixels an output pixel.
-        everything: whether it depends on the whole axis.
-    """
-
-    low: int
-    high: int
-    stride: int
-    everything: bool = False
+    low: int  # in input pixels of the stage
+    high: int  # likewise, inclusive
+    stride: int  # input pixels an output pixel
+    everything: bool = False  # whether it depends on the whole axis
 
 
 @dataclass(frozen=True)
 class Field:
-    """A theoretical receptive field.
+    """A theoretical receptive field."""
 
-    Attributes:
-        rows: first and last row of the input, in pixels, inclusive; they may lie outside the image.
-        columns: likewise.
-        global_stages: numbers of the stages that depend on their whole input; then the field is the whole image,
-            and `rows` and `columns` are its border.
-    """
-
-    rows: tuple[int, int]
-    columns: tuple[int, int]
+    rows: tuple[int, int]  # first and last row of the input, in pixels, inclusive; they may lie outside the image
+    columns: tuple[int, int]  # likewise
+    # Numbers of the stages that depend on their whole input; then the field is the whole image, and `rows` and
+    # `columns` are its border.
     global_stages: tuple[int, ...] = ()
 
     @property

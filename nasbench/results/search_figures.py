@@ -74,11 +74,7 @@ def alphas(run: RunRow) -> Figure:
 
 
 def curves_of(record: Record) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Label → candidate → steps and π.
-
-    Raises:
-        RecordError: the record has none, or they are damaged.
-    """
+    """Label → candidate → steps and π. Raises RecordError: the record has none, or they are damaged."""
     layers: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     try:
         for row in record.curves(SEARCH):

@@ -12,19 +12,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or difference.
+    """A mean or difference."""
 
-    Attributes:
-        value: in the unit of what was measured.
-        half: half the width of its 95 % confidence interval, same unit; `None` where the runs are too few for one.
-        n: runs behind it (of a difference: of the smaller side).
-        paired: of a difference, whether it was taken seed by seed.
-    """
-
-    value: float
+    value: float  # in the unit of what was measured
+    # Half the width of its 95 % confidence interval, same unit; `None` where the runs are too few for one.
     half: float | None
-    n: int
-    paired: bool | None = None
+    n: int  # runs behind it (of a difference: of the smaller side)
+    paired: bool | None = None  # of a difference, whether it was taken seed by seed
 
 
 def mean(values: Sequence[float], level: float = LEVEL) -> Estimate:

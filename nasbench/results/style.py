@@ -90,11 +90,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def encode(figure: Figure, how: str) -> bytes:
-    """A figure as the bytes of a PNG or SVG file, the same every time.
-
-    Raises:
-        OptionError: unknown format.
-    """
+    """A figure as the bytes of a PNG or SVG file, the same every time. Raises OptionError: unknown format."""
     if how not in FORMATS:
         raise OptionError(unknown("figure format", how, FORMATS))
     buffer = BytesIO()

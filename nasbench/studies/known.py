@@ -17,23 +17,14 @@ UNTIMED = ("architecture", "epochs", "retrain_epochs", "strategy_options", "eval
 
 @dataclass(frozen=True)
 class Known:
-    """A readable record.
+    """A readable record."""
 
-    Attributes:
-        record: its folder.
-        config: its configuration.
-        finished: whether its test is done.
-        result: what runs share that give the same result.
-        setting: likewise, whatever the seed.
-        timing: what runs share whose steps take the same time.
-    """
-
-    record: Record
-    config: RunConfig
-    finished: bool
-    result: str
-    setting: str
-    timing: str
+    record: Record  # its folder
+    config: RunConfig  # its configuration
+    finished: bool  # whether its test is done
+    result: str  # what runs share that give the same result
+    setting: str  # likewise, whatever the seed
+    timing: str  # what runs share whose steps take the same time
 
     @property
     def seconds(self) -> float:

@@ -9,13 +9,10 @@ from torch import Tensor, nn
 
 
 class AuxiliaryLoss(nn.Module):
-    """Base of modules that add a loss of their own to the training of the network they are in.
+    """Base of modules that add a loss of their own to the training of the network they are in."""
 
-    Attributes:
-        auxiliary_loss: the loss of the last training forward, a scalar, which `forward` sets; `None` in evaluation and
-            once `auxiliary_loss` has collected it.
-    """
-
+    # The loss of the last training forward, a scalar, which `forward` sets; `None` in evaluation and once
+    # `auxiliary_loss` has collected it.
     auxiliary_loss: Tensor | None
 
     def __init__(self) -> None:

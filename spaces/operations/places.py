@@ -18,19 +18,12 @@ INPUT, WEIGHT, GROUPS = 0, 1, 8  # among the arguments of `aten.convolution`
 
 @dataclass(frozen=True)
 class Place:
-    """A module behind which an enhancer may stand.
+    """A module behind which an enhancer may stand."""
 
-    Attributes:
-        name: the module's path within the network.
-        shape: of its output for one image: C, H, W.
-        activated: whether it is the activation; else it is what computes the normalised features.
-        obstacle: why nothing can be put there, empty where it can.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    activated: bool
-    obstacle: str = ""
+    name: str  # the module's path within the network
+    shape: tuple[int, int, int]  # of its output for one image: C, H, W
+    activated: bool  # whether it is the activation; else it is what computes the normalised features
+    obstacle: str = ""  # why nothing can be put there, empty where it can
 
 
 @dataclass(frozen=True)

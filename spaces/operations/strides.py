@@ -19,16 +19,11 @@ class Strides:
     """The strides of a chain of layers, and what was done to them.
 
     Every layer pads so that a side of n becomes ⌈n / stride⌉.
-
-    Attributes:
-        image_size: side of the square input in pixels.
-        original: strides at 224×224, from the stem to the last stage.
-        chosen: as many strides, those for this image size.
     """
 
-    image_size: int
-    original: tuple[int, ...]
-    chosen: tuple[int, ...]
+    image_size: int  # side of the square input in pixels
+    original: tuple[int, ...]  # strides at 224×224, from the stem to the last stage
+    chosen: tuple[int, ...]  # as many strides, those for this image size
 
     @property
     def dropped(self) -> int:
