@@ -34,28 +34,18 @@ RECIPE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "mileston
 
 
 def distillation_loss(
-    teacher: Tensor,
-    students: Sequence[Tensor],
-    labels: Tensor,
-    temperature: float = 4.0,
-    distillation_weight: float = 1.0,
-    teacher_weight: float = 1.0,
-    label_smoothing: float = 0.0,
-    weight: Tensor | None = None,
+    teacher: Tensor,  # z_t, logits (N, classes)
+    students: Sequence[Tensor],  # z_i, likewise
+    labels: Tensor,  # y, (N,)
+    temperature: float = 4.0,  # T
+    distillation_weight: float = 1.0,  # w_d
+    teacher_weight: float = 1.0,  # w_t
+    label_smoothing: float = 0.0,  # of the cross-entropies
+    weight: Tensor | None = None,  # of every class (classes,) in the cross-entropies
 ) -> Tensor:
     """w_t·CE(z_t, y) + Σ_i [CE(z_i, y) + w_d·T²·KL(softmax(z_t / T) ‖ softmax(z_i / T))].
 
     Nothing is detached: teacher and students learn from each other.
-
-    Args:
-        teacher: z_t, logits (N, classes).
-        students: z_i, likewise.
-        labels: y, (N,).
-        temperature: T.
-        distillation_weight: w_d.
-        teacher_weight: w_t.
-        label_smoothing: of the cross-entropies.
-        weight: of every class (classes,) in the cross-entropies.
 
     Returns:
         The loss, a mean over the batch.
@@ -242,27 +232,18 @@ class OnlineDistillation(Classification):
     def __init__(
         self,
         *,
+        # m, networks of the architecture that are trained side by side.
         students: Annotated[int, Range(ge=1, le=64)] = 4,
+        # `fusion`, a classifier on the students' last maps (see `fusion_map`), or `standard`, the space's named
+        # architecture `standard`, else `none`.
         teacher: Literal["fusion", "standard"] = "fusion",
-        temperature: Positive = 4.0,
-        distillation_weight: NonNegative = 1.0,
+        temperature: Positive = 4.0,  # T, by which the logits are divided for the soft targets
+        distillation_weight: NonNegative = 1.0,  # of the soft targets, see `distillation_loss`
+        # Of the teacher's own cross-entropy; with both weights 0 there is no teacher.
         teacher_weight: NonNegative = 1.0,
-        **options: Any,
+        **options: Any,  # of `Classification`
     ) -> None:
-        """Describe the training; data are read when it starts.
-
-        Args:
-            students: m, networks of the architecture that are trained side by side.
-            teacher: `fusion`, a classifier on the students' last maps (see `fusion_map`), or `standard`, the space's
-                named architecture `standard`, else `none`.
-            temperature: T, by which the logits are divided for the soft targets.
-            distillation_weight: of the soft targets, see `distillation_loss`.
-            teacher_weight: of the teacher's own cross-entropy; with both weights 0 there is no teacher.
-            **options: of `Classification`.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Describe the training; data are read when it starts. Raises OptionError: a value is out of range."""
         self._distillation: dict[str, Any] = {
             "students": students,
             "teacher": teacher,

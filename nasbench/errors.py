@@ -92,27 +92,15 @@ def listed(names: Iterable[object], most: int = 10) -> str:
 
 
 def check_range(
-    name: str,
+    name: str,  # the option's name, for the message
     value: float,
     *,
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
+    gt: float | None = None,  # exclusive lower bound
+    ge: float | None = None,  # inclusive lower bound
+    lt: float | None = None,  # exclusive upper bound
+    le: float | None = None,  # inclusive upper bound
 ) -> None:
-    """Check that a number lies within bounds.
-
-    Args:
-        name: the option's name, for the message.
-        value: the number.
-        gt: exclusive lower bound.
-        ge: inclusive lower bound.
-        lt: exclusive upper bound.
-        le: inclusive upper bound.
-
-    Raises:
-        OptionError: naming the option, the value and the bounds.
-    """
+    """Check that a number lies within bounds. Raises OptionError: naming the option, the value and the bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise OptionError(f"{name} must be a number, not {value!r}")
     if value != value or abs(value) == float("inf"):

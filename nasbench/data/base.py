@@ -102,36 +102,20 @@ class ImageData(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        data_root: Path | None = None,
-        image_size: int | None = None,
-        batch_size: int = 128,
-        stage: Stage = "search",
-        meta_fraction: float = 0.2,
-        train_images: int | None = None,
-        workers: int | None = None,
-        download: bool = False,
-        skip_broken: bool = False,
+        data_root: Path | None = None,  # folder of the data sets
+        image_size: int | None = None,  # side in pixels to which images are resized; the set's own where `None`
+        batch_size: int = 128,  # images a step, over all processes
+        stage: Stage = "search",  # `search` or `retrain`, see the class
+        meta_fraction: float = 0.2,  # share of the training images on which α learns
+        train_images: int | None = None,  # stratified subset of at most so many training images, all where `None`
+        workers: int | None = None,  # processes that load image files; as many as seem right where `None`
+        download: bool = False,  # fetch a missing set through torchvision
+        skip_broken: bool = False,  # leave out files that cannot be read, and count them, instead of refusing the set
+        # Mean and deviation of pixels in 0–1, one a channel, in the place of the set's own.
         normalisation: Normalisation | None = None,
-        seed: int = 0,
+        seed: int = 0,  # of the order of the training images
     ) -> None:
-        """Describe what to load; nothing is read yet.
-
-        Args:
-            data_root: folder of the data sets.
-            image_size: side in pixels to which images are resized; the set's own where `None`.
-            batch_size: images a step, over all processes.
-            stage: `search` or `retrain`, see the class.
-            meta_fraction: share of the training images on which α learns.
-            train_images: stratified subset of at most so many training images, all where `None`.
-            workers: processes that load image files; as many as seem right where `None`.
-            download: fetch a missing set through torchvision.
-            skip_broken: leave out files that cannot be read, and count them, instead of refusing the set.
-            normalisation: mean and deviation of pixels in 0–1, one a channel, in the place of the set's own.
-            seed: of the order of the training images.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Describe what to load; nothing is read yet. Raises OptionError: a value is out of range."""
         super().__init__()
         check_range("image_size", image_size or self.native_size, ge=4, le=4096)
         check_range("batch_size", batch_size, ge=1)

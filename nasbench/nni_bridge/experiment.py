@@ -96,27 +96,16 @@ class Experiment:
 
     def __init__(
         self,
-        study: Study,
-        allocation: Allocation,
-        specification: Specification,
-        folder: Path,
-        trials: int,
-        known: Sequence[Mapping[str, Any]] = (),
-        first: Sequence[Mapping[str, Any]] = (),
-        machines: Machines | None = None,
+        study: Study,  # what varies
+        allocation: Allocation,  # what each run may use
+        specification: Specification,  # what the trials are told
+        folder: Path,  # that receives NNI's folder of the experiment
+        trials: int,  # how many runs to start
+        known: Sequence[Mapping[str, Any]] = (),  # finished runs of a tuner's study, as `import_data` takes them
+        first: Sequence[Mapping[str, Any]] = (),  # parameters of its runs that were broken off
+        machines: Machines | None = None,  # where the runs take place, if not here
     ) -> None:
-        """Describe the experiment.
-
-        Args:
-            study: what varies.
-            allocation: what each run may use.
-            specification: what the trials are told.
-            folder: that receives NNI's folder of the experiment.
-            trials: how many runs to start.
-            known: finished runs of a tuner's study, as `import_data` takes them.
-            first: parameters of its runs that were broken off.
-            machines: where the runs take place, if not here.
-        """
+        """Describe the experiment."""
         log.silence()
         from nni.experiment import Experiment as NniExperiment
         from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig

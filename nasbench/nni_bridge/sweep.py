@@ -51,23 +51,14 @@ def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
 
 def run_sweep(
     study: Study,
-    allocation: Allocation,
-    out: Path,
-    say: Say,
-    port: int | None = None,
-    host: str = LOOPBACK,
-    machines: Machines | None = None,
+    allocation: Allocation,  # see `prepare_sweep`
+    out: Path,  # folder that receives the records
+    say: Say,  # told the portal's address, and what becomes of each run
+    port: int | None = None,  # of the portal; the first free one from 8080 on where `None`
+    host: str = LOOPBACK,  # on which the portal listens
+    machines: Machines | None = None,  # where the runs take place, if not here
 ) -> list[Result]:
     """Make the runs that a study lacks, each as an NNI trial, with NNI's portal.
-
-    Args:
-        study: the study.
-        allocation: see `prepare_sweep`.
-        out: folder that receives the records.
-        say: told the portal's address, and what becomes of each run.
-        port: of the portal; the first free one from 8080 on where `None`.
-        host: on which the portal listens.
-        machines: where the runs take place, if not here.
 
     Returns:
         What became of every run, in the order of the study.
