@@ -88,11 +88,7 @@ def arguments(kind: str, algorithm: Algorithm) -> dict[str, Any]:
 
 
 class Experiment:
-    """An NNI experiment over the runs of a study.
-
-    Attributes:
-        id: NNI's.
-    """
+    """An NNI experiment over the runs of a study; `id` is NNI's."""
 
     def __init__(
         self,
@@ -192,7 +188,8 @@ class Experiment:
                 self._folder.parent.parent.rmdir()
 
     def poll(self) -> tuple[bool, list[Trial]]:
-        """Whether it has ended, and all its trials so far. Raises NasbenchError: NNI's manager or tuner has died."""
+        """Whether it has ended, and all its trials so far. Raises NasbenchError: NNI's manager has died, or its tuner.
+        """
         try:
             status = self._nni.get_status()
             jobs = self._nni.list_trial_jobs()

@@ -38,11 +38,7 @@ class Machines:
         return str(self.service.platform)
 
     def concurrency(self, asked: int | None, configs: Iterable[RunConfig]) -> int:
-        """How many runs there are at a time.
-
-        Args:
-            asked: by the user; one a machine where `None`.
-            configs: of the runs.
+        """How many runs there are at a time: as many as were `asked` for, else one a machine.
 
         Raises:
             OptionError: nobody said how many, or a run asks for more GPUs than it gets.
@@ -62,10 +58,7 @@ def read_machines(path: Path) -> Machines:
     """Read and check a YAML file: the fields of one of NNI's training services, in NNI's spelling.
 
     Beside NNI's fields it has `known_hosts` (for `remote`), and `records: {here, there}` (for clusters): a folder of
-    the shared storage, as it is called on this machine and in the containers.
-
-    Raises:
-        OptionError: one line that says what is wrong.
+    the shared storage, as it is called on this machine and in the containers. An OptionError says what is wrong.
     """
     given = read_config(path)
     own = {key: given.pop(key) for key in OWN if key in given}

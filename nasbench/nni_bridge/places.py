@@ -81,26 +81,13 @@ class Place:
         return asked
 
     def download(self, trial: str, where: str, to: Path) -> None:
-        """Copy what an ended trial has left.
-
-        Args:
-            trial: its id.
-            where: what NNI says of its place.
-            to: folder here.
-
-        Raises:
-            NasbenchError: it is not there, or cannot be read.
-        """
+        """Copy what an ended trial has left at the place that NNI says. Raises NasbenchError: it cannot be read."""
         raise NotImplementedError
 
     def fetch(self, trial: str, where: str, folder: Path, out: Path) -> None:
-        """Fetch what an ended trial has left to where a trial of this machine leaves it; once.
+        """Fetch what an ended trial has left to its `folder` here, and its record to `out`; once.
 
-        Args:
-            trial: its id.
-            where: what NNI says of its place.
-            folder: of the trial, here; its outcome tells why its record did not come back.
-            out: that receives the record.
+        The outcome in the folder tells why a record did not come back.
         """
         if trial in self._fetched:
             return
@@ -254,14 +241,7 @@ class Cluster(Place):
 
 
 def connect(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
-    """Connect to the machines for an experiment.
-
-    Args:
-        machines: of the sweep.
-        experiment: its id.
-        folder: of the experiment, here.
-        concurrency: runs at a time.
-        host: where the portal listens.
+    """Connect to the machines for an experiment, whose folder here and whose portal's host are given.
 
     Raises:
         OptionError: a machine cannot be reached, or lacks something.
@@ -272,12 +252,7 @@ def connect(machines: Machines, experiment: str, folder: Path, concurrency: int,
 
 
 def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
-    """End NNI's manager of machines: it keeps its connections, and so does not end by itself when it has stopped.
-
-    Args:
-        manager: its process.
-        log: its log file.
-    """
+    """End NNI's manager of machines: it keeps its connections, and so does not end by itself when it has stopped."""
     manager.terminate()
     end = time.monotonic() + STOP_SECONDS
     while manager.poll() is None and time.monotonic() < end:
@@ -288,7 +263,8 @@ def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
 
 
 def move_record(folder: Path, out: Path) -> Path:
-    """Move the record of a trial's folder to the others in `out`. Raises NasbenchError: there is not exactly one."""
+    """Move the record out of a trial's folder to the others in `out`. Raises NasbenchError: there is not exactly one.
+    """
     found = [path.parent for path in (folder / RECORD).glob(f"*/{CONFIG}")]
     if len(found) != 1:
         raise NasbenchError(f"{folder / RECORD} holds {len(found)} records instead of one")

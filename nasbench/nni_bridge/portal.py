@@ -39,15 +39,9 @@ class Listed:
 
 
 def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str:
-    """Start an NNI experiment (or the view of one) with its portal.
+    """Start an NNI experiment (or the view of one) under a new secret prefix; returns the address of its portal.
 
-    Args:
-        experiment: an `nni.experiment.Experiment` that has not been started; gets a new secret prefix.
-        port: the portal's; the first free one from 8080 on where `None`.
-        host: `127.0.0.1`, or `0.0.0.0` for every interface.
-
-    Returns:
-        The portal's address.
+    The port is the first free one from 8080 on where `None`; the host see `check_host`.
 
     Raises:
         OptionError: the port is in use.
@@ -84,10 +78,7 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
 
 
 def view(experiment_id: str, port: int | None = None, host: str = LOOPBACK) -> tuple[Any, str]:
-    """Open an experiment that has ended.
-
-    Returns:
-        The NNI experiment, to be stopped with `stop`, and the portal's address.
+    """Open an experiment that has ended; returns it, to be stopped with `stop`, and the portal's address.
 
     Raises:
         NasbenchError: there is no such experiment, or it is running.
@@ -136,12 +127,7 @@ def environment(**changes: str) -> Iterator[None]:
 
 
 def stop_group(leader: int, seconds: float = STOP_SECONDS) -> None:
-    """End a manager and everything that it started; what does not end by itself is killed.
-
-    Args:
-        leader: process id of the manager, which is the id of its process group.
-        seconds: that it has for an orderly end.
-    """
+    """End a manager, the leader of its process group, and all that it started; kill what is left after some seconds."""
     try:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             manager = psutil.Process(leader)
@@ -165,15 +151,10 @@ def members(group: int) -> list[psutil.Process]:
 
 
 def group_of(experiment_id: str, leader: int | None = None) -> int | None:
-    """The process group of an experiment that is still running.
+    """The process group of an experiment, `None` where nothing of it runs.
 
-    Args:
-        experiment_id: NNI's.
-        leader: the group's id, if it was noted: its manager may be dead and its trials alive.
-
-    Returns:
-        The group's id; `None` where nothing of the experiment runs. A process counts only if its command line or its
-        environment names the experiment, since process ids are used again.
+    Its manager may be dead and its trials alive; they are found by the `leader`, if that was noted. A process counts
+    only if its command line or its environment names the experiment, since process ids are used again.
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -209,7 +190,8 @@ def experiments() -> list[Listed]:
 
 
 def find(experiment: str | None) -> Listed:
-    """One of our experiments by NNI's id or its sweep's folder, or the newest. Raises OptionError: there is none."""
+    """One of our experiments by NNI's id or the folder of its sweep, or the newest. Raises OptionError: there is none.
+    """
     listed = experiments()
     if experiment is None:
         chosen = listed

@@ -29,10 +29,6 @@ LEFTOVER_SECONDS = 10.0
 def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
     """Check every run of a study as far as can be done without training, and allocate the machine.
 
-    Args:
-        study: the study.
-        machines: where the runs take place, if not here.
-
     Raises:
         NasbenchError: a setting is wrong or data are missing; the message names the run.
     """
@@ -58,10 +54,7 @@ def run_sweep(
     host: str = LOOPBACK,  # on which the portal listens
     machines: Machines | None = None,  # where the runs take place, if not here
 ) -> list[Result]:
-    """Make the runs that a study lacks, each as an NNI trial, with NNI's portal.
-
-    Returns:
-        What became of every run, in the order of the study.
+    """Make the runs that a study lacks, each as an NNI trial; returns what became of every run, in the study's order.
 
     Raises:
         RecordError: another sweep is running in this folder, or it cannot be written.
@@ -85,15 +78,7 @@ def run_sweep(
 
 
 def stop_leftover(out: Path, say: Say) -> bool:
-    """Stop what an earlier sweep in a folder has left running when it was killed.
-
-    Args:
-        out: folder of the sweep.
-        say: told that there was something.
-
-    Returns:
-        Whether there was.
-    """
+    """Stop what an earlier sweep in a folder has left running when it was killed, and say so; whether there was any."""
     try:
         noted = json.loads((out / portal.NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
         experiment, leader = str(noted["id"]), noted.get("pid")

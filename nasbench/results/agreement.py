@@ -48,17 +48,14 @@ def votes(architectures: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def tally(chosen: Sequence[str]) -> tuple[int, int]:
-    """Pairs of searches with the same candidate in a layer, and all pairs there.
-
-    Args:
-        chosen: the candidate of each search.
-    """
+    """Pairs of searches with the same candidate in a layer, and all pairs there."""
     same = sum(count * (count - 1) // 2 for count in Counter(chosen).values())
     return same, len(chosen) * (len(chosen) - 1) // 2
 
 
 def share(layers: Iterable[tuple[int, int]]) -> Share | None:
-    """Comparisons of several layers together, with an interval for which a layer is one trial; `None` of nothing.
+    """Comparisons of several layers together, with an interval for which a layer is one trial; `None` where there are
+    none.
 
     Each layer has the number of its comparisons with the same candidate on both sides, and of all. Comparisons within a
     layer are not independent: were they all of one mind, m_i of them would be worth one. The exact interval is
@@ -78,11 +75,7 @@ def share(layers: Iterable[tuple[int, int]]) -> Share | None:
 def chance(layers: Iterable[Sequence[str]]) -> float | None:
     """How often two choices would agree that were drawn like all choices together: Σ p_j² (Fleiss' P̄_e).
 
-    Args:
-        layers: the candidates that were chosen in each; candidates of all layers are pooled, by their names.
-
-    Returns:
-        The probability; `None` where nothing was chosen.
+    The candidates of all layers are pooled by their names; `None` where nothing was chosen.
     """
     counts = Counter(candidate for chosen in layers for candidate in chosen)
     return sum((count / counts.total()) ** 2 for count in counts.values()) if counts else None
@@ -100,12 +93,8 @@ def kappa(chosen: Votes, level: float = LEVEL) -> Kappa:
     bootstrap's is far too narrow, as it repeats the bias and sees fewer different layers than there are; the jackknife
     draws no random numbers either.
 
-    Args:
-        chosen: layer → candidate of each search, of the same number of searches everywhere.
-        level: of confidence.
-
-    Raises:
-        ValueError: fewer than two searches, or not as many in every layer.
+    `chosen` has the candidates of each layer. A ValueError says that it is of fewer than two searches, or not of as
+    many in every layer.
 
     Source: Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76, 1971, equations
     1–7; the jackknife: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapters 2 and 3.

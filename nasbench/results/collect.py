@@ -58,13 +58,7 @@ class Collection:
 
 
 def collect(paths: Iterable[str | Path]) -> Collection:
-    """Read any number of records.
-
-    Args:
-        paths: records, or folders with records at any depth.
-
-    Returns:
-        The finished runs, ordered by path; what is damaged or unfinished is among the problems.
+    """Read the records at or below these paths: the finished runs ordered by path, and what is damaged or unfinished.
 
     Raises:
         RecordError: a path does not exist.
@@ -94,11 +88,7 @@ def collect(paths: Iterable[str | Path]) -> Collection:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """One finished record as flat values.
-
-    Raises:
-        NasbenchError: the record is damaged or unfinished; the message says which.
-    """
+    """One finished record as flat values. Raises NasbenchError: it is damaged or unfinished; the message says which."""
     record = Record(folder)
     config, status = record.config(), record.status()
     if "test" not in status.stages:

@@ -29,16 +29,10 @@ CURVES = (
 
 
 def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False) -> dict[str, Figure]:
-    """Draw one kind of figure.
+    """Draw one kind of figure, one of `WHAT`; `alphas` and `confusion` are one figure a run, the others one in all.
 
-    Args:
-        frame: see `nasbench.results.collect.collect`.
-        what: one of `WHAT`.
-        each: `alphas` and `confusion` of every run; else of the first run of each set-up.
-        trust: build networks of spaces that are not registered, see `nasbench.networks.load_model`.
-
-    Returns:
-        Name → figure; `alphas` and `confusion` give one a run, the others one.
+    With `each` off, those are drawn of the first run of each set-up only. `trust` builds networks of spaces that are
+    not registered, see `nasbench.networks.load_model`.
 
     Raises:
         OptionError: unknown kind.
@@ -136,7 +130,8 @@ def learning_curves(runs: Sequence[RunRow]) -> Figure:
 
 
 def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
-    """Theoretical and effective receptive fields of trained networks; RecordError where a record has none."""
+    """Theoretical and effective receptive fields of trained networks; RecordError where a record has no such network.
+    """
     from matplotlib.patches import Rectangle
 
     from nasbench.networks import load_model

@@ -59,15 +59,7 @@ LATEX = {
 
 
 def render(table: Table, how: str) -> str:
-    """A table as text.
-
-    Args:
-        table: the table.
-        how: `md`, `latex`, `csv`, `html` or `json`.
-
-    Raises:
-        OptionError: unknown format.
-    """
+    """A table as `md`, `latex`, `csv`, `html` or `json`. Raises OptionError: unknown format."""
     if how not in FORMATS:
         raise OptionError(unknown("format", how, ("rich", *FORMATS)))
     return FORMATS[how](table)

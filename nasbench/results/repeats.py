@@ -46,13 +46,9 @@ NOTES = (
 def repeats(frame: pd.DataFrame) -> Table:
     """In how many layers searches of one setting agree.
 
-    Args:
-        frame: see `nasbench.results.collect.collect`.
-
-    Returns:
-        Up to three rows a setting: between its seeds in all layers, likewise in the layers that both of two searches
-        decided, and between the halves of each search where the strategy tells them. The notes name what could not be
-        compared, and why.
+    Up to three rows a setting: between its seeds in all layers, likewise in the layers that both of two searches
+    decided, and between the halves of each search where the strategy tells them. The notes name what could not be
+    compared, and why.
 
     Raises:
         RecordError: nothing can be compared.
@@ -82,11 +78,7 @@ def repeats(frame: pd.DataFrame) -> Table:
 
 
 def _rows(runs: Sequence[RunRow]) -> tuple[list[dict[str, Cell]], list[str]]:
-    """The rows of one setting, and what could not be said of it.
-
-    Args:
-        runs: one a seed.
-    """
+    """The rows of one setting, of which there is one run a seed, and what could not be said of it."""
     chosen = votes([architecture_of(run) for run in runs])
     if not chosen:
         return [], ["its architectures are not of the same layers"]

@@ -47,17 +47,10 @@ MOST_OF_A_KIND = 6  # figures on the page, one a set-up
 
 
 def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), trust: bool = False) -> Path:
-    """Write the page.
+    """Write `index.html` into a folder: tables, figures, the command of every row, configuration and environment.
 
-    Args:
-        runs: see `nasbench.results.collect.collect`.
-        output: folder that receives `index.html`.
-        problems: records that were skipped, to be named on the page.
-        trust: run the code of parts that are not registered, for their networks and defaults.
-
-    Returns:
-        The page: tables, figures, the command of every row, configuration and environment. It loads nothing from
-        anywhere else and has no scripts.
+    It names the problems, loads nothing from anywhere else and has no scripts. `trust` runs the code of parts that are
+    not registered, for their networks and defaults.
 
     Raises:
         RecordError: there are no runs, or a record is damaged.

@@ -24,13 +24,8 @@ EXCLUDED: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 4.
 def alphas(run: RunRow) -> Figure:
     """π of every candidate over the steps of the search, a panel a layer, with the moment each layer was fixed.
 
-    The line of a candidate that evidence has excluded ends with a cross.
-
-    Args:
-        run: a row of the collected frame.
-
-    Raises:
-        RecordError: the run has no `search.csv`, or it is damaged.
+    The line of a candidate that evidence has excluded ends with a cross. A RecordError says that the run has no
+    `search.csv`, or a damaged one.
     """
     record = Record(run["path"])
     layers = curves_of(record)
@@ -137,10 +132,8 @@ def _until(step: int, steps: Sequence[int], values: Sequence[float]) -> tuple[li
 def architecture(runs: Sequence[RunRow]) -> Figure:
     """Which candidate was chosen at which depth: a heat map a set-up, the share of its runs as lightness.
 
-    Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each.
-
-    Args:
-        runs: rows of the collected frame. Architectures that were given are drawn only where none was found.
+    Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each. Architectures that were given
+    are drawn only where none was found.
 
     Raises:
         RecordError: there are no runs, or they have different layers.

@@ -105,11 +105,7 @@ def encode(figure: Figure, how: str) -> bytes:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as `name.png` and `name.svg`, whole or not at all.
-
-    Returns:
-        The two files.
-    """
+    """Write a figure as `name.png` and `name.svg`, whole or not at all; returns the two files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{how}" for how in FORMATS]
     for path in paths:

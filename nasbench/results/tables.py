@@ -31,7 +31,8 @@ COLUMN_DIGITS = {"params": 3, FIXED: 1, AGREEMENT: 2}
 
 
 def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | None = None) -> Table:
-    """The table `enhancers`, `strategies` or one of `nasbench.studies.tables.names`; OptionError if there is none such.
+    """The table `enhancers`, `strategies` or one of `nasbench.studies.tables.names`; OptionError where there is none
+    such.
 
     `setting` takes the runs of this protocol and width only (a table that varies the width takes all); by default the
     papers' tables take those of most of the runs, and the others have rows for each.
@@ -122,13 +123,7 @@ def strategies(runs: Sequence[RunRow]) -> Table:
 
 
 def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> Table:
-    """Any grouping: mean with interval of `value` for every pair of `rows` and `columns`.
-
-    Args:
-        frame: the collected runs.
-        rows: a column of the frame, e.g. `label`.
-        columns: likewise, e.g. `dataset` or `strategy_options.eta`.
-        value: a numeric column.
+    """Any grouping: mean with interval of a numeric column for every pair of two others, e.g. `label` and `dataset`.
 
     Raises:
         OptionError: the frame has no such column, or `value` holds no numbers.
@@ -202,7 +197,8 @@ def _short_settings(runs: Sequence[RunRow]) -> dict[tuple[Any, ...], str]:
 
 
 def told_apart(names: Sequence[str], parts: Sequence[Sequence[str]]) -> list[str]:
-    """Names, with what differs between those that are equal: `parts` has as much to say of each, maybe nothing."""
+    """Names, with what differs between those that are equal: `parts` is what else can be said of each, as many of all.
+    """
     told = []
     for name, own in zip(names, parts, strict=True):
         alike = [other for other, others_name in zip(parts, names, strict=True) if others_name == name]

@@ -44,9 +44,7 @@ class Plan:
 def check(runs: Iterable[Planned], here: bool = True) -> None:
     """Build what the runs need, once for each setting, so that mistakes show before the first of them starts.
 
-    Args:
-        runs: of a study.
-        here: whether they take place on this machine; data that are missing here may be on another.
+    Where the runs are not made `here`, data that are missing on this machine may be there.
 
     Raises:
         NasbenchError: a setting is wrong or data are missing; the message names the run.
@@ -67,11 +65,8 @@ def check(runs: Iterable[Planned], here: bool = True) -> None:
 def plan(study: Study, out: Path, others: Sequence[Path] = (), timed: Sequence[Path] = ()) -> Plan:
     """Find out what is left of a study to do. Nothing is started or written.
 
-    Args:
-        study: the study.
-        out: folder of its records; what was broken off there goes on.
-        others: folders of further records that count where they are finished.
-        timed: folders of further records, by which only times are estimated.
+    Finished records count in `out` and the folders `others`; what was broken off in `out` goes on. By those in `timed`
+    only times are estimated.
     """
     like = known([out, *others, *timed])
     counted = [run for run in like if any(run.record.path.is_relative_to(folder) for folder in (out, *others))]

@@ -205,7 +205,9 @@ class Study(BaseModel):
         }
 
     def samples(self) -> list[Planned]:
-        """Every run of the grid; or runs that a tuner could choose, with every end of every range. See `runs`."""
+        """Every run of the grid; or runs that a tuner could choose, with every end of every range among them. See
+        `runs`.
+        """
         if not self.search:
             return self.runs()
         found = {key: _ends(*next(iter(d.items()))) for key, d in self.search.items()}
@@ -215,11 +217,7 @@ class Study(BaseModel):
 
 
 def read_study(path: Path) -> Study:
-    """Read a YAML file of `Study` fields; the file's name is the sweep's where it gives none.
-
-    Raises:
-        OptionError: the file is missing, not YAML, or not a sweep.
-    """
+    """Read a YAML file of `Study` fields, named after the file by default; OptionError where it is none."""
     return make_study({"name": path.stem, **read_config(path)}, str(path))
 
 
