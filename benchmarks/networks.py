@@ -29,15 +29,10 @@ def _fixed(choice: str) -> nn.Module:
 
 
 def build(name: str) -> tuple[nn.Module, str, torch.memory_format]:
-    """One contender at width 1.0.
+    """A contender at width 1.0 in training mode, the value of NASBENCH_KERNELS for it, and its memory layout.
 
-    Args:
-        name: one of `NAMES`: `plain` and `all_global` are fixed networks; `ours` is the eight-candidate supernet,
-            `eager` the same in plain PyTorch, and `nni_darts` NNI's stock DARTS on the same space, in the default
-            layout.
-
-    Returns:
-        The network in training mode, the value of NASBENCH_KERNELS for it, and its memory layout.
+    `plain` and `all_global` are fixed networks; `ours` is the eight-candidate supernet, `eager` the same in plain
+    PyTorch, and `nni_darts` NNI's stock DARTS on the same space, in the default layout.
     """
     torch.manual_seed(0)
     layout = torch.contiguous_format if name == "nni_darts" else torch.channels_last

@@ -43,14 +43,9 @@ def distillation_loss(
     label_smoothing: float = 0.0,  # of the cross-entropies
     weight: Tensor | None = None,  # of every class (classes,) in the cross-entropies
 ) -> Tensor:
-    """w_t·CE(z_t, y) + Σ_i [CE(z_i, y) + w_d·T²·KL(softmax(z_t / T) ‖ softmax(z_i / T))].
+    """w_t·CE(z_t, y) + Σ_i [CE(z_i, y) + w_d·T²·KL(softmax(z_t / T) ‖ softmax(z_i / T))], a mean over the batch.
 
-    Nothing is detached: teacher and students learn from each other.
-
-    Returns:
-        The loss, a mean over the batch.
-
-    Source: arXiv 1909.13063.
+    Nothing is detached: teacher and students learn from each other. Source: arXiv 1909.13063.
     """
     targets: dict[str, Any] = {"label_smoothing": label_smoothing, "weight": weight}
     loss = teacher_weight * F.cross_entropy(teacher, labels, **targets)
@@ -257,11 +252,7 @@ class OnlineDistillation(Classification):
         self._held_out: dict[str, float] = {}
 
     def check_space(self, space: Any) -> None:
-        """Check that a teacher can be built for the networks of a space.
-
-        Raises:
-            OptionError: it cannot; says why, and what to use instead.
-        """
+        """Raise an OptionError unless a teacher can be built for a space; says why, and what to use instead."""
         if not self._distillation["distillation_weight"] and not self._distillation["teacher_weight"]:
             return
         if self._distillation["teacher"] == "standard":
@@ -272,8 +263,7 @@ class OnlineDistillation(Classification):
     def evaluate(self, model: nn.Module) -> Any:
         """Train a network beside further students and a teacher; it then has the weights of the best student.
 
-        Args:
-            model: (N, 3, H, W) → (N, classes), one architecture of an NNI `ModelSpace`.
+        The network is (N, 3, H, W) → (N, classes), one architecture of an NNI `ModelSpace`.
 
         Raises:
             ArchitectureError: further students cannot be built from `model`.
@@ -288,9 +278,8 @@ class OnlineDistillation(Classification):
     def test(self) -> dict[str, Any]:
         """Measure the networks that were trained last on the test images.
 
-        Returns:
-            What `Classification.test` says of the reported student, and `distillation`: its name (`reported`) and the
-            accuracies of students and teacher (`held_out_top1`, `test_top1`).
+        Returns what `Classification.test` says of the reported student, and `distillation`: its name (`reported`) and
+        the accuracies of students and teacher (`held_out_top1`, `test_top1`).
         """
         result: dict[str, Any] = super().test()
         if self.stage == "retrain":

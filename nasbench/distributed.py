@@ -64,11 +64,7 @@ def node_rank(config: RunConfig) -> int:
 
 
 def broadcast(value: Any) -> Any:
-    """What the first process of a run holds here; every process must call it. Alone, a process gets its own back.
-
-    Args:
-        value: anything that can be pickled; the other processes' is ignored.
-    """
+    """What the first process of a run holds here; every process must call it. Alone, a process gets its own back."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -96,11 +92,7 @@ def is_first() -> bool:
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The mean of each tensor over all processes: what Lightning and DDP do with the gradients that they know of.
-
-    Args:
-        tensors: of the same shapes in every process.
-    """
+    """The mean of each tensor over all processes: what Lightning and DDP do with the gradients that they know of."""
     if not dist.is_initialized() or not tensors:
         return list(tensors)
     flat = torch.cat([t.flatten() for t in tensors])  # one operation for all of them
@@ -145,15 +137,10 @@ class Processes:
     """
 
     def __init__(self, config: RunConfig, give_up: Callable[[str], None]) -> None:
-        """Describe the processes; none is started yet.
+        """Describe the processes; none is started yet. Raises OptionError, see `node_rank`.
 
-        Args:
-            config: of the run.
-            give_up: called with the reason, from another thread, before this process is ended because it does not
-                notice by itself that another one has failed.
-
-        Raises:
-            OptionError: see `node_rank`.
+        `give_up` is called with the reason, from another thread, before this process is ended because it does not
+        notice by itself that another one has failed.
         """
         self._config, self._give_up = config, give_up
         self._node = node_rank(config)

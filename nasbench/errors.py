@@ -62,15 +62,9 @@ def quoted(text: object) -> str:
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> str:
-    """Say that a name is unknown, with the nearest valid one.
+    """Say that a name of this kind (e.g. `"space"`) is unknown, with the nearest of the valid ones.
 
-    Args:
-        kind: what was looked up, e.g. `"space"`.
-        name: the name that was not found.
-        known: the valid names.
-
-    Returns:
-        One line, e.g. `unknown space 'mbv2': did you mean 'mbv2_metapool'? (known: mbv2_metapool)`.
+    One line, e.g. `unknown space 'mbv2': did you mean 'mbv2_metapool'? (known: mbv2_metapool)`.
     """
     names = [str(k) for k in known]
     text = str(name)[:LONGEST]
@@ -81,12 +75,7 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> str:
 
 
 def listed(names: Iterable[object], most: int = 10) -> str:
-    """Names with commas: the first few and how many more there are, control characters escaped.
-
-    Args:
-        names: what to list.
-        most: how many to name.
-    """
+    """Names with commas: the first few and how many more there are, control characters escaped."""
     every = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(n)) for n in names]
     return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")
 

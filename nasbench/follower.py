@@ -37,14 +37,7 @@ class SilentIO(StageIO):
 
 
 def follow(config: RunConfig) -> None:
-    """Do the first process's work beside it, to the end.
-
-    Args:
-        config: of the run.
-
-    Raises:
-        NasbenchError: whatever is wrong with the configuration or the data on this machine.
-    """
+    """Do the first process's work beside it, to the end; NasbenchError for wrong settings or data on this machine."""
     plan = broadcast(None)
     first = RunConfig.model_validate(plan["config"])
     everything = [role for role in Role if role not in (Role.PLACE, Role.ORIGIN)]
@@ -59,11 +52,7 @@ def follow(config: RunConfig) -> None:
 
 
 def follow_node(config: RunConfig) -> None:
-    """Take part in a run whose record is written on another machine (NODE_RANK > 0).
-
-    Raises:
-        NasbenchError: see `follow`.
-    """
+    """Take part in a run whose record is written on another machine (NODE_RANK > 0); errors as in `follow`."""
     with Processes(config, lambda reason: None):
         follow(config)
 

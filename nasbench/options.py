@@ -44,10 +44,7 @@ def checked(init: F) -> F:
     """Let a constructor (or function) check the values of its arguments by their annotations, before it runs.
 
     Seen are `Range` and `Literal`, also within `| None` and `list`. What an option's type is, the registry checks. The
-    signature stays the constructor's own.
-
-    Args:
-        init: the constructor. It then raises an `OptionError` that names the argument, the bounds and the value.
+    signature stays the constructor's own; it then raises an `OptionError` that names argument, bounds and value.
     """
     signature = inspect.signature(init)
 
@@ -66,12 +63,7 @@ def checked(init: F) -> F:
 
 
 def check(name: str, hint: Any, value: Any) -> None:
-    """Check a value by its annotation.
-
-    Args:
-        name: of the option.
-        hint: its annotation, see `checked`.
-        value: of the option.
+    """Check an option's value by its annotation, see `checked`.
 
     Raises:
         OptionError: it is out of range; names the option, the bounds and the value.

@@ -113,9 +113,6 @@ def layer(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 def complete(config: RunConfig) -> RunConfig:
     """The same settings with every option of every part, converted and in its normal form.
 
-    Args:
-        config: of any origin; a complete one stays as it is.
-
     Raises:
         OptionError: unknown name or option, or a value of the wrong kind or out of range.
     """
@@ -163,8 +160,7 @@ def _spelt_out(chosen: dict[str, Any]) -> dict[str, Any]:
 def read_architecture(choice: Any) -> Any:
     """The content of the JSON text, file or record that an architecture was given by; anything else as it is.
 
-    Raises:
-        OptionError: the file is not JSON, or the wrong kind of it.
+    Raises OptionError: the file is not JSON, or the wrong kind of it.
     """
     if isinstance(choice, Mapping):
         return dict(choice)

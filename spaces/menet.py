@@ -87,13 +87,7 @@ class MergingEvolutionGate(nn.Module):
     """
 
     def __init__(self, channels: int, side: int, stride: int) -> None:
-        """Build the gate.
-
-        Args:
-            channels: C.
-            side: σ.
-            stride: of the evolution, as of the depthwise convolution beside it.
-        """
+        """Build the gate of C = `channels` and σ = `side`, with the stride of the convolution beside it."""
         super().__init__()
         self.merging = _convolution(channels, side, activation=nn.ReLU)
         self.evolution = _convolution(side, side, kernel=3, stride=stride, activation=nn.ReLU)

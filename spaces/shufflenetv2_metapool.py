@@ -29,9 +29,8 @@ CHANNELS = {
 def channels(width: float) -> list[int]:
     """Channels of the stem, the three stages and the head.
 
-    Args:
-        width: 0.5, 1, 1.5 and 2 are the published networks; at any other the channels of 1 are scaled, stem and head
-            included, to even numbers of at least 8.
+    Widths 0.5, 1, 1.5 and 2 are the published networks; at any other the channels of 1 are scaled, stem and head
+    included, to even numbers of at least 8.
     """
     if width in CHANNELS:
         return list(CHANNELS[width])

@@ -55,11 +55,7 @@ def command(
 
 
 def _content(record: Record, name: str) -> dict[str, bytes]:
-    """The files of a finished record, without the folders of the machine that made it.
-
-    Raises:
-        RecordError: it is not finished, or damaged.
-    """
+    """The files of a finished record, without the folders of the machine that made it; else a RecordError."""
     if not record.finished("test"):
         raise RecordError(f"not finished: {record.status().state}")
     record.data(), record.architecture(), record.decisions(), record.environment()  # damaged ones are left out

@@ -33,17 +33,11 @@ SPLIT_NOTE = "split by us, 1 in 5, stratified"
 def stratified(
     labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED, groups: Indices | None = None
 ) -> tuple[Indices, Indices]:
-    """Split indices so that every class gives its share.
+    """Split the indices of labels (N,) so that every class gives its share, `fraction`, to the second part.
 
-    Args:
-        labels: (N,) class of every image.
-        fraction: share of the second part, 0–1.
-        seed: of the shuffle.
-        groups: (N,) numbers; images of the same number go to the same part, the one that the first of them falls to.
-
-    Returns:
-        Indices of the first and of the second part, each sorted; together all of `range(N)`. But for the groups, their
-        shares are within one image of the fraction in every class, and in total.
+    Images of the same number in `groups` (N,) go to the same part, the one that the first of them falls to. Both parts
+    are sorted, together all of `range(N)`. But for the groups, their shares are within one image of the fraction in
+    every class, and in total.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
@@ -250,14 +244,10 @@ class ImageData(LightningDataModule, ABC):
         return self.training_loader(self.splits()[1], self.stage == "search")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (while training) and normalise on the device.
+        """Augment (while training) and normalise on the device; `dataloader_idx` is Lightning's and not used.
 
-        Args:
-            batch: (images uint8 (N, H, W, C), labels (N,)), or a dict of such pairs as one-shot strategies use.
-            dataloader_idx: Lightning's; not used.
-
-        Returns:
-            The same structure with images (N, 3, H, W) in the run's floating-point type, in channels_last layout.
+        A batch is images uint8 (N, H, W, C) and labels (N,), or a dict of such pairs as one-shot strategies use; its
+        images become (N, 3, H, W) in the run's floating-point type, in channels_last layout.
         """
         if isinstance(batch, dict):
             return {key: self.on_after_batch_transfer(part, dataloader_idx) for key, part in batch.items()}

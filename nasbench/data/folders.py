@@ -89,9 +89,6 @@ class ImageFolder(ImageData):
             crop_scale: least share of a training picture's area that a random crop keeps; the largest is 1.
             jitter: brightness, contrast and saturation of training pictures change by at most this share.
             **options: of `ImageData`.
-
-        Raises:
-            OptionError: a value is out of range.
         """
         check_range("crop_scale", crop_scale, gt=0, le=1)
         check_range("jitter", jitter, ge=0, lt=1)

@@ -19,15 +19,7 @@ FIRST_MAX = POOLING_NAMES.index("max3")
 
 
 def check(x: Tensor, pi: Tensor, names: Sequence[str]) -> list[int]:
-    """Check a mixture's arguments.
-
-    Args:
-        x: input, shape (N, C, H, W).
-        pi: weights, shape (K,).
-        names: K different candidates out of `POOLING_NAMES`.
-
-    Returns:
-        Each candidate's position in `POOLING_NAMES`.
+    """Each candidate's position in `POOLING_NAMES`; arguments as in `reference_mixture`.
 
     Raises:
         OptionError: for an unknown or repeated candidate, and for shapes, types or devices that do not go together.

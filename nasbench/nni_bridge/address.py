@@ -16,9 +16,7 @@ PORTS = 200  # that are tried
 
 
 def check_host(host: str) -> None:
-    """Raise OptionError for an address on which NNI's own calls to its manager would fail: not loopback, nor all
-    interfaces.
-    """
+    """Raise OptionError for any host but loopback and all interfaces: NNI's own calls to its manager would fail."""
     if host not in (LOOPBACK, EVERYWHERE):
         raise OptionError(f"host must be {LOOPBACK} (this machine only) or {EVERYWHERE} (every interface), not {host}")
 

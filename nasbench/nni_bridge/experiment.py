@@ -188,8 +188,7 @@ class Experiment:
                 self._folder.parent.parent.rmdir()
 
     def poll(self) -> tuple[bool, list[Trial]]:
-        """Whether it has ended, and all its trials so far. Raises NasbenchError: NNI's manager has died, or its tuner.
-        """
+        """Whether it has ended, and all its trials so far. Raises NasbenchError: NNI's manager or tuner has died."""
         try:
             status = self._nni.get_status()
             jobs = self._nni.list_trial_jobs()

@@ -263,8 +263,7 @@ def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
 
 
 def move_record(folder: Path, out: Path) -> Path:
-    """Move the record out of a trial's folder to the others in `out`. Raises NasbenchError: there is not exactly one.
-    """
+    """Move the record of a trial's folder to the others in `out`. Raises NasbenchError: there is not exactly one."""
     found = [path.parent for path in (folder / RECORD).glob(f"*/{CONFIG}")]
     if len(found) != 1:
         raise NasbenchError(f"{folder / RECORD} holds {len(found)} records instead of one")

@@ -190,8 +190,7 @@ def experiments() -> list[Listed]:
 
 
 def find(experiment: str | None) -> Listed:
-    """One of our experiments by NNI's id or the folder of its sweep, or the newest. Raises OptionError: there is none.
-    """
+    """One of our experiments by NNI's id or its sweep's folder, or the newest. Raises OptionError: there is none."""
     listed = experiments()
     if experiment is None:
         chosen = listed

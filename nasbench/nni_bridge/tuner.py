@@ -17,9 +17,7 @@ class Resumed(Tuner):
     """Hands out the runs that were broken off, then what a tuner of NNI's proposes, who is told all earlier results."""
 
     def __init__(self, name: str, options: dict[str, Any], known: list[dict[str, Any]], first: list[dict[str, Any]]):
-        """Start NNI's tuner from finished runs, `{parameter, value}` each, and parameters of those that were broken
-        off.
-        """
+        """Start NNI's tuner from finished runs, `{parameter, value}` each, and the parameters of broken ones."""
         self._inner: Any = create_builtin_class_instance(name, options, "tuners")
         self._known, self._first = known, list(first)
         self._own: set[int] = set()

@@ -54,8 +54,7 @@ def tally(chosen: Sequence[str]) -> tuple[int, int]:
 
 
 def share(layers: Iterable[tuple[int, int]]) -> Share | None:
-    """Comparisons of several layers together, with an interval for which a layer is one trial; `None` where there are
-    none.
+    """Comparisons of several layers together, with an interval for which a layer is one trial; or `None`.
 
     Each layer has the number of its comparisons with the same candidate on both sides, and of all. Comparisons within a
     layer are not independent: were they all of one mind, m_i of them would be worth one. The exact interval is

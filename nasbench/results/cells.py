@@ -108,8 +108,7 @@ def text(column: Column, cell: Cell) -> str:
 def number(
     value: float, kind: Kind = "number", digits: int | None = None, sign: bool = False, unit: bool = False
 ) -> str:
-    """The one way in which numbers are written for readers; on demand with the sign of what is positive, or the unit.
-    """
+    """The one way in which numbers are written for readers; on demand with a sign also if positive, or the unit."""
     plus = "+" if sign else ""
     if kind == "number":
         shown = f"{value:{plus}}" if isinstance(value, int) else f"{value:{plus}g}"

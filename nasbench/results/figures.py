@@ -130,8 +130,7 @@ def learning_curves(runs: Sequence[RunRow]) -> Figure:
 
 
 def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
-    """Theoretical and effective receptive fields of trained networks; RecordError where a record has no such network.
-    """
+    """Theoretical and effective receptive fields of trained networks; RecordError where a record has none."""
     from matplotlib.patches import Rectangle
 
     from nasbench.networks import load_model

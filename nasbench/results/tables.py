@@ -31,8 +31,7 @@ COLUMN_DIGITS = {"params": 3, FIXED: 1, AGREEMENT: 2}
 
 
 def build(name: str, frame: pd.DataFrame, setting: tuple[str, float | None] | None = None) -> Table:
-    """The table `enhancers`, `strategies` or one of `nasbench.studies.tables.names`; OptionError where there is none
-    such.
+    """The table `enhancers`, `strategies` or one of `nasbench.studies.tables.names`; OptionError if there is none such.
 
     `setting` takes the runs of this protocol and width only (a table that varies the width takes all); by default the
     papers' tables take those of most of the runs, and the others have rows for each.
@@ -197,8 +196,7 @@ def _short_settings(runs: Sequence[RunRow]) -> dict[tuple[Any, ...], str]:
 
 
 def told_apart(names: Sequence[str], parts: Sequence[Sequence[str]]) -> list[str]:
-    """Names, with what differs between those that are equal: `parts` is what else can be said of each, as many of all.
-    """
+    """Names, with what differs between those that are equal: `parts` has as much to say of each, maybe nothing."""
     told = []
     for name, own in zip(names, parts, strict=True):
         alike = [other for other, others_name in zip(parts, names, strict=True) if others_name == name]

@@ -205,9 +205,7 @@ class Study(BaseModel):
         }
 
     def samples(self) -> list[Planned]:
-        """Every run of the grid; or runs that a tuner could choose, with every end of every range among them. See
-        `runs`.
-        """
+        """Every run of the grid; or runs that a tuner could choose, with every end of every range. See `runs`."""
         if not self.search:
             return self.runs()
         found = {key: _ends(*next(iter(d.items()))) for key, d in self.search.items()}

@@ -73,15 +73,11 @@ def sides(image_size: int, strides: Sequence[int]) -> Iterator[int]:
 
 
 def fit_strides(image_size: int, original: Sequence[int], rule: Rule = "fit") -> Strides:
-    """Strides of a chain of layers for an image size.
+    """Strides of a chain of layers, from the stem to the last stage, for an image size in pixels.
 
     By the rule `fit` the earliest stride-2 layers become stride 1, as many as it takes for the last map to be at least
-    4×4; on smaller maps several Meta-Pooling candidates coincide, and none of them could ever lead the others by ρ.
-
-    Args:
-        image_size: side of the square input in pixels.
-        original: strides at 224×224, from the stem to the last stage, each 1 or 2.
-        rule: `fit`, or `original` for the strides as they are.
+    4×4; on smaller maps several Meta-Pooling candidates coincide, and none of them could ever lead the others by ρ. The
+    original strides, those at 224×224, are 1 or 2 each; the rule `original` keeps them.
 
     Raises:
         OptionError: when even without any stride the last map is under 4×4; by the rule `original` when the last map
