@@ -63,7 +63,7 @@ def ablation(base: Mapping[str, Any], seeds: Iterable[int], concurrency: int | N
 
     Another space than the table's must have the candidates `none` and `global` and an architecture `local`.
 
-    Source: Dong et al., ICASSP 2023, Table 3, with a row for first-order DARTS. The runs are those of `table_study`.
+    Source: Dong et al., ICASSP 2023, Table 3, with rows for PMPL by evidence and first-order DARTS; see `table_study`.
 
     Raises:
         OptionError: a setting is wrong.
