@@ -13,7 +13,7 @@ from torch import Tensor
 from nasbench.kernels import threads
 from nasbench.kernels.compilation import body, carray, compiled
 from nasbench.kernels.cpu_backward import BACKWARD_PLANES, backward_task
-from nasbench.kernels.cpu_forward import FORWARD_PLANES, forward_task
+from nasbench.kernels.cpu_forward import FORWARD_PLANES, Block, forward_task
 from nasbench.kernels.vector import LANES, fetch_add, pointer
 
 # What a kernel is told, as 64-bit integers: two counters, sizes, then addresses (see `_run`).
@@ -30,12 +30,9 @@ _IMAGES_PER_THREAD = 4
 
 @compiled
 def _work(address: Any, kind: Any, inner: Any) -> None:
-    """Take tasks until none are left. Every thread runs this, on the same arguments.
+    """Take tasks until none are left. Every thread runs this, on the same arguments, in the order of `_run`.
 
-    Args:
-        address: of the arguments, in the order in which `_run` gives them.
-        kind: type of the images in memory, float32, float64 or uint16 (bfloat16).
-        inner: type to compute in, float32 or float64.
+    The images are float32, float64 or uint16 (bfloat16) in memory (`kind`), and computed in float32 or float64.
     """
     a = carray(address, (_FIELDS,), np.int64)
     images, height, width, channels, grain = a[2], a[3], a[4], a[5], a[6]
@@ -43,6 +40,7 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
     numbers = images * height * width * channels
     blocks = (channels + LANES - 1) // LANES
     tasks = images * blocks
+    line = (width | 1) * LANES
     weights = carray(pointer(a[10]), (7,), inner)
     x = carray(pointer(a[12]), (numbers,), kind)
     y = carray(pointer(a[13]), (numbers,), kind)
@@ -55,27 +53,14 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
         if first >= tasks:
             return
         for task in range(first, min(first + grain, tasks)):
-            block = (task % blocks) * LANES
-            place = (task // blocks) * height * width * channels + block
-            count = min(LANES, channels - block)
+            first_channel = (task % blocks) * LANES
+            place = (task // blocks) * height * width * channels + first_channel
+            count = min(LANES, channels - first_channel)
+            block = Block(place, count, height, width, channels, line, height * line)
             if is_backward:
-                backward_task(
-                    x,
-                    g,
-                    y,
-                    dots[task],
-                    scratch,
-                    place,
-                    count,
-                    height,
-                    width,
-                    channels,
-                    weights,
-                    averages,
-                    maxima,
-                )
+                backward_task(x, g, y, dots[task], scratch, block, weights, averages, maxima)
             else:
-                forward_task(x, y, scratch, place, count, height, width, channels, weights, averages, maxima)
+                forward_task(x, y, scratch, block, weights, averages, maxima)
 
 
 def _work_float32(address: Any) -> None:
@@ -127,16 +112,7 @@ def _run(
 
 
 def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
-    """Compute the mixture.
-
-    Args:
-        x: input in one of `DTYPES`, shape (N, C, H, W), any layout.
-        pi: weights, shape (K,).
-        codes: the candidates.
-
-    Returns:
-        The mixture, in x's type, contiguous in channels_last memory format.
-    """
+    """Mix x (N, C, H, W), of one of `DTYPES` and any layout, by weights pi (K,); in channels_last memory format."""
     x = x.detach().contiguous(memory_format=torch.channels_last)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     if x.numel():
@@ -145,17 +121,7 @@ def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
 
 
 def backward(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Differentiate the mixture.
-
-    Args:
-        g: gradient of the mixture, shape (N, C, H, W), any layout.
-        x: input of the mixture, in the same type.
-        pi: weights, shape (K,).
-        codes: the candidates.
-
-    Returns:
-        The gradients of x (channels_last) and of pi (in double precision).
-    """
+    """The gradients of x (channels_last) and of pi (in double precision), from the mixture's gradient g."""
     x = x.detach().contiguous(memory_format=torch.channels_last)
     g = g.detach().to(x.dtype).contiguous(memory_format=torch.channels_last)
     dx = torch.empty_like(x, memory_format=torch.channels_last)

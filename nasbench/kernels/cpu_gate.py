@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,23 +20,21 @@ _FIELDS = 16
 _Arguments = ctypes.c_int64 * _FIELDS
 
 
+class Part(NamedTuple):
+    """One task: the channels first to last of one image. All tensors are flat and NHWC."""
+
+    image: int
+    first: int
+    last: int
+    height: int
+    width: int
+    channels: int
+
+
 @compiled
-def _forward(
-    x: Any,
-    base: Any,
-    rows: Any,
-    columns: Any,
-    y: Any,
-    weight: Any,
-    has_base: bool,
-    image: int,
-    first: int,
-    last: int,
-    height: int,
-    width: int,
-    channels: int,
-) -> None:
-    """Gate the channels first to last of one image; all tensors are flat and NHWC."""
+def _forward(x: Any, base: Any, rows: Any, columns: Any, y: Any, weight: Any, has_base: bool, part: Part) -> None:
+    """Gate one part."""
+    image, first, last, height, width, channels = part
     for h in range(height):
         place = (image * height + h) * width * channels
         for c in range(first, last, LANES):
@@ -52,22 +50,10 @@ def _forward(
 
 @compiled
 def _backward(
-    x: Any,
-    g: Any,
-    rows: Any,
-    columns: Any,
-    dx: Any,
-    drows: Any,
-    dcolumns: Any,
-    weight: Any,
-    image: int,
-    first: int,
-    last: int,
-    height: int,
-    width: int,
-    channels: int,
+    x: Any, g: Any, rows: Any, columns: Any, dx: Any, drows: Any, dcolumns: Any, weight: Any, part: Part
 ) -> float:
     """Differentiate `_forward`; the gradients of rows and columns still lack the weight. Return the weight's."""
+    image, first, last, height, width, channels = part
     dot = 0.0
     for h in range(height):
         place = (image * height + h) * width * channels
@@ -115,11 +101,11 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
             return
         image, first = task // spans, (task % spans) * span
         last = min(first + span, channels)
-        sizes = (image, first, last, height, width, channels)
+        part = Part(image, first, last, height, width, channels)
         if is_backward:
-            dots[task] = _backward(x, other, rows, columns, y, drows, dcolumns, weight, *sizes)
+            dots[task] = _backward(x, other, rows, columns, y, drows, dcolumns, weight, part)
         else:
-            _forward(x, other, rows, columns, y, weight, has_other, *sizes)
+            _forward(x, other, rows, columns, y, weight, has_other, part)
 
 
 def _work_float32(address: Any) -> None:
