@@ -53,10 +53,8 @@ def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture
 def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Architecture:
     """Turn what a user wrote into an architecture.
 
-    Args:
-        space: the model space.
-        choice: a mapping; the name of one of the space's named architectures; one candidate for every label; or `None`
-            for the first of the space's named architectures.
+    That is a mapping; the name of one of the space's named architectures, the first of which stands for `None`; or one
+    candidate for every label.
 
     Raises:
         ArchitectureError: it is none of these, or does not fit the space.

@@ -63,11 +63,7 @@ def checked(init: F) -> F:
 
 
 def check(name: str, hint: Any, value: Any) -> None:
-    """Check an option's value by its annotation, see `checked`.
-
-    Raises:
-        OptionError: it is out of range; names the option, the bounds and the value.
-    """
+    """Check an option's value by its annotation, see `checked`; an OptionError names option, bounds and value."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         for mark in inner[1:]:

@@ -254,8 +254,7 @@ def build_dataset(name: str, data: Mapping[str, Any], **context: Any) -> Any:
 def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Check the names of options and convert their values to the annotated types.
 
-    Raises:
-        OptionError: naming the option and the nearest valid name, or the type that was expected.
+    Raises OptionError: naming the option and the nearest valid name, or the type that was expected.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError

@@ -255,16 +255,8 @@ def backward_task(
 ) -> None:
     """Differentiate the mixture of one block of channels of one image.
 
-    Args:
-        x: the images.
-        g: the gradient of the mixture.
-        dx: the gradient of x.
-        dots: receives the task's part of the gradient of `weights`, shape (7,).
-        scratch: room for `BACKWARD_PLANES` planes.
-        block: the task.
-        weights: see `forward_task`, as the last two.
-        averages: whether any average takes part.
-        maxima: whether any maximum takes part.
+    `g` is the gradient of the mixture, `dx` that of x; `dots`, of shape (7,), receives the task's part of the gradient
+    of `weights`. The scratch has room for `BACKWARD_PLANES` planes. The others see `forward_task`.
     """
     zero = splat(scratch, ZERO)
     height, width, line, plane = block.height, block.width, block.line, block.plane

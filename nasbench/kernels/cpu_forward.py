@@ -156,16 +156,10 @@ def _column(x: Any, y: Any, scratch: Any, block: Block, w: int, weights: Any, av
 
 @compiled
 def forward_task(x: Any, y: Any, scratch: Any, block: Block, weights: Any, averages: bool, maxima: bool) -> None:
-    """Mix one block of channels of one image.
+    """Mix one block of channels of one image of x into y.
 
-    Args:
-        x: the images.
-        y: the mixture.
-        scratch: room for `FORWARD_PLANES` planes.
-        block: the task.
-        weights: pi of `none`, pi of the averages over k², pi of the maxima: 3, 5, 7 each.
-        averages: whether any average takes part.
-        maxima: whether any maximum takes part.
+    The scratch has room for `FORWARD_PLANES` planes. The weights are pi of `none`, pi of the averages over k², pi of
+    the maxima: 3, 5, 7 each. The last two say whether any average, and any maximum, takes part.
     """
     for h in range(block.height):
         if averages:

@@ -61,11 +61,7 @@ class Trial:
 
 
 def check_algorithms(study: Study) -> None:
-    """Build tuner and assessor as NNI will.
-
-    Raises:
-        OptionError: unknown name or option, a package that is missing, or a search space that the tuner cannot search.
-    """
+    """Build tuner and assessor as NNI will; OptionError for what is unknown, not installed, or cannot be searched."""
     log.silence()
     if study.search:
         tuner = _build("tuner", study.tuner)

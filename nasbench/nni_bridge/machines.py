@@ -40,8 +40,7 @@ class Machines:
     def concurrency(self, asked: int | None, configs: Iterable[RunConfig]) -> int:
         """How many runs there are at a time: as many as were `asked` for, else one a machine.
 
-        Raises:
-            OptionError: nobody said how many, or a run asks for more GPUs than it gets.
+        Raises OptionError: nobody said how many, or a run asks for more GPUs than it gets.
         """
         gpus = self.service.trial_gpu_number
         for config in configs:

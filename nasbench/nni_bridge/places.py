@@ -56,11 +56,7 @@ class Place:
         return ""
 
     def configure(self, config: Any) -> Path:
-        """Complete an NNI experiment's configuration; returns the file that receives the specification.
-
-        Raises:
-            OptionError: the folder with the user's own code is too large.
-        """
+        """Complete NNI's configuration; returns the specification's file. OptionError: the user's code is too large."""
         service = self._service()
         code = self._folder / "code"
         own = service.trial_code_directory
@@ -241,11 +237,7 @@ class Cluster(Place):
 
 
 def connect(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
-    """Connect to the machines for an experiment, whose folder here and whose portal's host are given.
-
-    Raises:
-        OptionError: a machine cannot be reached, or lacks something.
-    """
+    """Connect to the machines for an experiment. Raises OptionError: one cannot be reached, or lacks something."""
     if machines.platform == "remote":
         return Remote(machines, experiment, folder, concurrency, host)
     return Cluster(machines, experiment, folder, host)

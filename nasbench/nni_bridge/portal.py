@@ -80,8 +80,7 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
 def view(experiment_id: str, port: int | None = None, host: str = LOOPBACK) -> tuple[Any, str]:
     """Open an experiment that has ended; returns it, to be stopped with `stop`, and the portal's address.
 
-    Raises:
-        NasbenchError: there is no such experiment, or it is running.
+    Raises NasbenchError: there is no such experiment, or it is running.
     """
     from nni.experiment import Experiment
 

@@ -39,11 +39,7 @@ class Connection:
         self._master: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
-        """Connect.
-
-        Raises:
-            OptionError: there is no client, or the machine does not let this user in; with the client's own words.
-        """
+        """Connect. Raises OptionError: there is no client, or this user is not let in; with the client's own words."""
         if shutil.which("ssh") is None:
             raise OptionError("machines are reached by the command ssh, which is not installed (OpenSSH's client)")
         errors = self._folder / "errors"
@@ -102,11 +98,7 @@ class Connection:
         return self._ask("forward", "-R", f"{address}:{port}:{LOOPBACK}:{port}")
 
     def download(self, folder: str, to: Path) -> None:
-        """Copy a folder of the machine (`~` is its user's home) to a new one here.
-
-        Raises:
-            NasbenchError: it cannot be read, or what comes is no harmless archive.
-        """
+        """Copy a folder of the machine (`~` is its user's home) to a new one here; NasbenchError where that fails."""
         to.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         command = [*self._control, self._target, f"tar -C {quoted(folder)} -cf - ."]

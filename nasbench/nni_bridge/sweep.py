@@ -29,8 +29,7 @@ LEFTOVER_SECONDS = 10.0
 def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
     """Check every run of a study as far as can be done without training, and allocate the machine.
 
-    Raises:
-        NasbenchError: a setting is wrong or data are missing; the message names the run.
+    Raises NasbenchError: a setting is wrong or data are missing; the message names the run.
     """
     samples = study.samples()
     configs = [run.config for run in samples]

@@ -58,11 +58,7 @@ class Collection:
 
 
 def collect(paths: Iterable[str | Path]) -> Collection:
-    """Read the records at or below these paths: the finished runs ordered by path, and what is damaged or unfinished.
-
-    Raises:
-        RecordError: a path does not exist.
-    """
+    """Read the records at or below these paths: finished runs by path, and problems. RecordError: there is no path."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []

@@ -101,10 +101,9 @@ def tradeoff(runs: Sequence[RunRow]) -> Figure:
 
 
 def learning_curves(runs: Sequence[RunRow]) -> Figure:
-    """Accuracy and loss over the epochs, mean over seeds of every set-up, the band from lowest to highest.
+    """Accuracy and loss over the epochs, mean over the seeds of every set-up, the band from lowest to highest.
 
-    Raises:
-        RecordError: no run has curves, or one's are damaged.
+    Raises RecordError: no run has curves, or one's are damaged.
     """
     variants = sorted({str(run["label"]) for run in runs})
     curves = {variant: [_metrics(run) for run in runs if run["label"] == variant] for variant in variants}

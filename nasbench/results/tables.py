@@ -124,8 +124,7 @@ def strategies(runs: Sequence[RunRow]) -> Table:
 def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> Table:
     """Any grouping: mean with interval of a numeric column for every pair of two others, e.g. `label` and `dataset`.
 
-    Raises:
-        OptionError: the frame has no such column, or `value` holds no numbers.
+    Raises OptionError: the frame has no such column, or `value` holds no numbers.
     """
     runs = records(frame)
     for name in (rows, columns, value):

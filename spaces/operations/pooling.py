@@ -131,10 +131,10 @@ class BlurPool(BlurPool2d):
 class DetailPreservingPool(nn.Module):
     """Detail-preserving pooling, DPP (Saeedan, Weber, Goesele and Roth, CVPR 2018, section 3).
 
-    Over each window Ω of pixels I, with the reference Ĩ = mean of Ω: e = (I − Ĩ)² + 10⁻³ (asymmetric, for what is brighter:
-    max(0, I − Ĩ) is squared); ê = e / mean of e over Ω; w = ê^exp(λ_c) + exp(α_c); y = Σ wI / Σ w. λ and α
-    are learned per channel and start at 0. In the "full" form Ĩ comes from a learned 3×3 filter per channel
-    with the operator's stride, which starts as the mean of Ω, so that training begins at the "lite" form.
+    Over each window Ω of pixels I, with the reference Ĩ = mean of Ω: e = (I − Ĩ)² + 10⁻³ (asymmetric, for what is
+    brighter: max(0, I − Ĩ) is squared); ê = e / mean of e over Ω; w = ê^exp(λ_c) + exp(α_c); y = Σ wI / Σ w. λ and α
+    are learned per channel and start at 0. In the "full" form Ĩ comes from a learned 3×3 filter per channel with the
+    operator's stride, which starts as the mean of Ω, so that training begins at the "lite" form.
 
     α → ∞ is average pooling; large exp(λ) in the asymmetric form tends to the maximum. The weights are formed
     as a softmax of log w, so that no power overflows. (The authors' program raises ê to exp(λ)/2, which is λ
