@@ -16,10 +16,7 @@ from nasbench.terminal import say
 
 DATA_ROOT = Path("data")  # in the place of this machine's
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")],
     output: Annotated[Path, typer.Option("-o", "--output", help=f"File that is written; its name ends in {SUFFIX}.")],

@@ -17,10 +17,7 @@ from nasbench.record import Record, is_record
 from nasbench.show import profile_table
 from nasbench.terminal import plain_console, print_json
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     space: Annotated[
         str | None,

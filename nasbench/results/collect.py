@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasbench.config import GIVEN, KINDS, SETTING, Role, RunConfig, digest
 from nasbench.errors import NasbenchError, RecordError
@@ -16,6 +16,8 @@ from nasbench.results.cells import Kind
 
 if TYPE_CHECKING:
     import pandas as pd
+
+K = TypeVar("K", bound=Hashable)
 
 LONGEST = 500  # characters of a reason
 RunRow = Mapping[str, Any]  # a row of the frame
@@ -124,6 +126,14 @@ def setting(config: RunConfig, result: Result) -> str:
         return config.digest(*SETTING)
     network = [config.space, result.label, config.space_options.get("width"), result.architecture]
     return digest([config.part(Role.RECIPE), network])
+
+
+def grouped(rows: Iterable[RunRow], key: Callable[[RunRow], K]) -> dict[K, list[RunRow]]:
+    """Rows of the frame by what they have in common, in the order in which that first occurs."""
+    groups: dict[K, list[RunRow]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def is_searched(row: RunRow) -> bool:

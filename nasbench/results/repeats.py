@@ -10,7 +10,7 @@ from nasbench.facts import Decision
 from nasbench.record import Record
 from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import SHOWN, RunRow, architecture_of, is_searched, option
+from nasbench.results.collect import SHOWN, RunRow, architecture_of, grouped, is_searched, option
 from nasbench.results.tables import by_seed, describe, records, setting_parts, told_apart, value_text
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def repeats(frame: pd.DataFrame) -> Table:
         RecordError: nothing can be compared.
     """
     runs = records(frame)
-    groups: dict[str, list[RunRow]] = {}
-    for run in filter(is_searched, runs):
-        groups.setdefault(run["setting"], []).append(run)
+    groups = grouped(filter(is_searched, runs), lambda run: str(run["setting"]))
     rows: list[dict[str, Cell]] = []
     rules: list[int] = []
     notes: list[str] = []

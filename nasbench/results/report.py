@@ -14,7 +14,7 @@ from nasbench.reasons import evidence
 from nasbench.record import Record, write_atomic
 from nasbench.results import layers
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import MEASURES, Problem, RunRow, is_searched, option
+from nasbench.results.collect import MEASURES, Problem, RunRow, grouped, is_searched, option
 from nasbench.results.figures import WHAT, first_of_each, plot
 from nasbench.results.formats import html
 from nasbench.results.page import render
@@ -102,11 +102,9 @@ def _summary(runs: Sequence[RunRow], groups: Sequence[Mapping[str, Any]]) -> str
 
 def _groups(runs: Sequence[RunRow], trust: bool) -> list[dict[str, Any]]:
     """Every configuration with its seeds, its command, and the rows of the papers' tables that it fills."""
-    by_setting: dict[tuple[str, str], list[RunRow]] = {}
-    for run in sorted(runs, key=lambda r: (describe([r]), str(r["label"]), int(r["seed"]))):
-        by_setting.setdefault((run["setting"], run["label"]), []).append(run)
+    ordered = sorted(runs, key=lambda run: (describe([run]), str(run["label"]), int(run["seed"])))
     groups = []
-    for members in by_setting.values():
+    for members in grouped(ordered, lambda run: (run["setting"], run["label"])).values():
         config = Record(members[0]["path"]).config()
         seeds = sorted({int(run["seed"]) for run in members})
         rows = {  # in order; the forms of a table share rows

@@ -9,7 +9,7 @@ from nasbench.errors import RecordError, quoted
 from nasbench.facts import Decision
 from nasbench.reasons import EVIDENCE, LEAD, UNDECIDED
 from nasbench.record import SEARCH, Record, finite
-from nasbench.results.collect import RunRow, architecture_of, is_searched, option
+from nasbench.results.collect import RunRow, architecture_of, grouped, is_searched, option
 from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
 
 if TYPE_CHECKING:
@@ -142,10 +142,8 @@ def architecture(runs: Sequence[RunRow]) -> Figure:
     if not found:
         raise RecordError("there is no run whose architecture could be drawn")
     labels = list(architecture_of(found[0]))
-    groups: dict[str, list[RunRow]] = {}
-    for run in found:
-        if list(architecture_of(run)) == labels:
-            groups.setdefault(str(run["label"]), []).append(run)
+    alike = [run for run in found if list(architecture_of(run)) == labels]
+    groups = grouped(alike, lambda run: str(run["label"]))
     kinds: dict[str, list[str]] = {}
     for label in labels:
         kinds.setdefault(label.rpartition(".")[2] if "." in label else "", []).append(label)

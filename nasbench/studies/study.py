@@ -21,13 +21,8 @@ RANGE = ("from", "to", "step", "count", "scale")
 # NNI's distributions, and how many numbers each takes; `choice` takes a list.
 DISTRIBUTIONS = {
     "choice": None,
-    "randint": 2,
-    "uniform": 2,
-    "loguniform": 2,
-    "normal": 2,
-    "lognormal": 2,
-    "quniform": 3,
-    "qloguniform": 3,
+    **dict.fromkeys(("randint", "uniform", "loguniform", "normal", "lognormal"), 2),
+    **dict.fromkeys(("quniform", "qloguniform"), 3),
 }
 MAX_RUNS = 10_000
 
