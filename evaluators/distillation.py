@@ -62,12 +62,6 @@ class DistillationModule(ClassificationModule):
 
     The first student is the network that is set; the others are built anew, and so is the teacher. Their random draws
     leave the generators as they were: the first student sees the same images as in a training alone.
-
-    Attributes:
-        others: the students but the first.
-        teacher: `FusionTeacher`, a network of the space, or `None` where both weights are 0.
-        numbered: names of the students, `student1`, `student2`, ….
-        names: the same in the order of `students`, which `report` changes.
     """
 
     def __init__(
@@ -87,9 +81,9 @@ class DistillationModule(ClassificationModule):
         self.temperature = temperature
         self.distillation_weight, self.teacher_weight = distillation_weight, teacher_weight
         self.numbered = tuple(f"student{i}" for i in range(1, students + 1))
-        self.names = list(self.numbered)
-        self.others = nn.ModuleList()
-        self.teacher: nn.Module | None = None
+        self.names = list(self.numbered)  # in the order of `students`, which `report` changes
+        self.others = nn.ModuleList()  # the students but the first
+        self.teacher: nn.Module | None = None  # a `FusionTeacher`, a network of the space; none if both weights are 0
         self.map_name: str | None = None  # of the module whose output the fusion teacher reads
         self.network_metrics = nn.ModuleDict(
             {

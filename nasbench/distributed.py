@@ -7,6 +7,7 @@ each, with the variables that torchrun and Lightning know: NODE_RANK, MASTER_ADD
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from nasbench.config import RunConfig
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.machine import environment
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +149,7 @@ class Processes:
         self._children: list[_Child] = []
         self._failures: list[_Child] = []
         self._alarm: threading.Timer | None = None
-        self._environment: dict[str, str | None] = {}
+        self._environment = contextlib.ExitStack()
         self._threads = torch.get_num_threads()
         self._signals: tuple[socket.socket, int] | None = None
 
@@ -194,10 +196,9 @@ class Processes:
         }
         if not several and sys.platform == "linux":
             values["GLOO_SOCKET_IFNAME"] = "lo"  # what stays on the machine needs no network, and must not show there
-        self._environment = {name: os.environ.get(name) for name in values}
-        os.environ.update(values)
-        if self._environment["OMP_NUM_THREADS"] is None:
+        if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(int(values["OMP_NUM_THREADS"]))
+        self._environment.enter_context(environment(**values))
 
     def _listen(self) -> None:
         """Let Ctrl-C end a collective operation, in which Python does not get to see it."""
@@ -246,25 +247,16 @@ class Processes:
             tell, before = self._signals
             signal.set_wakeup_fd(before)
             tell.close()  # which ends the thread
-        for name, value in self._environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        self._environment.close()
         torch.set_num_threads(self._threads)
 
 
 class _Child:
-    """Another process of a run, on this machine.
-
-    Attributes:
-        ready: set once it is ready to connect, or has ended.
-        output: all that it printed, once it has ended.
-    """
+    """Another process of a run, on this machine."""
 
     def __init__(self, config: RunConfig, node: int, local_rank: int, on_failure: Callable[[_Child], None]) -> None:
-        self.ready = threading.Event()
-        self.output = ""
+        self.ready = threading.Event()  # set once it is ready to connect, or has ended
+        self.output = ""  # all that it printed, once it has ended
         self._rank = node * config.devices + local_rank
         self._on_failure = on_failure
         self._killed = False

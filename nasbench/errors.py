@@ -10,12 +10,9 @@ class NasbenchError(Exception):
     """Base of every error that a user can cause and mend.
 
     The message says what was wrong, where, and what to do; the command line prints it as one line and exits.
-
-    Attributes:
-        exit_code: of the command.
     """
 
-    exit_code = 2
+    exit_code = 2  # of the command
 
 
 class OptionError(NasbenchError, ValueError):

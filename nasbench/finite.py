@@ -49,7 +49,6 @@ class FiniteGuard(Callback):
     """
 
     def __init__(self, stage: str) -> None:
-        """Guard the stage of that name."""
         self._stage, self._steps = stage, 0
         self._sum: Tensor | None = None  # on the device; what is not finite stays so in a sum
 

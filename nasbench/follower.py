@@ -41,9 +41,8 @@ def follow(config: RunConfig) -> None:
     plan = broadcast(None)
     first = RunConfig.model_validate(plan["config"])
     everything = [role for role in Role if role not in (Role.PLACE, Role.ORIGIN)]
-    differences = [
-        name for name in first.differing(config, *everything) if name != "weights"
-    ]  # the first has read them
+    # The first has read the weights.
+    differences = [name for name in first.differing(config, *everything) if name != "weights"]
     if differences:
         raise OptionError(f"the first process was started with other settings: {', '.join(differences)} differ(s)")
     with quiet_libraries():

@@ -34,14 +34,10 @@ OPTIONAL = ("image_size", "train_images", "weights")  # where none is a value, a
 
 
 def resolve_config(given: Mapping[str, Any]) -> RunConfig:
-    """Fill in the preset and the parts' defaults under what was given.
+    """Fill in the preset and the parts' defaults under what was given; the configuration is complete.
 
-    Args:
-        given: fields of `RunConfig`; what is absent comes from the preset (by default the data set's), else from the
-            part itself. `strategy: fixed` with the option `choice` stands for an `architecture` that is given.
-
-    Returns:
-        The complete configuration.
+    What is absent comes from the preset (by default the data set's), else from the part itself. `strategy: fixed` with
+    the option `choice` stands for an `architecture` that is given.
 
     Raises:
         OptionError: unknown field, name or option, or a value of the wrong kind or out of range.

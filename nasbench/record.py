@@ -197,7 +197,9 @@ class Record:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of plain values or one of the models above. Raises ValueError: a number is not finite."""
-        plain = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+        plain = json.dumps(
+            content, indent=2, ensure_ascii=False, allow_nan=False, default=lambda model: model.model_dump(mode="json")
+        )
         write_atomic(self._file(name), plain + "\n")
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -253,10 +255,6 @@ class Record:
         size = self._file(name).stat().st_size
         if size > LARGEST:
             raise RecordError(f"{self.path / name} is damaged: it holds {size >> 20} MiB")
-
-
-def _plain(content: Any) -> Any:
-    return content.model_dump(mode="json")
 
 
 def finite(number: str) -> float:

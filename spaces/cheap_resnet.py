@@ -25,7 +25,6 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(self, inp: int, oup: int, stride: int) -> None:
-        """Build the shortcut from `inp` to `oup` channels."""
         super().__init__()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inp != oup:
@@ -39,7 +38,6 @@ class StandardBlock(ResidualBlock):
     """
 
     def __init__(self, inp: int, oup: int, stride: int) -> None:
-        """Build the block from `inp` to `oup` channels; the first convolution has the stride."""
         super().__init__(inp, oup, stride)
         self.conv1, self.bn1 = convolution(inp, oup, 3, stride), nn.BatchNorm2d(oup)
         self.conv2, self.bn2 = convolution(oup, oup, 3), nn.BatchNorm2d(oup)

@@ -66,7 +66,6 @@ class ChannelShuffle(nn.Module):
     """
 
     def __init__(self, groups: int) -> None:
-        """Shuffle `groups` groups of equal size."""
         super().__init__()
         self.groups = groups
 

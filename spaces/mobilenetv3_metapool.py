@@ -40,7 +40,6 @@ class EnhancedV3Residual(InvertedResidual):
     enhancer: nn.Module
 
     def __init__(self, config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> None:
-        """Build the block without its enhancer; see torchvision for the arguments."""
         super().__init__(config, norm_layer)
         self.depthwise = len(self.block) - (3 if config.use_se else 2)  # its position; behind it: SE, projection
 

@@ -32,7 +32,6 @@ class Planted(ModelSpace):
 
     @checked
     def __init__(self, num_classes: Count = 32) -> None:
-        """Build the space; `num_classes` are the outputs of the classifier."""
         super().__init__()
         self.enhancers = nn.ModuleList(enhancer_choice(label, CANDIDATES, 1, {}) for label in LABELS)
         self.head = nn.Linear(len(LABELS), num_classes)

@@ -102,7 +102,6 @@ class Arrays(InMemoryData):
     augmentation = Augmentation(padding=2, flip=True)
 
     def __init__(self, *, image_size: int | None = None, **options: Any) -> None:
-        """Describe what to load; see `ImageData` for the options."""
         super().__init__(image_size=image_size, **options)
         self._keep_size = image_size is None
 

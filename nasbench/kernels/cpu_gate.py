@@ -127,10 +127,6 @@ def _nhwc(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous(memory_format=torch.channels_last)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _span(x: Tensor, workers: int) -> int:
     """Channels of a task: all of an image's, which lie together, if there are enough images for all threads."""
     return x.shape[1] if x.shape[0] >= 4 * workers else LANES
@@ -142,7 +138,8 @@ def _run(
     workers = threads.count()
     images, channels, height, width = x.shape
     scale = weight.detach().to(computes_in(x.dtype)).contiguous()
-    addresses = [_address(tensor) for tensor in (x, rows, columns, y, other, *sums)]
+    tensors = (x, rows, columns, y, other, *sums)
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     arguments = _Arguments(*(0, images, height, width, channels, _span(x, workers), scale.data_ptr()), *addresses)
     threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)
 

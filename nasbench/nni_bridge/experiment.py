@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.machine import environment
 from nasbench.nni_bridge import log, portal
 from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.machines import Machines
@@ -97,7 +98,6 @@ class Experiment:
         first: Sequence[Mapping[str, Any]] = (),  # parameters of its runs that were broken off
         machines: Machines | None = None,  # where the runs take place, if not here
     ) -> None:
-        """Describe the experiment."""
         log.silence()
         from nni.experiment import Experiment as NniExperiment
         from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig
@@ -152,7 +152,7 @@ class Experiment:
 
     def start(self, port: int | None, host: str) -> str:
         """Start NNI; returns the portal's address. Raises NasbenchError: it did not start."""
-        with portal.environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
+        with environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
                 config = self._nni.config
                 self._place = connect(self._machines, self.id, self._folder, config.trial_concurrency, host)

@@ -85,9 +85,8 @@ def _reasons(path: Path) -> Iterator[None]:
     except OptionError as e:
         raise OptionError(f"{path}: {e}") from e
     except AssertionError as e:
-        line = traceback.extract_tb(e.__traceback__)[-1].line or describe_exception(
-            e
-        )  # it says no more than what it asserts
+        # It says no more than what it asserts.
+        line = traceback.extract_tb(e.__traceback__)[-1].line or describe_exception(e)
         raise OptionError(f"{path}: NNI demands {line.removeprefix('assert ')}") from e
     except Exception as e:
         raise OptionError(f"{path}: {' '.join(str(e).split())}") from e
@@ -111,7 +110,7 @@ def _load(given: Mapping[str, Any], base: Path) -> Any:
     except AttributeError as e:
         words = {case_insensitive(str(k)): str(k) for k in _keys(given)}
         wrong = [words.get(w.strip(), w.strip()) for w in str(e).rpartition("field(s) ")[2].split(",")]
-        fields = [f for cls in _classes(str(e).split()[0]) for f in _fields(cls)]
+        fields = _fields(str(e).split()[0])
         raise OptionError(unknown(f"field of NNI's service {platform}", wrong[0], fields)) from e
     finally:
         unset_base_path()
@@ -174,17 +173,14 @@ def _records(path: Path, service: Any, given: Any) -> tuple[Path, str] | None:
     return here, str(given["there"])
 
 
-def _classes(name: str) -> list[Any]:
+def _fields(name: str) -> list[str]:
+    """The fields of the configuration class of a name, in NNI's spelling."""
     from nni.experiment.config.base import ConfigBase
+    from nni.experiment.config.utils import camel_case
     from nni.experiment.config.utils.internal import _all_subclasses
 
-    return [cls for cls in _all_subclasses(ConfigBase) if cls.__name__ == name]
-
-
-def _fields(cls: Any) -> list[str]:
-    from nni.experiment.config.utils import camel_case
-
-    return [camel_case(field.name) for field in dataclasses.fields(cls)]
+    found = [cls for cls in _all_subclasses(ConfigBase) if cls.__name__ == name]
+    return [camel_case(field.name) for cls in found for field in dataclasses.fields(cls)]
 
 
 def _keys(given: Any) -> Iterator[str]:

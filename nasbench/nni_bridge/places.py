@@ -46,7 +46,6 @@ class Place:
     trial_command = f"python3 -m {MODULE} {SPECIFICATION}"
 
     def __init__(self, machines: Machines, experiment: str, folder: Path, host: str) -> None:
-        """See `connect`."""
         self._machines, self._experiment, self._folder, self._host = machines, experiment, folder, host
         self._fetched: set[str] = set()
 
@@ -119,7 +118,6 @@ class Remote(Place):
     trial_command = f'exec "$NASBENCH_PYTHON" -m {MODULE} {SPECIFICATION}'
 
     def __init__(self, machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> None:
-        """Connect to all machines and check them; see `connect`."""
         super().__init__(machines, experiment, folder, host)
         self._address = _manager_address(machines.service, host)
         self._connections: list[Connection] = []
@@ -143,8 +141,8 @@ class Remote(Place):
             return asked
         last = FIRST_PORT + PORTS
         for port in range(FIRST_PORT, last) if asked is None else (asked,):
-            # NNI wants the next port, too.
-            if is_free(port, self._host) and is_free(port + 1, self._host) and self._forward(port):
+            free = is_free(port, self._host) and is_free(port + 1, self._host)  # NNI wants the next port, too
+            if free and all(connection.forward(self._address, port) for connection in self._connections):
                 return port
         what = f"port {asked} is" if asked is not None else f"no port from {FIRST_PORT} to {last - 1} is"
         raise OptionError(f"{what} free here and on all machines at {self._address}: choose one with --port")
@@ -210,9 +208,6 @@ class Remote(Place):
         connection.write(f"{folder}/{PRELOAD.name}", PRELOAD.read_text(encoding="utf-8"))
         connection.write(f"{folder}/python", script)
         return home
-
-    def _forward(self, port: int) -> bool:
-        return all(connection.forward(self._address, port) for connection in self._connections)
 
 
 class Cluster(Place):

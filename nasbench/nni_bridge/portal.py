@@ -9,7 +9,6 @@ import secrets
 import signal
 import socket
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.machine import environment
 from nasbench.nni_bridge import log
 from nasbench.nni_bridge.address import EVERYWHERE, FIRST_PORT, LOOPBACK, PORTS, check_host, is_free
 
@@ -108,21 +108,6 @@ def stop(experiment: Any) -> None:
             process.wait()
     experiment._proc = experiment.port = None
     experiment._stop_logging()
-
-
-@contextlib.contextmanager
-def environment(**changes: str) -> Iterator[None]:
-    """Other environment variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def stop_group(leader: int, seconds: float = STOP_SECONDS) -> None:

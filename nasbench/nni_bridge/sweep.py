@@ -14,7 +14,7 @@ from nasbench.errors import RecordError
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.address import LOOPBACK
 from nasbench.nni_bridge.allocation import Allocation, allocate, gpu_count
-from nasbench.nni_bridge.experiment import Experiment, Say, Trial, check_algorithms
+from nasbench.nni_bridge.experiment import Experiment, Say, check_algorithms
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import Record, write_atomic
@@ -128,7 +128,9 @@ def _make(
                 if trial.ended and trial.id not in ended:
                     ended.add(trial.id)
                     again = key in todo and todo[key].interrupted is not None
-                    results[key] = _result(trial, label, "run again" if again else "run")
+                    how = "run again" if again else "run"
+                    facts = (trial.error, trial.record, trial.seconds)
+                    results[key] = Result(label, trial.parameters, trial.state, how, *facts)
                     say(f"{_line(results[key])}  [{len(ended)}/{count}]")
                     write_results(out, study, list(results.values()))
         finally:
@@ -151,10 +153,6 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _result(trial: Trial, label: str, how: str) -> Result:
-    return Result(label, trial.parameters, trial.state, how, trial.error, trial.record, trial.seconds)
 
 
 def _line(result: Result) -> str:

@@ -60,8 +60,9 @@ def alphas(run: RunRow) -> Figure:
             handles.append(panels[0].plot([], [], **EXCLUDED, color="#606060", label="excluded")[0])
         columns = len(handles) if len(handles) < 10 else -(-len(handles) // 2)
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
+        title = f"{run['label']} on {run['dataset']}, seed {run['seed']}"
         figure.suptitle(
-            f"π of each layer's candidates over the search: {_title(run)}\n"
+            f"π of each layer's candidates over the search: {title}\n"
             "(in the titles: what was chosen; * not fixed before the search ended; (n) undecided between n)"
         )
         figure.supylabel("π (probability)", fontsize=7)
@@ -204,7 +205,3 @@ def _candidates(runs: Sequence[RunRow], labels: Sequence[str], listed: bool) -> 
             names |= dict.fromkeys(filter(None, str(option(run, "candidates") or "").split("+")))
         names |= dict.fromkeys(str(chosen[label]) for label in labels)
     return [name for name in CANDIDATES if name in names] + sorted(set(names) - set(CANDIDATES))
-
-
-def _title(run: RunRow) -> str:
-    return f"{run['label']} on {run['dataset']}, seed {run['seed']}"

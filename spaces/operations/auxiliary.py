@@ -16,7 +16,6 @@ class AuxiliaryLoss(nn.Module):
     auxiliary_loss: Tensor | None
 
     def __init__(self) -> None:
-        """Start without a loss."""
         super().__init__()
         self.auxiliary_loss = None
 

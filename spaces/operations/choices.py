@@ -48,7 +48,6 @@ class OnFirst(nn.Module):
     """
 
     def __init__(self, operation: nn.Module) -> None:
-        """Wrap `operation`."""
         super().__init__()
         self.operation = operation
 
