@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasbench.architecture import fresh_copy
-from nasbench.evaluators.classification import (
-    Classification,
-    ClassificationModule,
-    accuracies,
-    main_logits,
-    top1,
-)
+from nasbench.evaluators.classification import Classification, ClassificationModule, accuracies, main_logits, top1
 from nasbench.evaluators.teachers import FusionTeacher, fusion_map, standard_architecture
 from nasbench.options import NonNegative, Positive, Range, checked
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -91,14 +92,8 @@ def check_range(
         raise OptionError(f"{name} must be a number, not {value!r}")
     if value != value or abs(value) == float("inf"):
         raise OptionError(f"{name} must be a finite number, not {value}")
-    inside = (
-        (gt is None or value > gt)
-        and (ge is None or value >= ge)
-        and (lt is None or value < lt)
-        and (le is None or value <= le)
-    )
-    if not inside:
-        bounds = [
-            f"{sign} {bound}" for sign, bound in ((">", gt), ("≥", ge), ("<", lt), ("≤", le)) if bound is not None
-        ]
-        raise OptionError(f"{name} must be {' and '.join(bounds)}, not {value}")
+    bounds = ((">", gt, operator.gt), ("≥", ge, operator.ge), ("<", lt, operator.lt), ("≤", le, operator.le))
+    given = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
+    if not all(holds(value, bound) for _, bound, holds in given):
+        wanted = " and ".join(f"{sign} {bound}" for sign, bound, _ in given)
+        raise OptionError(f"{name} must be {wanted}, not {value}")

@@ -215,16 +215,8 @@ class MENetSpace(FittedSpace, ModelSpace):
             oup = shape.channels * 2**stage
             for position in range(depth):
                 number = len(self.group_counts) + 1
-                module = MEModule(
-                    inp,
-                    oup,
-                    1 if position else stride,
-                    number,
-                    shape.side,
-                    self.gates,
-                    groups or GROUPS,
-                    {"global": reduction},
-                )
+                sizes = (inp, oup, 1 if position else stride, number, shape.side)
+                module = MEModule(*sizes, self.gates, groups or GROUPS, {"global": reduction})
                 layers.append((f"block{number:02d}", module))
                 self.group_counts.append(module.groups)
                 inp = oup

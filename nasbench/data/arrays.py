@@ -53,13 +53,7 @@ class FashionMNIST(InMemoryData):
             _torchvision(self, torchvision.datasets.FashionMNIST, "FashionMNIST/raw/*-ubyte[.gz]", train)
             for train in (True, False)
         )
-        return (
-            train.data.numpy(),
-            train.targets.numpy(),
-            test.data.numpy(),
-            test.targets.numpy(),
-            train.classes,
-        )
+        return train.data.numpy(), train.targets.numpy(), test.data.numpy(), test.targets.numpy(), train.classes
 
 
 class CIFAR10(InMemoryData):
@@ -137,12 +131,9 @@ def _torchvision(data: InMemoryData, source: Any, expected: str, train: bool) ->
     try:
         return source(str(root), train=train, download=data.download)
     except Exception as e:  # absent files are RuntimeErrors, damaged ones anything
-        hint = (
-            ""
-            if data.download
-            else "; fetch it with --download, or give another folder with --data-root or NASBENCH_DATA"
-        )
-        raise DataError(f"{data.name}: not found as {root}/{expected}{hint} ({' '.join(str(e).split())})") from e
+        hint = "; fetch it with --download, or give another folder with --data-root or NASBENCH_DATA"
+        reason = f"{'' if data.download else hint} ({' '.join(str(e).split())})"
+        raise DataError(f"{data.name}: not found as {root}/{expected}{reason}") from e
 
 
 def _read_npz(name: str, path: Path) -> Parts:

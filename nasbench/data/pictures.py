@@ -92,7 +92,8 @@ def repeated_pictures(paths: Iterable[str]) -> dict[str, bytes]:
     every = list(paths)
     with ThreadPoolExecutor() as threads:
         alike = _several(dict(zip(every, (sketch for _, sketch in threads.map(_look, every)), strict=True)))
-        return _several(dict(zip(alike, threads.map(_digest, alike), strict=True)))
+        digests = threads.map(lambda path: _pixels(read_picture(path)), alike)
+        return _several(dict(zip(alike, digests, strict=True)))
 
 
 def _several(digests: dict[str, bytes]) -> dict[str, bytes]:
@@ -101,10 +102,6 @@ def _several(digests: dict[str, bytes]) -> dict[str, bytes]:
     for path, digest in digests.items():
         paths[digest].append(path)
     return {path: digest for path, digest in digests.items() if len(paths[digest]) > 1}
-
-
-def _digest(path: str) -> bytes:
-    return _pixels(read_picture(path))
 
 
 def _pixels(picture: Image.Image) -> bytes:

@@ -134,12 +134,10 @@ def html(table: Table) -> str:
     for i in range(len(table.rows)):
         cells = []
         for n, (column, shown) in enumerate(zip(table.columns, table.texts(i), strict=True)):
-            inner = (
-                escape(shown).replace(" w", " <sup>w</sup>")
-                if "welch" in table.cell(i, column.key).marks
-                else escape(shown)
-            )
-            if "best" in table.cell(i, column.key).marks:
+            inner, marks = escape(shown), table.cell(i, column.key).marks
+            if "welch" in marks:
+                inner = inner.replace(" w", " <sup>w</sup>")
+            if "best" in marks:
                 inner = f"<strong>{inner}</strong>"
             tag = 'th scope="row"' if n == 0 else "td"
             cells.append(f'<{tag} class="{column.kind}">{inner}</{tag.split()[0]}>')

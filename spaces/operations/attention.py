@@ -35,8 +35,6 @@ from torch import nn
 
 from nasbench.options import Count, checked
 
-__all__ = ["ATTENTION", "ATTENTION_OUTPUT", "CBAM", "SE", "SK", "CoordAttention"]
-
 
 def _hidden(channels: int, reduction: int, minimum: int) -> int:
     """Return max(minimum, channels // reduction), the width of a module's bottleneck."""

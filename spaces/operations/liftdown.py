@@ -10,8 +10,6 @@ from nasbench.errors import OptionError
 from nasbench.options import Count, NonNegative, checked
 from nasbench.spaces.operations.auxiliary import AuxiliaryLoss
 
-__all__ = ["LiftDownPool", "Lifting", "high_precision"]
-
 _TAPS = 5
 
 

@@ -26,18 +26,6 @@ from nasbench.errors import OptionError
 from nasbench.options import Count, checked
 from nasbench.spaces.operations.liftdown import LiftDownPool, high_precision
 
-__all__ = [
-    "DOWNSAMPLING",
-    "ENHANCERS",
-    "AveragePool",
-    "BlurPool",
-    "DetailPreservingPool",
-    "GatedPool",
-    "GaussianPool",
-    "MaxPool",
-    "SkipPool",
-]
-
 
 @checked
 def _window_size(channels: Count, stride: int) -> int:
