@@ -27,8 +27,7 @@ def named(space: ModelSpace) -> dict[str, Architecture]:
 def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture:
     """An architecture in the space's order of labels, if it answers every choice of the space and nothing else.
 
-    Raises:
-        ArchitectureError: a label is missing or unknown, or a candidate is not one of its label's.
+    Raises ArchitectureError: a label is missing or unknown, or a candidate is not one of its label's.
     """
     if not isinstance(architecture, Mapping):
         raise ArchitectureError(
@@ -54,10 +53,7 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Archit
     """Turn what a user wrote into an architecture.
 
     That is a mapping; the name of one of the space's named architectures, the first of which stands for `None`; or one
-    candidate for every label.
-
-    Raises:
-        ArchitectureError: it is none of these, or does not fit the space.
+    candidate for every label. Raises ArchitectureError: it is none of these, or does not fit the space.
     """
     if isinstance(choice, Mapping):
         return validate(space, choice)
@@ -91,10 +87,8 @@ def fresh_copy(network: nn.Module, architecture: Mapping[str, Any] | None = None
     """Build another network of the same space, with the same options of the space and fresh weights.
 
     The network is one of `instantiate`, or of NNI's simplified format: NNI keeps with it how it was built. Its own
-    architecture is taken where no validated one is given.
-
-    Raises:
-        ArchitectureError: it was not built as one architecture of an NNI ModelSpace.
+    architecture is taken where no validated one is given. Raises ArchitectureError: it was not built as one
+    architecture of an NNI ModelSpace.
     """
     from nni.nas.nn.pytorch import ModelSpace
 

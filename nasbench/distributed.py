@@ -46,8 +46,7 @@ def world_size(config: RunConfig) -> int:
 def node_rank(config: RunConfig) -> int:
     """Which of a run's machines this is, from 0.
 
-    Raises:
-        OptionError: NODE_RANK or MASTER_ADDR is missing or wrong, or another launcher has started this process.
+    Raises OptionError: NODE_RANK or MASTER_ADDR is missing or wrong, or another launcher has started this process.
     """
     if world_size(config) == 1:
         return 0

@@ -18,8 +18,7 @@ EVERY = 20  # steps between two looks at the loss; each waits for the device
 def check_finite(stage: str, step: int, module: nn.Module, loss: Tensor | None = None) -> None:
     """Check a loss, and all parameters and batch statistics of a module; one transfer from the device.
 
-    Raises:
-        NonFiniteError: names stage, step and the first tensor that has a NaN or an infinity, else the loss.
+    Raises NonFiniteError: names stage, step and the first tensor that has a NaN or an infinity, else the loss.
     """
     tensors = dict(_tensors(module))
     if loss is not None:

@@ -37,10 +37,8 @@ def resolve_config(given: Mapping[str, Any]) -> RunConfig:
     """Fill in the preset and the parts' defaults under what was given; the configuration is complete.
 
     What is absent comes from the preset (by default the data set's), else from the part itself. `strategy: fixed` with
-    the option `choice` stands for an `architecture` that is given.
-
-    Raises:
-        OptionError: unknown field, name or option, or a value of the wrong kind or out of range.
+    the option `choice` stands for an `architecture` that is given. Raises OptionError: unknown field, name or option,
+    or a value of the wrong kind or out of range.
     """
     for key in given:
         if key not in RunConfig.model_fields:
@@ -109,8 +107,7 @@ def layer(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 def complete(config: RunConfig) -> RunConfig:
     """The same settings with every option of every part, converted and in its normal form.
 
-    Raises:
-        OptionError: unknown name or option, or a value of the wrong kind or out of range.
+    Raises OptionError: unknown name or option, or a value of the wrong kind or out of range.
     """
     changed: dict[str, Any] = {}
     options = dict(config.space_options)

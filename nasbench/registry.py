@@ -73,8 +73,7 @@ def trusting(trust: bool) -> Iterator[None]:
 def load(kind: str, name: str) -> Any:
     """Import the class behind a registered name or `package.module:Class`; the current folder is searched last.
 
-    Raises:
-        OptionError: when there is no such name, module or class, it is no such part, or is not to be trusted.
+    Raises OptionError: when there is no such name, module or class, it is no such part, or is not to be trusted.
     """
     if ":" not in name:
         entry = entries(kind).get(name)
@@ -88,8 +87,7 @@ def load(kind: str, name: str) -> Any:
 def imported(kind: str, name: str) -> Any:
     """Import what `package.module:attribute` names, which runs that module's code; the current folder is searched last.
 
-    Raises:
-        OptionError: there is no such module or attribute, or it is not to be trusted.
+    Raises OptionError: there is no such module or attribute, or it is not to be trusted.
     """
     if not _trusted.get():
         raise OptionError(
@@ -172,9 +170,7 @@ def complete(kind: str, name: str, options: Mapping[str, Any], settle: bool = Tr
     """Every option of a part with its value, defaults included, as plain values in the order of the constructor.
 
     With `settle` a class method of that name of the part puts values in the place of those that depend on others.
-
-    Raises:
-        OptionError: unknown option, wrong type, value out of range, or no plain value.
+    Raises OptionError: unknown option, wrong type, value out of range, or no plain value.
     """
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -225,10 +221,8 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> Any:
     """Build a registered or imported class with the options that a user gave, converted to the annotated types.
 
-    The context is what the caller knows (classes, image size, seed …); it is passed on where the class takes it.
-
-    Raises:
-        OptionError: unknown option, wrong type, value out of range, or a failing constructor.
+    The context is what the caller knows (classes, image size, seed …); it is passed on where the class takes it. Raises
+    OptionError: unknown option, wrong type, value out of range, or a failing constructor.
     """
     factory = load(kind, name)
     given = check_options(kind, name, factory, options)

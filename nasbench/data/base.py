@@ -138,10 +138,8 @@ class ImageData(LightningDataModule, ABC):
         """Read the set (or only its index): fills class names, normalisation and what the loaders need.
 
         What was decided for the user (a split, files left out) is appended to `notes`. A set that knows of copies among
-        its training images sets `train_groups`.
-
-        Raises:
-            DataError: the set is missing or damaged; says where it was looked for and how to get it.
+        its training images sets `train_groups`. Raises DataError: the set is missing or damaged; says where it was
+        looked for and how to get it.
         """
 
     @property

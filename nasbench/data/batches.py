@@ -27,10 +27,8 @@ class SharedBatches(DistributedSampler[Any]):
     def __init__(self, images: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
         """Describe the batches: `batch_size` images over all `world` processes, of which this one is number `rank`.
 
-        With `shuffle` there is a new order in every pass and full batches only, else all in order.
-
-        Raises:
-            DataError: there is not one image for every process.
+        With `shuffle` there is a new order in every pass and full batches only, else all in order. Raises DataError:
+        there is not one image for every process.
         """
         everything = range(images)
         super().__init__(everything, world, rank, shuffle, seed)  # type: ignore[arg-type]

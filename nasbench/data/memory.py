@@ -45,10 +45,7 @@ class InMemoryData(ImageData):
     def read(self) -> Parts:
         """Read training images, their labels, test images, their labels, and class names (`None` for numbers only).
 
-        Images are (N, H, W) or (N, H, W, C) uint8.
-
-        Raises:
-            DataError: the set is missing or damaged.
+        Images are (N, H, W) or (N, H, W, C) uint8. Raises DataError: the set is missing or damaged.
         """
 
     def load(self) -> None:

@@ -21,8 +21,7 @@ FIRST_MAX = POOLING_NAMES.index("max3")
 def check(x: Tensor, pi: Tensor, names: Sequence[str]) -> list[int]:
     """Each candidate's position in `POOLING_NAMES`; arguments as in `pooling_mixture`.
 
-    Raises:
-        OptionError: for an unknown or repeated candidate, and for shapes, types or devices that do not go together.
+    Raises OptionError: for an unknown or repeated candidate, and for shapes, types or devices that do not go together.
     """
     codes = []
     for name in names:

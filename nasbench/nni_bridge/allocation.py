@@ -26,10 +26,8 @@ def allocate(
     """Allocate the `cores` (by default all of this process's) or `gpus` of this machine to the runs of a sweep.
 
     `configs` are `Study.samples`. `runs` counts those that are finished, too: when the sweep goes on after an
-    interruption, each run gets the threads that the others had.
-
-    Raises:
-        OptionError: a run asks for a GPU by its number, for more of them than there are, or for several machines.
+    interruption, each run gets the threads that the others had. Raises OptionError: a run asks for a GPU by its number,
+    for more of them than there are, or for several machines.
     """
     if cores is None:
         cores = machine.cpus()

@@ -17,10 +17,7 @@ def compare(a: str | Path, b: str | Path) -> Table:
     """What differs between two finished runs in configuration, architecture, result and environment.
 
     One row a difference: the two values, and for numbers `b − a`, of accuracies in percentage points. Results are
-    always listed, the rest only where it differs.
-
-    Raises:
-        RecordError: one of them is not a finished record.
+    always listed, the rest only where it differs. Raises RecordError: one of them is not a finished record.
     """
     runs, configs, environments = [], [], []
     for path in (a, b):

@@ -48,10 +48,7 @@ def repeats(frame: pd.DataFrame) -> Table:
 
     Up to three rows a setting: between its seeds in all layers, likewise in the layers that both of two searches
     decided, and between the halves of each search where the strategy tells them. The notes name what could not be
-    compared, and why.
-
-    Raises:
-        RecordError: nothing can be compared.
+    compared, and why. Raises RecordError: nothing can be compared.
     """
     runs = records(frame)
     groups = grouped(filter(is_searched, runs), lambda run: str(run["setting"]))

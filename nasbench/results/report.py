@@ -50,10 +50,7 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     """Write `index.html` into a folder: tables, figures, the command of every row, configuration and environment.
 
     It names the problems, loads nothing from anywhere else and has no scripts. `trust` runs the code of parts that are
-    not registered, for their networks and defaults.
-
-    Raises:
-        RecordError: there are no runs, or a record is damaged.
+    not registered, for their networks and defaults. Raises RecordError: there are no runs, or a record is damaged.
     """
     from markupsafe import Markup
 

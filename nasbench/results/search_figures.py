@@ -134,10 +134,7 @@ def architecture(runs: Sequence[RunRow]) -> Figure:
     """Which candidate was chosen at which depth: a heat map a set-up, the share of its runs as lightness.
 
     Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each. Architectures that were given
-    are drawn only where none was found.
-
-    Raises:
-        RecordError: there are no runs, or they have different layers.
+    are drawn only where none was found. Raises RecordError: there are no runs, or they have different layers.
     """
     found = [run for run in runs if is_searched(run)] or list(runs)
     if not found:

@@ -15,10 +15,8 @@ from nasbench.studies.plan import Plan, Result, check
 def run_missing(planned: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
     """Make what is missing of a grid; a run that fails does not stop the rest, and one that was broken off goes on.
 
-    Before each run `say` is told what it is, and of each that failed why.
-
-    Raises:
-        NasbenchError: a run can never work, and none was started; the message names it.
+    Before each run `say` is told what it is, and of each that failed why. Raises NasbenchError: a run can never work,
+    and none was started; the message names it.
     """
     check(planned.missing)
     results = []

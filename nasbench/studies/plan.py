@@ -44,10 +44,8 @@ class Plan:
 def check(runs: Iterable[Planned], here: bool = True) -> None:
     """Build what the runs need, once for each setting, so that mistakes show before the first of them starts.
 
-    Where the runs are not made `here`, data that are missing on this machine may be there.
-
-    Raises:
-        NasbenchError: a setting is wrong or data are missing; the message names the run.
+    Where the runs are not made `here`, data that are missing on this machine may be there. Raises NasbenchError: a
+    setting is wrong or data are missing; the message names the run.
     """
     from nasbench.pipeline import prepare
 

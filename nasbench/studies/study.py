@@ -122,8 +122,7 @@ class Study(BaseModel):
     def runs(self) -> list[Planned]:
         """Every run of the grid, in order; none where a tuner chooses.
 
-        Raises:
-            OptionError: a setting is wrong, two runs are the same, or an exclusion excludes nothing.
+        Raises OptionError: a setting is wrong, two runs are the same, or an exclusion excludes nothing.
         """
         if self.search:
             return []

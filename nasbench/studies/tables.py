@@ -46,10 +46,8 @@ def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: 
     """The study that fills a table, or these of its rows.
 
     What a row says itself wins over `base`, the `RunConfig` fields of every run. Strategy options there are for every
-    row whose strategy takes them; where `base` names a strategy, for the rows with that strategy.
-
-    Raises:
-        OptionError: no such table, or a setting is wrong or has no effect on any row.
+    row whose strategy takes them; where `base` names a strategy, for the rows with that strategy. Raises OptionError:
+    no such table, or a setting is wrong or has no effect on any row.
     """
     chosen = {row.key: row.settings for row in spec(name).rows if rows is None or row.key in rows}
     spaces = sorted({row["space"] for row in chosen.values()})
@@ -65,8 +63,7 @@ def ablation(base: Mapping[str, Any], seeds: Iterable[int], concurrency: int | N
 
     Source: Dong et al., ICASSP 2023, Table 3, with rows for PMPL by evidence and first-order DARTS; see `table_study`.
 
-    Raises:
-        OptionError: a setting is wrong.
+    Raises OptionError: a setting is wrong.
     """
     if base.get("space") in (None, SPACE):
         study = table_study("table3", base, seeds, ABLATION)

@@ -131,12 +131,7 @@ class CoordAttention(CoordAttn):
         super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=8), bias=True)
 
 
-ATTENTION: dict[str, Callable[[int], nn.Module]] = {
-    "se": SE,
-    "cbam": CBAM,
-    "sk": SK,
-    "coord": CoordAttention,
-}
+ATTENTION: dict[str, Callable[[int], nn.Module]] = {"se": SE, "cbam": CBAM, "sk": SK, "coord": CoordAttention}
 """Candidates on the expanded features (Table 2): factories of the channel count, shape-preserving."""
 
 ATTENTION_OUTPUT: dict[str, Callable[[int], nn.Module]] = {

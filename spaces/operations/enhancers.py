@@ -80,10 +80,8 @@ def candidate_names(candidates: str | Iterable[str], extra: tuple[str, ...] = ()
     """The names of a candidate set, in the given order.
 
     A set is `full` (all eight, section 2.1 of the paper), `ablation` (the legend of its Table 3), names separated by
-    commas, or a list of names. Candidates of the space's own, `extra`, it has after `none`.
-
-    Raises:
-        OptionError: unknown name, a name twice, or none at all.
+    commas, or a list of names. Candidates of the space's own, `extra`, it has after `none`. Raises OptionError: unknown
+    name, a name twice, or none at all.
     """
     if isinstance(candidates, str) and candidates in CANDIDATE_SETS:
         none, *others = CANDIDATE_SETS[candidates]

@@ -86,8 +86,7 @@ class LiftDownPool(AuxiliaryLoss):
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)). An odd height or width is first extended by the reflection of
     its last but one row or column (a single row or column is repeated). Parameters: 48C.
 
-    Raises:
-        OptionError: if the stride is not 2, a weight is negative or `channels` is below 1.
+    Raises OptionError: if the stride is not 2, a weight is negative or `channels` is below 1.
     """
 
     @checked
