@@ -171,7 +171,7 @@ def _row_averages(x: Any, g: Any, scratch: Any, block: Block, h: int, weights: A
     `dots` are Σ g·x, Σ v3·sum3(x), Σ v5·sum5(x) and Σ v7·sum7(x) before this row, by lane; they return with its part.
     """
     pixel, line = block.place + h * block.width * block.channels, h * block.line + GRADIENT * block.plane
-    width, channels, count, plane = block.width, block.channels, block.count, block.plane
+    width, channels, count, plane = block.width, block.channels, block.lanes, block.plane
     zero = splat(scratch, ZERO)
     dot1, dot3, dot5, dot7 = dots
     p1, c3 = splat(scratch, weights[0]), splat(scratch, weights[1])
@@ -212,7 +212,7 @@ def _row_averages(x: Any, g: Any, scratch: Any, block: Block, h: int, weights: A
 def _row_maxima(x: Any, dx: Any, scratch: Any, block: Block, h: int) -> None:
     """Send the gradients of row h's maxima to its pixels, add the rest and write the row's gradient."""
     pixel, line = block.place + h * block.width * block.channels, h * block.line
-    width, channels, count, plane = block.width, block.channels, block.count, block.plane
+    width, channels, count, plane = block.width, block.channels, block.lanes, block.plane
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     # r are the maxima over three pixels, s over five; dx, dr and ds their gradients as far as known.
     x1 = x2 = x3 = x4 = x5 = x6 = low
@@ -267,7 +267,7 @@ def backward_task(
         if maxima or averages:
             at = block.place + h * width * block.channels
             for w in range(width):
-                store(scratch, grad + h * line + w * LANES, read(g, at + w * block.channels, block.count))
+                store(scratch, grad + h * line + w * LANES, read(g, at + w * block.channels, block.lanes))
     max3 = max5 = max7 = zero
     p3, p5, p7 = splat(scratch, weights[4]), splat(scratch, weights[5]), splat(scratch, weights[6])
     for w in range(width):
@@ -287,7 +287,7 @@ def backward_task(
             at = block.place + h * width * block.channels
             for w in range(width):
                 value = load(scratch, sums + h * line + w * LANES)
-                write(dx, at + w * block.channels, block.count, value)
+                write(dx, at + w * block.channels, block.lanes, value)
     dots[0], dots[1] = lane_sum(rows[0]), lane_sum(rows[1])
     dots[2], dots[3] = lane_sum(rows[2]), lane_sum(rows[3])
     dots[4], dots[5], dots[6] = lane_sum(max3), lane_sum(max5), lane_sum(max7)

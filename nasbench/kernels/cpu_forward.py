@@ -32,7 +32,7 @@ class Block(NamedTuple):
     """One task: a block of channels of one image. Images are flat, NHWC; the planes of the scratch are flat, too."""
 
     place: int  # index of the block's first channel in the image's first pixel
-    count: int  # channels of the block
+    lanes: int  # channels of the block, `LANES` or fewer
     height: int  # rows of the image
     width: int  # pixels in a row
     channels: int  # distance of two pixels in an image
@@ -70,7 +70,7 @@ def row_maxima(x: Any, scratch: Any, block: Block, h: int, first: int) -> None:
     for j in range(block.width + 3):
         x0 = low
         if j < block.width:
-            x0 = read(x, pixel + j * block.channels, block.count)
+            x0 = read(x, pixel + j * block.channels, block.lanes)
         a1 = maximum(maximum(x2, x1), x0)
         b2 = maximum(a3, a1)
         if j >= 3:
@@ -93,7 +93,7 @@ def _row_sums(x: Any, scratch: Any, block: Block, h: int, weights: Any) -> None:
     for j in range(block.width + 3):
         x0 = zero
         if j < block.width:
-            x0 = read(x, pixel + j * block.channels, block.count)
+            x0 = read(x, pixel + j * block.channels, block.lanes)
         if j >= 3:
             at = line + (j - 3) * LANES
             sum3 = x4 + x3 + x2
@@ -150,7 +150,7 @@ def _column(x: Any, y: Any, scratch: Any, block: Block, w: int, weights: Any, av
             r72, r71, s73, s72, t74, t73 = r71, r70, s72, s71, t73, t72
         if i >= 3:
             at = pixel + (i - 3) * row
-            write(y, at, block.count, total + p1 * read(x, at, block.count))
+            write(y, at, block.lanes, total + p1 * read(x, at, block.lanes))
         y0, y1, y2, y3, y4, y5 = y1, y2, y3, y4, y5, y6
 
 
