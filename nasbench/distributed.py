@@ -65,7 +65,7 @@ def node_rank(config: RunConfig) -> int:
 
 
 def broadcast(value: Any) -> Any:
-    """What the first process of a run holds here; every process must call it. Alone, a process gets its own back."""
+    """What the first process of a run holds here, pickled; all processes must call it. Alone, it gets its own back."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -93,7 +93,7 @@ def is_first() -> bool:
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The mean of each tensor over all processes: what Lightning and DDP do with the gradients that they know of."""
+    """The mean of each tensor, of one shape everywhere, over all processes: what Lightning and DDP do with gradients."""
     if not dist.is_initialized() or not tensors:
         return list(tensors)
     flat = torch.cat([t.flatten() for t in tensors])  # one operation for all of them

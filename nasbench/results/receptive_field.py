@@ -179,8 +179,9 @@ def _extent(seen: Tensor) -> tuple[int, int] | None:
 def effective(model: nn.Module, image_size: int, channels: int = 3, seed: int = 0) -> NDArray[np.float64]:
     """The effective field of the centre unit of the last feature map; OptionError where the network has none.
 
-    The network is not changed; the inputs are standard normal, as normalised images are. |∂ Σ_c y_c / ∂ x| is summed
-    over the input's channels, averaged over the inputs, its maximum scaled to 1; (image_size, image_size).
+    The network is not changed; the inputs, drawn by the seed, are standard normal, as normalised images are. |∂ Σ_c y_c
+    / ∂ x| is summed over the input's channels, averaged over the inputs, its maximum scaled to 1; (image_size,
+    image_size).
     """
     network = copy.deepcopy(model).cpu().float().eval()
     generator = torch.Generator().manual_seed(seed)
