@@ -93,7 +93,7 @@ def is_first() -> bool:
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The mean of each tensor, of one shape everywhere, over all processes: what Lightning and DDP do with gradients."""
+    """The mean of each tensor, of one shape everywhere, over all processes: what DDP does with its gradients."""
     if not dist.is_initialized() or not tensors:
         return list(tensors)
     flat = torch.cat([t.flatten() for t in tensors])  # one operation for all of them
