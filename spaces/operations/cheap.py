@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 def convolution(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution of odd side without bias; at stride 1 it keeps the map's. Initialised as by He et al., ICCV 2015."""
+    """A convolution of odd side without bias; keeps the map's at stride 1. Initialised as in He et al., ICCV 2015."""
     layer = nn.Conv2d(inp, oup, kernel, stride, kernel // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return layer
