@@ -13,7 +13,7 @@ from torch import Tensor
 from nasbench.kernels import threads
 from nasbench.kernels.compilation import body, carray, compiled
 from nasbench.kernels.cpu_backward import BACKWARD_PLANES, backward_task
-from nasbench.kernels.cpu_forward import FORWARD_PLANES, Block, forward_task
+from nasbench.kernels.cpu_forward import FORWARD_PLANES, forward_task
 from nasbench.kernels.vector import LANES, fetch_add, pointer
 
 # What a kernel is told, as 64-bit integers: two counters, sizes, then addresses (see `_run`).
@@ -40,7 +40,6 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
     numbers = images * height * width * channels
     blocks = (channels + LANES - 1) // LANES
     tasks = images * blocks
-    line = (width | 1) * LANES
     weights = carray(pointer(a[10]), (7,), inner)
     x = carray(pointer(a[12]), (numbers,), kind)
     y = carray(pointer(a[13]), (numbers,), kind)
@@ -53,14 +52,27 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
         if first >= tasks:
             return
         for task in range(first, min(first + grain, tasks)):
-            first_channel = (task % blocks) * LANES
-            place = (task // blocks) * height * width * channels + first_channel
-            count = min(LANES, channels - first_channel)
-            block = Block(place, count, height, width, channels, line, height * line)
+            block = (task % blocks) * LANES
+            place = (task // blocks) * height * width * channels + block
+            count = min(LANES, channels - block)
             if is_backward:
-                backward_task(x, g, y, dots[task], scratch, block, weights, averages, maxima)
+                backward_task(
+                    x,
+                    g,
+                    y,
+                    dots[task],
+                    scratch,
+                    place,
+                    count,
+                    height,
+                    width,
+                    channels,
+                    weights,
+                    averages,
+                    maxima,
+                )
             else:
-                forward_task(x, y, scratch, block, weights, averages, maxima)
+                forward_task(x, y, scratch, place, count, height, width, channels, weights, averages, maxima)
 
 
 def _work_float32(address: Any) -> None:

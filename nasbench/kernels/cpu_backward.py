@@ -21,35 +21,24 @@ from __future__ import annotations
 from typing import Any
 
 from nasbench.kernels.compilation import compiled
-from nasbench.kernels.cpu_forward import LOW, ZERO, Block, read, row_maxima, write
+from nasbench.kernels.cpu_forward import LOW, ZERO, read, row_maxima, write
 from nasbench.kernels.vector import LANES, add_where, keep, lane_sum, load, maximum, splat, store
 
 BACKWARD_PLANES = 6
-GRADIENT = 3  # number of the plane of g
 
 
 @compiled
-def _to_larger(a: Any, b: Any, da: Any, g: Any) -> Any:
-    """Send g back through the maximum of a and b: the gradient of a so far with its part, and that of b, alone."""
-    is_a = a >= b
-    return add_where(is_a, da, g), keep(~is_a, g)
-
-
-@compiled
-def _to_first(a: Any, b: Any, largest: Any, da: Any, db: Any, g: Any) -> Any:
-    """Likewise through the largest of a, b and a third, whose gradient is the last that is returned."""
-    is_a = a >= largest
-    rest = keep(~is_a, g)
-    is_b = b >= largest
-    return add_where(is_a, da, g), add_where(is_b, db, rest), keep(~is_b, rest)
+def _copy_row(g: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int) -> None:
+    for j in range(width):
+        store(scratch, line + j * LANES, read(g, place + j * channels, count))
 
 
 @compiled
 def _column_max7(scratch: Any, rows: int, grad: int, height: int, line: int, pi: Any) -> Any:
     """Replace one column of row maxima by their gradient under the maximum over seven rows.
 
-    `rows` and `grad` are the column's indices in the planes of row maxima and of g. Returned is Σ g · maximum over the
-    column, by lane: its part of the gradient of pi, which is in every lane.
+    `rows` and `grad` are the column's indices in the planes of row maxima and of g, `line` the distance of two rows
+    there. Returned is Σ g · maximum over the column, by lane: its part of the gradient of pi, which is in every lane.
     """
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     dot = zero
@@ -72,10 +61,19 @@ def _column_max7(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
                 g = load(scratch, grad + at - 3 * line)
                 dot = dot + g * maximum(t4, t2)
                 g = g * pi
-                dt4, dt2 = _to_larger(t4, t2, dt4, g)
+                upper = t4 >= t2
+                dt4 = add_where(upper, dt4, g)
+                dt2 = keep(~upper, g)
         if i >= 3:
-            ds5, ds3 = _to_larger(s5, s3, ds5, dt4)
-            dr6, dr5, dr4 = _to_first(r6, r5, s5, dr6, dr5, ds5)
+            upper = s5 >= s3
+            ds5 = add_where(upper, ds5, dt4)
+            ds3 = keep(~upper, dt4)
+            upper = r6 >= s5
+            dr6 = add_where(upper, dr6, ds5)
+            rest = keep(~upper, ds5)
+            middle = r5 >= s5
+            dr5 = add_where(middle, dr5, rest)
+            dr4 = keep(~middle, rest)
             if i >= 6:
                 store(scratch, rows + at - 6 * line, dr6)
         r6, r5, r4, r3, r2, r1 = r5, r4, r3, r2, r1, r0
@@ -107,9 +105,16 @@ def _column_max5(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
                 g = load(scratch, grad + at - 2 * line)
                 dot = dot + g * maximum(s3, s1)
                 g = g * pi
-                ds3, ds1 = _to_larger(s3, s1, ds3, g)
+                upper = s3 >= s1
+                ds3 = add_where(upper, ds3, g)
+                ds1 = keep(~upper, g)
         if i >= 2:
-            dr4, dr3, dr2 = _to_first(r4, r3, s3, dr4, dr3, ds3)
+            upper = r4 >= s3
+            dr4 = add_where(upper, dr4, ds3)
+            rest = keep(~upper, ds3)
+            middle = r3 >= s3
+            dr3 = add_where(middle, dr3, rest)
+            dr2 = keep(~middle, rest)
             if i >= 4:
                 store(scratch, rows + at - 4 * line, dr4)
         r4, r3, r2, r1 = r3, r2, r1, r0
@@ -136,7 +141,13 @@ def _column_max3(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
             g = load(scratch, grad + at - line)
             s1 = maximum(maximum(r2, r1), r0)
             dot = dot + g * s1
-            dr2, dr1, dr0 = _to_first(r2, r1, s1, dr2, dr1, g * pi)
+            g = g * pi
+            upper = r2 >= s1
+            dr2 = add_where(upper, dr2, g)
+            rest = keep(~upper, g)
+            middle = r1 >= s1
+            dr1 = add_where(middle, dr1, rest)
+            dr0 = keep(~middle, rest)
         if i >= 2:
             store(scratch, rows + at - 2 * line, dr2)
         r2, r1 = r1, r0
@@ -165,17 +176,33 @@ def _column_sums(scratch: Any, sums: int, grad: int, height: int, line: int, pla
 
 
 @compiled
-def _row_averages(x: Any, g: Any, scratch: Any, block: Block, h: int, weights: Any, averages: bool, dots: Any) -> Any:
-    """Replace row h of v3 by the gradient of x under `none` and the averages.
+def _row_averages(
+    x: Any,
+    g: Any,
+    scratch: Any,
+    place: int,
+    line: int,
+    count: int,
+    width: int,
+    channels: int,
+    plane: int,
+    weights: Any,
+    averages: bool,
+    dots: Any,
+) -> Any:
+    """Replace one row of v3 by the gradient of x under `none` and the averages; places as in `row_maxima`.
 
-    `dots` are Σ g·x, Σ v3·sum3(x), Σ v5·sum5(x) and Σ v7·sum7(x) before this row, by lane; they return with its part.
+    The row of g stands at `line`, in the planes behind it those of v3 and v5. `dots` are Σ g·x, Σ v3·sum3(x), Σ
+    v5·sum5(x) and Σ v7·sum7(x) before this row, by lane; they return with its part.
     """
-    pixel, line = block.place + h * block.width * block.channels, h * block.line + GRADIENT * block.plane
-    width, channels, count, plane = block.width, block.channels, block.lanes, block.plane
     zero = splat(scratch, ZERO)
     dot1, dot3, dot5, dot7 = dots
-    p1, c3 = splat(scratch, weights[0]), splat(scratch, weights[1])
-    c5, c7 = splat(scratch, weights[2]), splat(scratch, weights[3])
+    p1, c3, c5, c7 = (
+        splat(scratch, weights[0]),
+        splat(scratch, weights[1]),
+        splat(scratch, weights[2]),
+        splat(scratch, weights[3]),
+    )
     x1 = x2 = x3 = x4 = x5 = x6 = zero
     # The gradients of the pixels 6 to 1 behind the newest one, as far as known.
     d6 = d5 = d4 = d3 = d2 = d1 = zero
@@ -183,7 +210,7 @@ def _row_averages(x: Any, g: Any, scratch: Any, block: Block, h: int, weights: A
         at = line + j * LANES
         x0 = zero
         if j < width:
-            x0 = read(x, pixel + j * channels, count)
+            x0 = read(x, place + j * channels, count)
         d0 = zero
         if averages and 3 <= j < width + 3:
             v7 = load(scratch, at - 3 * LANES)
@@ -200,7 +227,7 @@ def _row_averages(x: Any, g: Any, scratch: Any, block: Block, h: int, weights: A
             d6, d5, d4 = d6 + d0, d5 + u5, d4 + u3
             d3, d2, d1 = d3 + u3, d2 + u3, d1 + u5
         if j >= 6:
-            g0 = read(g, pixel + (j - 6) * channels, count)
+            g0 = read(g, place + (j - 6) * channels, count)
             dot1 = dot1 + g0 * x6
             store(scratch, at - 6 * LANES + plane, d6 + p1 * g0)
         x6, x5, x4, x3, x2, x1 = x5, x4, x3, x2, x1, x0
@@ -209,10 +236,20 @@ def _row_averages(x: Any, g: Any, scratch: Any, block: Block, h: int, weights: A
 
 
 @compiled
-def _row_maxima(x: Any, dx: Any, scratch: Any, block: Block, h: int) -> None:
-    """Send the gradients of row h's maxima to its pixels, add the rest and write the row's gradient."""
-    pixel, line = block.place + h * block.width * block.channels, h * block.line
-    width, channels, count, plane = block.width, block.channels, block.lanes, block.plane
+def _row_maxima(
+    x: Any,
+    dx: Any,
+    scratch: Any,
+    place: int,
+    line: int,
+    count: int,
+    width: int,
+    channels: int,
+    plane: int,
+) -> None:
+    """Send the gradients of one row's maxima to its pixels, add the rest and write the row's gradient; see
+    `row_maxima`.
+    """
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     # r are the maxima over three pixels, s over five; dx, dr and ds their gradients as far as known.
     x1 = x2 = x3 = x4 = x5 = x6 = low
@@ -225,22 +262,31 @@ def _row_maxima(x: Any, dx: Any, scratch: Any, block: Block, h: int) -> None:
         ds2 = dr3 = dx4 = zero
         if j < width + 3:
             if j < width:
-                x0 = read(x, pixel + j * channels, count)
+                x0 = read(x, place + j * channels, count)
             r1 = maximum(maximum(x2, x1), x0)
             s2 = maximum(r3, r1)
             if j >= 3:
                 g = load(scratch, at - 3 * LANES + 2 * plane)
-                ds4, ds2 = _to_larger(s4, s2, ds4, g)
+                left = s4 >= s2
+                ds4 = add_where(left, ds4, g)
+                ds2 = keep(~left, g)
         if j >= 3:
             if 4 <= j < width + 4:
                 ds4 = ds4 + load(scratch, at - 4 * LANES + plane)
             if 5 <= j < width + 5:
                 dr5 = dr5 + load(scratch, at - 5 * LANES)
-            dr5, dr3 = _to_larger(r5, r3, dr5, ds4)
-            dx6, dx5, dx4 = _to_first(x6, x5, r5, dx6, dx5, dr5)
+            left = r5 >= r3
+            dr5 = add_where(left, dr5, ds4)
+            dr3 = keep(~left, ds4)
+            left = x6 >= r5
+            dx6 = add_where(left, dx6, dr5)
+            rest = keep(~left, dr5)
+            middle = x5 >= r5
+            dx5 = add_where(middle, dx5, rest)
+            dx4 = keep(~middle, rest)
             if j >= 6:
                 other = load(scratch, at - 6 * LANES + 4 * plane)
-                write(dx, pixel + (j - 6) * channels, count, dx6 + other)
+                write(dx, place + (j - 6) * channels, count, dx6 + other)
         x6, x5, x4, x3, x2, x1 = x5, x4, x3, x2, x1, x0
         r5, r4, r3, r2 = r4, r3, r2, r1
         s4, s3 = s3, s2
@@ -250,24 +296,42 @@ def _row_maxima(x: Any, dx: Any, scratch: Any, block: Block, h: int) -> None:
 
 
 @compiled
+def _write_row(dx: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int) -> None:
+    for j in range(width):
+        write(dx, place + j * channels, count, load(scratch, line + j * LANES))
+
+
+@compiled
 def backward_task(
-    x: Any, g: Any, dx: Any, dots: Any, scratch: Any, block: Block, weights: Any, averages: bool, maxima: bool
+    x: Any,
+    g: Any,
+    dx: Any,
+    dots: Any,
+    scratch: Any,
+    place: int,
+    count: int,
+    height: int,
+    width: int,
+    channels: int,
+    weights: Any,
+    averages: bool,
+    maxima: bool,
 ) -> None:
-    """Differentiate the mixture of one block of channels of one image.
+    """Differentiate the mixture of one block of channels of one image; arguments as in `forward_task`.
 
     `g` is the gradient of the mixture, `dx` that of x; `dots`, of shape (7,), receives the task's part of the gradient
-    of `weights`. The scratch has room for `BACKWARD_PLANES` planes. The others see `forward_task`.
+    of `weights`. The scratch has room for `BACKWARD_PLANES` planes.
     """
     zero = splat(scratch, ZERO)
-    height, width, line, plane = block.height, block.width, block.line, block.plane
-    grad, sums = GRADIENT * plane, (GRADIENT + 1) * plane
+    line = (width | 1) * LANES
+    plane = height * line
+    grad, sums = 3 * plane, 4 * plane
     for h in range(height):
+        at = place + h * width * channels
         if maxima:
-            row_maxima(x, scratch, block, h, 0)
+            row_maxima(x, scratch, at, h * line, count, width, channels, plane)
         if maxima or averages:
-            at = block.place + h * width * block.channels
-            for w in range(width):
-                store(scratch, grad + h * line + w * LANES, read(g, at + w * block.channels, block.lanes))
+            _copy_row(g, scratch, at, grad + h * line, count, width, channels)
     max3 = max5 = max7 = zero
     p3, p5, p7 = splat(scratch, weights[4]), splat(scratch, weights[5]), splat(scratch, weights[6])
     for w in range(width):
@@ -280,14 +344,12 @@ def backward_task(
             _column_sums(scratch, sums + at, grad + at, height, line, plane)
     rows = (zero, zero, zero, zero)
     for h in range(height):
-        rows = _row_averages(x, g, scratch, block, h, weights, averages, rows)
+        at = place + h * width * channels
+        rows = _row_averages(x, g, scratch, at, grad + h * line, count, width, channels, plane, weights, averages, rows)
         if maxima:
-            _row_maxima(x, dx, scratch, block, h)
+            _row_maxima(x, dx, scratch, at, h * line, count, width, channels, plane)
         else:
-            at = block.place + h * width * block.channels
-            for w in range(width):
-                value = load(scratch, sums + h * line + w * LANES)
-                write(dx, at + w * block.channels, block.lanes, value)
+            _write_row(dx, scratch, at, sums + h * line, count, width, channels)
     dots[0], dots[1] = lane_sum(rows[0]), lane_sum(rows[1])
     dots[2], dots[3] = lane_sum(rows[2]), lane_sum(rows[3])
     dots[4], dots[5], dots[6] = lane_sum(max3), lane_sum(max5), lane_sum(max7)

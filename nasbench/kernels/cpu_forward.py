@@ -12,7 +12,7 @@ a row adds U3 to the outputs at most one row away, U5 to those two away and U7 t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,18 +26,6 @@ FORWARD_PLANES = 6
 
 # Numbers from a pixel's block to the one for which its cache line is asked: two float32 lines.
 AHEAD = 32
-
-
-class Block(NamedTuple):
-    """One task: a block of channels of one image. Images are flat, NHWC; the planes of the scratch are flat, too."""
-
-    place: int  # index of the block's first channel in the image's first pixel
-    lanes: int  # channels of the block, `LANES` or fewer
-    height: int  # rows of the image
-    width: int  # pixels in a row
-    channels: int  # distance of two pixels in an image
-    line: int  # distance of two rows in a plane
-    plane: int  # size of a plane
 
 
 @compiled
@@ -60,40 +48,59 @@ def write(array: Any, index: int, count: int, value: Any) -> None:
 
 
 @compiled
-def row_maxima(x: Any, scratch: Any, block: Block, h: int, first: int) -> None:
-    """Write the maxima of row h over 3, 5 and 7 pixels into three planes, the first of which is number `first`."""
-    pixel, line = block.place + h * block.width * block.channels, h * block.line + first * block.plane
+def row_maxima(x: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int, plane: int) -> None:
+    """Write one row's maxima over 3, 5 and 7 pixels into three planes of the scratch.
+
+    Args:
+        x: the images, flat, NHWC.
+        scratch: the planes, flat.
+        place: index of the row's first pixel (and the block's first channel) in x.
+        line: index of the row in a plane.
+        count: the block's channels.
+        width: pixels in a row.
+        channels: distance of two pixels in x.
+        plane: size of a plane.
+    """
     low = splat(scratch, LOW)
     x1 = x2 = low
     a2 = a3 = low
     b3 = b4 = low
-    for j in range(block.width + 3):
+    for j in range(width + 3):
         x0 = low
-        if j < block.width:
-            x0 = read(x, pixel + j * block.channels, block.lanes)
+        if j < width:
+            x0 = read(x, place + j * channels, count)
         a1 = maximum(maximum(x2, x1), x0)
         b2 = maximum(a3, a1)
         if j >= 3:
             at = line + (j - 3) * LANES
             store(scratch, at, a3)
-            store(scratch, at + block.plane, b3)
-            store(scratch, at + 2 * block.plane, maximum(b4, b2))
+            store(scratch, at + plane, b3)
+            store(scratch, at + 2 * plane, maximum(b4, b2))
         x2, x1 = x1, x0
         a3, a2 = a2, a1
         b4, b3 = b3, b2
 
 
 @compiled
-def _row_sums(x: Any, scratch: Any, block: Block, h: int, weights: Any) -> None:
-    """Write U3, U5 and U7 of row h into the first three planes."""
-    pixel, line = block.place + h * block.width * block.channels, h * block.line
+def _row_sums(
+    x: Any,
+    scratch: Any,
+    place: int,
+    line: int,
+    count: int,
+    width: int,
+    channels: int,
+    plane: int,
+    weights: Any,
+) -> None:
+    """Write one row's U3, U5 and U7 into three planes of the scratch; arguments as in `row_maxima`."""
     zero = splat(scratch, ZERO)
     c3, c5, c7 = splat(scratch, weights[1]), splat(scratch, weights[2]), splat(scratch, weights[3])
     x1 = x2 = x3 = x4 = x5 = x6 = zero
-    for j in range(block.width + 3):
+    for j in range(width + 3):
         x0 = zero
-        if j < block.width:
-            x0 = read(x, pixel + j * block.channels, block.lanes)
+        if j < width:
+            x0 = read(x, place + j * channels, count)
         if j >= 3:
             at = line + (j - 3) * LANES
             sum3 = x4 + x3 + x2
@@ -101,20 +108,38 @@ def _row_sums(x: Any, scratch: Any, block: Block, h: int, weights: Any) -> None:
             u7 = c7 * (sum5 + (x6 + x0))
             u5 = u7 + c5 * sum5
             store(scratch, at, u5 + c3 * sum3)
-            store(scratch, at + block.plane, u5)
-            store(scratch, at + 2 * block.plane, u7)
+            store(scratch, at + plane, u5)
+            store(scratch, at + 2 * plane, u7)
         x6, x5, x4, x3, x2, x1 = x5, x4, x3, x2, x1, x0
 
 
 @compiled
-def _column(x: Any, y: Any, scratch: Any, block: Block, w: int, weights: Any, averages: bool, maxima: bool) -> None:
-    """Turn column w of the six planes, of U3, U5, U7 and of the rows' maxima, into the mixture."""
-    pixel, row = block.place + w * block.channels, block.width * block.channels
-    height, line, plane = block.height, block.line, block.plane
-    scratch = scratch[w * LANES :]
+def _column(
+    x: Any,
+    y: Any,
+    scratch: Any,
+    place: int,
+    count: int,
+    height: int,
+    row: int,
+    line: int,
+    plane: int,
+    weights: Any,
+    averages: bool,
+    maxima: bool,
+) -> None:
+    """Turn one column of the six planes, of U3, U5, U7 and of the rows' maxima, into the mixture; see `forward_task`.
+
+    The scratch begins at the column; `place` is its first pixel in x and y, `row` the distance of two rows there,
+    `line` that of two rows in a plane.
+    """
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
-    p1 = splat(scratch, weights[0])
-    p3, p5, p7 = splat(scratch, weights[4]), splat(scratch, weights[5]), splat(scratch, weights[6])
+    p1, p3, p5, p7 = (
+        splat(scratch, weights[0]),
+        splat(scratch, weights[4]),
+        splat(scratch, weights[5]),
+        splat(scratch, weights[6]),
+    )
     # y0 is the output three rows behind the newest row, which completes it; y1 to y5 follow it and wait for more.
     y0 = y1 = y2 = y3 = y4 = y5 = zero
     # Of the planes of row maxima: r are their rows, s maxima over three of those rows, t over five.
@@ -149,22 +174,49 @@ def _column(x: Any, y: Any, scratch: Any, block: Block, w: int, weights: Any, av
             r52, r51, s53, s52 = r51, r50, s52, s51
             r72, r71, s73, s72, t74, t73 = r71, r70, s72, s71, t73, t72
         if i >= 3:
-            at = pixel + (i - 3) * row
-            write(y, at, block.lanes, total + p1 * read(x, at, block.lanes))
+            pixel = place + (i - 3) * row
+            write(y, pixel, count, total + p1 * read(x, pixel, count))
         y0, y1, y2, y3, y4, y5 = y1, y2, y3, y4, y5, y6
 
 
 @compiled
-def forward_task(x: Any, y: Any, scratch: Any, block: Block, weights: Any, averages: bool, maxima: bool) -> None:
-    """Mix one block of channels of one image of x into y.
+def forward_task(
+    x: Any,
+    y: Any,
+    scratch: Any,
+    place: int,
+    count: int,
+    height: int,
+    width: int,
+    channels: int,
+    weights: Any,
+    averages: bool,
+    maxima: bool,
+) -> None:
+    """Mix one block of channels of one image.
 
-    The scratch has room for `FORWARD_PLANES` planes. The weights are pi of `none`, pi of the averages over k², pi of
-    the maxima: 3, 5, 7 each. The last two say whether any average, and any maximum, takes part.
+    Args:
+        x: the images, flat, NHWC.
+        y: the mixture, flat, NHWC.
+        scratch: room for `FORWARD_PLANES` planes of `plane_size(height, width)`.
+        place: index of the block's first channel in the image's first pixel.
+        count: the block's channels.
+        height: rows of the image.
+        width: pixels in a row.
+        channels: distance of two pixels in x and y.
+        weights: pi of `none`, pi of the averages over k², pi of the maxima: 3, 5, 7 each.
+        averages: whether any average takes part.
+        maxima: whether any maximum takes part.
     """
-    for h in range(block.height):
+    line = (width | 1) * LANES
+    plane = height * line
+    for h in range(height):
+        at = place + h * width * channels
         if averages:
-            _row_sums(x, scratch, block, h, weights)
+            _row_sums(x, scratch, at, h * line, count, width, channels, plane, weights)
         if maxima:
-            row_maxima(x, scratch, block, h, 3)
-    for w in range(block.width):
-        _column(x, y, scratch, block, w, weights, averages, maxima)
+            row_maxima(x, scratch, at, h * line + 3 * plane, count, width, channels, plane)
+    for w in range(width):
+        at = place + w * channels
+        part = scratch[w * LANES :]
+        _column(x, y, part, at, count, height, width * channels, line, plane, weights, averages, maxima)

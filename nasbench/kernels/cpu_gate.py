@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,21 +20,23 @@ _FIELDS = 16
 _Arguments = ctypes.c_int64 * _FIELDS
 
 
-class Part(NamedTuple):
-    """One task: the channels first to last of one image. All tensors are flat and NHWC."""
-
-    image: int
-    first: int
-    last: int
-    height: int
-    width: int
-    channels: int
-
-
 @compiled
-def _forward(x: Any, base: Any, rows: Any, columns: Any, y: Any, weight: Any, has_base: bool, part: Part) -> None:
-    """Gate one part."""
-    image, first, last, height, width, channels = part
+def _forward(
+    x: Any,
+    base: Any,
+    rows: Any,
+    columns: Any,
+    y: Any,
+    weight: Any,
+    has_base: bool,
+    image: int,
+    first: int,
+    last: int,
+    height: int,
+    width: int,
+    channels: int,
+) -> None:
+    """Gate the channels first to last of one image; all tensors are flat and NHWC."""
     for h in range(height):
         place = (image * height + h) * width * channels
         for c in range(first, last, LANES):
@@ -50,10 +52,22 @@ def _forward(x: Any, base: Any, rows: Any, columns: Any, y: Any, weight: Any, ha
 
 @compiled
 def _backward(
-    x: Any, g: Any, rows: Any, columns: Any, dx: Any, drows: Any, dcolumns: Any, weight: Any, part: Part
+    x: Any,
+    g: Any,
+    rows: Any,
+    columns: Any,
+    dx: Any,
+    drows: Any,
+    dcolumns: Any,
+    weight: Any,
+    image: int,
+    first: int,
+    last: int,
+    height: int,
+    width: int,
+    channels: int,
 ) -> float:
     """Differentiate `_forward`; the gradients of rows and columns still lack the weight. Return the weight's."""
-    image, first, last, height, width, channels = part
     dot = 0.0
     for h in range(height):
         place = (image * height + h) * width * channels
@@ -101,11 +115,11 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
             return
         image, first = task // spans, (task % spans) * span
         last = min(first + span, channels)
-        part = Part(image, first, last, height, width, channels)
+        sizes = (image, first, last, height, width, channels)
         if is_backward:
-            dots[task] = _backward(x, other, rows, columns, y, drows, dcolumns, weight, part)
+            dots[task] = _backward(x, other, rows, columns, y, drows, dcolumns, weight, *sizes)
         else:
-            _forward(x, other, rows, columns, y, weight, has_other, part)
+            _forward(x, other, rows, columns, y, weight, has_other, *sizes)
 
 
 def _work_float32(address: Any) -> None:
@@ -127,6 +141,10 @@ def _nhwc(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous(memory_format=torch.channels_last)
 
 
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 def _span(x: Tensor, workers: int) -> int:
     """Channels of a task: all of an image's, which lie together, if there are enough images for all threads."""
     return x.shape[1] if x.shape[0] >= 4 * workers else LANES
@@ -138,8 +156,7 @@ def _run(
     workers = threads.count()
     images, channels, height, width = x.shape
     scale = weight.detach().to(computes_in(x.dtype)).contiguous()
-    tensors = (x, rows, columns, y, other, *sums)
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    addresses = [_address(tensor) for tensor in (x, rows, columns, y, other, *sums)]
     arguments = _Arguments(*(0, images, height, width, channels, _span(x, workers), scale.data_ptr()), *addresses)
     threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)
 
