@@ -247,9 +247,7 @@ def _row_maxima(
     channels: int,
     plane: int,
 ) -> None:
-    """Send the gradients of one row's maxima to its pixels, add the rest and write the row's gradient; see
-    `row_maxima`.
-    """
+    """Send the gradients of one row's maxima to its pixels, add the rest and write the row's gradient."""
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     # r are the maxima over three pixels, s over five; dx, dr and ds their gradients as far as known.
     x1 = x2 = x3 = x4 = x5 = x6 = low
