@@ -56,11 +56,6 @@ def show_table(table: Table, how: str = "rich", output: Path | None = None) -> N
     if output is None:
         typer.echo(clean(content), nl=False)
         return
-    write_file(output, content)
-
-
-def write_file(output: Path, content: str) -> None:
-    """Write what a command was asked for, and say so. Raises NasbenchError: the file cannot be written."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(output, content)
