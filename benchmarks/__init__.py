@@ -16,14 +16,9 @@ def spread(times: list[float]) -> list[float]:
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Let contenders take turns, so that a neighbour's load falls on all of them.
+    """Let named contenders take turns, so that a neighbour's load falls on all of them.
 
-    Args:
-        contenders: name → function.
-        repetitions: rounds, after one to warm up.
-
-    Returns:
-        Name → milliseconds of every round.
+    Returns the milliseconds of each in every round, after one to warm up.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for repetition in range(repetitions + 1):

@@ -27,15 +27,10 @@ def _pass(mixture: Mixture, x: Tensor, pi: Tensor) -> Callable[[], object]:
 
 
 def run(repetitions: int = 7) -> list[dict[str, Any]]:
-    """Time forward + backward of the fused mixture and of the eager one in both layouts.
+    """Time forward + backward of the fused mixture and of the eager one in both layouts, one entry a shape.
 
-    Args:
-        repetitions: rounds per shape, in each of which every contender runs once (after one round to warm up).
-
-    Returns:
-        One entry a shape: `shape`, medians in milliseconds (`ours_ms`, `eager_nhwc_ms`, `eager_nchw_ms`), the
-        medians' ratios (`speedup_nhwc`, `speedup_nchw`), and `spread`: first and third quartile of each contender's
-        times in milliseconds.
+    An entry has `shape`, medians in milliseconds (`ours_ms`, `eager_nhwc_ms`, `eager_nchw_ms`), the medians' ratios
+    (`speedup_nhwc`, `speedup_nchw`), and `spread`: first and third quartile of each contender's times in milliseconds.
     """
     results = []
     for shape in SHAPES:

@@ -19,12 +19,8 @@ NAMES = ("all_global", "ours", "nni_darts")
 def run(repetitions: int = 3) -> dict[str, Any]:
     """Measure the peak over the memory before the step, batch 32, each time in a process of its own.
 
-    Args:
-        repetitions: processes a contender.
-
-    Returns:
-        Medians in bytes (`all_global_bytes`, `ours_bytes`, `nni_darts_bytes`), the ratios `over_all_global` and
-        `over_nni` of ours, and `spread`: quartiles by contender.
+    Returns medians in bytes (`all_global_bytes`, `ours_bytes`, `nni_darts_bytes`), the ratios `over_all_global` and
+    `over_nni` of ours, and `spread`: quartiles by contender.
     """
     peaks: dict[str, list[float]] = {name: [] for name in NAMES}
     for _ in range(repetitions):

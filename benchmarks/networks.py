@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import nni.nas.strategy
@@ -13,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nasbench.architecture import instantiate, resolve
+from nasbench.machine import environment
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.strategies.pmpl import PMPL
 
@@ -29,15 +28,10 @@ def _fixed(choice: str) -> nn.Module:
 
 
 def build(name: str) -> tuple[nn.Module, str, torch.memory_format]:
-    """One contender at width 1.0.
+    """A contender at width 1.0 in training mode, the value of NASBENCH_KERNELS for it, and its memory layout.
 
-    Args:
-        name: one of `NAMES`: `plain` and `all_global` are fixed networks; `ours` is the eight-candidate supernet,
-            `eager` the same in plain PyTorch, and `nni_darts` NNI's stock DARTS on the same space, in the default
-            layout.
-
-    Returns:
-        The network in training mode, the value of NASBENCH_KERNELS for it, and its memory layout.
+    `plain` and `all_global` are fixed networks; `ours` is the eight-candidate supernet, `eager` the same in plain
+    PyTorch, and `nni_darts` NNI's stock DARTS on the same space, in the default layout.
     """
     torch.manual_seed(0)
     layout = torch.contiguous_format if name == "nni_darts" else torch.channels_last
@@ -55,21 +49,8 @@ def step(name: str, batch: int = BATCH) -> Callable[[], None]:
     labels = torch.randint(0, 10, (batch,))
 
     def run() -> None:
-        with _environment("NASBENCH_KERNELS", kernels):
+        with environment(NASBENCH_KERNELS=kernels):
             network.zero_grad()
             F.cross_entropy(network(images), labels).backward()
 
     return run
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -13,11 +13,7 @@ from nasbench.benchmarks import interleave, spread
 def run(repetitions: int = 7) -> dict[str, Any]:
     """Time `nasbench --help` and `nasbench list`, each in a process of its own.
 
-    Args:
-        repetitions: rounds.
-
-    Returns:
-        Medians in seconds (`help_s`, `list_s`) and `spread`: quartiles by command.
+    Returns medians in seconds (`help_s`, `list_s`) and `spread`: quartiles by command.
     """
 
     def answer(argument: str) -> None:

@@ -12,12 +12,8 @@ from nasbench.benchmarks.networks import NAMES, step
 def run(repetitions: int = 7) -> dict[str, Any]:
     """Time forward + backward of every contender, batch 32, 32×32, width 1.0.
 
-    Args:
-        repetitions: rounds, in each of which every contender runs once.
-
-    Returns:
-        Medians in milliseconds (`plain_ms` … `nni_darts_ms`), `over_all_global` (ours over the all-global network's),
-        `speedup_nni` (NNI's over ours), and `spread`: quartiles by contender.
+    Returns medians in milliseconds (`plain_ms` … `nni_darts_ms`), `over_all_global` (ours over the all-global
+    network's), `speedup_nni` (NNI's over ours), and `spread`: quartiles by contender.
     """
     times = interleave({name: step(name) for name in NAMES}, repetitions)
     medians = {name: median(values) for name, values in times.items()}

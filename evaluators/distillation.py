@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasbench.architecture import fresh_copy
-from nasbench.evaluators.classification import (
-    Classification,
-    ClassificationModule,
-    accuracies,
-    main_logits,
-    top1,
-)
+from nasbench.evaluators.classification import Classification, ClassificationModule, accuracies, main_logits, top1
 from nasbench.evaluators.teachers import FusionTeacher, fusion_map, standard_architecture
 from nasbench.options import NonNegative, Positive, Range, checked
 
@@ -34,33 +28,18 @@ RECIPE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 2e-4, "mileston
 
 
 def distillation_loss(
-    teacher: Tensor,
-    students: Sequence[Tensor],
-    labels: Tensor,
-    temperature: float = 4.0,
-    distillation_weight: float = 1.0,
-    teacher_weight: float = 1.0,
-    label_smoothing: float = 0.0,
-    weight: Tensor | None = None,
+    teacher: Tensor,  # z_t, logits (N, classes)
+    students: Sequence[Tensor],  # z_i, likewise
+    labels: Tensor,  # y, (N,)
+    temperature: float = 4.0,  # T
+    distillation_weight: float = 1.0,  # w_d
+    teacher_weight: float = 1.0,  # w_t
+    label_smoothing: float = 0.0,  # of the cross-entropies
+    weight: Tensor | None = None,  # of every class (classes,) in the cross-entropies
 ) -> Tensor:
-    """w_t·CE(z_t, y) + Σ_i [CE(z_i, y) + w_d·T²·KL(softmax(z_t / T) ‖ softmax(z_i / T))].
+    """w_t·CE(z_t, y) + Σ_i [CE(z_i, y) + w_d·T²·KL(softmax(z_t / T) ‖ softmax(z_i / T))], a mean over the batch.
 
-    Nothing is detached: teacher and students learn from each other.
-
-    Args:
-        teacher: z_t, logits (N, classes).
-        students: z_i, likewise.
-        labels: y, (N,).
-        temperature: T.
-        distillation_weight: w_d.
-        teacher_weight: w_t.
-        label_smoothing: of the cross-entropies.
-        weight: of every class (classes,) in the cross-entropies.
-
-    Returns:
-        The loss, a mean over the batch.
-
-    Source: arXiv 1909.13063.
+    Nothing is detached: teacher and students learn from each other. Source: arXiv 1909.13063.
     """
     targets: dict[str, Any] = {"label_smoothing": label_smoothing, "weight": weight}
     loss = teacher_weight * F.cross_entropy(teacher, labels, **targets)
@@ -77,12 +56,6 @@ class DistillationModule(ClassificationModule):
 
     The first student is the network that is set; the others are built anew, and so is the teacher. Their random draws
     leave the generators as they were: the first student sees the same images as in a training alone.
-
-    Attributes:
-        others: the students but the first.
-        teacher: `FusionTeacher`, a network of the space, or `None` where both weights are 0.
-        numbered: names of the students, `student1`, `student2`, ….
-        names: the same in the order of `students`, which `report` changes.
     """
 
     def __init__(
@@ -102,9 +75,9 @@ class DistillationModule(ClassificationModule):
         self.temperature = temperature
         self.distillation_weight, self.teacher_weight = distillation_weight, teacher_weight
         self.numbered = tuple(f"student{i}" for i in range(1, students + 1))
-        self.names = list(self.numbered)
-        self.others = nn.ModuleList()
-        self.teacher: nn.Module | None = None
+        self.names = list(self.numbered)  # in the order of `students`, which `report` changes
+        self.others = nn.ModuleList()  # the students but the first
+        self.teacher: nn.Module | None = None  # a `FusionTeacher`, a network of the space; none if both weights are 0
         self.map_name: str | None = None  # of the module whose output the fusion teacher reads
         self.network_metrics = nn.ModuleDict(
             {
@@ -242,27 +215,18 @@ class OnlineDistillation(Classification):
     def __init__(
         self,
         *,
+        # m, networks of the architecture that are trained side by side.
         students: Annotated[int, Range(ge=1, le=64)] = 4,
+        # `fusion`, a classifier on the students' last maps (see `fusion_map`), or `standard`, the space's named
+        # architecture `standard`, else `none`.
         teacher: Literal["fusion", "standard"] = "fusion",
-        temperature: Positive = 4.0,
-        distillation_weight: NonNegative = 1.0,
+        temperature: Positive = 4.0,  # T, by which the logits are divided for the soft targets
+        distillation_weight: NonNegative = 1.0,  # of the soft targets, see `distillation_loss`
+        # Of the teacher's own cross-entropy; with both weights 0 there is no teacher.
         teacher_weight: NonNegative = 1.0,
-        **options: Any,
+        **options: Any,  # of `Classification`
     ) -> None:
-        """Describe the training; data are read when it starts.
-
-        Args:
-            students: m, networks of the architecture that are trained side by side.
-            teacher: `fusion`, a classifier on the students' last maps (see `fusion_map`), or `standard`, the space's
-                named architecture `standard`, else `none`.
-            temperature: T, by which the logits are divided for the soft targets.
-            distillation_weight: of the soft targets, see `distillation_loss`.
-            teacher_weight: of the teacher's own cross-entropy; with both weights 0 there is no teacher.
-            **options: of `Classification`.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Describe the training; data are read when it starts. Raises OptionError: a value is out of range."""
         self._distillation: dict[str, Any] = {
             "students": students,
             "teacher": teacher,
@@ -276,11 +240,7 @@ class OnlineDistillation(Classification):
         self._held_out: dict[str, float] = {}
 
     def check_space(self, space: Any) -> None:
-        """Check that a teacher can be built for the networks of a space.
-
-        Raises:
-            OptionError: it cannot; says why, and what to use instead.
-        """
+        """Raise an OptionError unless a teacher can be built for a space; says why, and what to use instead."""
         if not self._distillation["distillation_weight"] and not self._distillation["teacher_weight"]:
             return
         if self._distillation["teacher"] == "standard":
@@ -291,8 +251,7 @@ class OnlineDistillation(Classification):
     def evaluate(self, model: nn.Module) -> Any:
         """Train a network beside further students and a teacher; it then has the weights of the best student.
 
-        Args:
-            model: (N, 3, H, W) → (N, classes), one architecture of an NNI `ModelSpace`.
+        The network is (N, 3, H, W) → (N, classes), one architecture of an NNI `ModelSpace`.
 
         Raises:
             ArchitectureError: further students cannot be built from `model`.
@@ -307,9 +266,8 @@ class OnlineDistillation(Classification):
     def test(self) -> dict[str, Any]:
         """Measure the networks that were trained last on the test images.
 
-        Returns:
-            What `Classification.test` says of the reported student, and `distillation`: its name (`reported`) and the
-            accuracies of students and teacher (`held_out_top1`, `test_top1`).
+        Returns what `Classification.test` says of the reported student, and `distillation`: its name (`reported`) and
+        the accuracies of students and teacher (`held_out_top1`, `test_top1`).
         """
         result: dict[str, Any] = super().test()
         if self.stage == "retrain":

@@ -39,17 +39,10 @@ class FusionTeacher(nn.Module):
 
 
 def fusion_map(network: nn.Module, image_size: int) -> tuple[str, int]:
-    """Where in a network the fusion teacher looks: its last feature map, see `nasbench.profile.last_map`.
+    """Where in a classifier the fusion teacher looks: the module's name, and the number of its map's channels.
 
-    Args:
-        network: classifier of images; tried out once in evaluation mode.
-        image_size: side of the images in pixels.
-
-    Returns:
-        The module's name within the network, and the number of the map's channels.
-
-    Raises:
-        OptionError: no module returns a map.
+    That is its last feature map, see `nasbench.profile.last_map`; the network is tried out once in evaluation mode on
+    images of this side in pixels. Raises OptionError: no module returns a map.
     """
     training, first = network.training, next(network.parameters(), None)
     images = torch.zeros(1, 3, image_size, image_size, device=None if first is None else first.device)
@@ -64,13 +57,9 @@ def fusion_map(network: nn.Module, image_size: int) -> tuple[str, int]:
 
 
 def standard_architecture(space: Any) -> Architecture:
-    """The architecture of a space that stands for its standard convolutions.
+    """The architecture of a space, or of its network, that stands for its standard convolutions.
 
-    Args:
-        space: the model space, or one of its networks.
-
-    Raises:
-        OptionError: the space names neither an architecture `standard` nor one `none`.
+    Raises OptionError: the space names neither an architecture `standard` nor one `none`.
     """
     names = named(space)
     for name in STANDARD:

@@ -25,17 +25,9 @@ def named(space: ModelSpace) -> dict[str, Architecture]:
 
 
 def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture:
-    """Check that an architecture answers every choice of a space and nothing else.
+    """An architecture in the space's order of labels, if it answers every choice of the space and nothing else.
 
-    Args:
-        space: the model space.
-        architecture: label → candidate.
-
-    Returns:
-        The same architecture in the space's order of labels.
-
-    Raises:
-        ArchitectureError: a label is missing or unknown, or a candidate is not one of its label's.
+    Raises ArchitectureError: a label is missing or unknown, or a candidate is not one of its label's.
     """
     if not isinstance(architecture, Mapping):
         raise ArchitectureError(
@@ -60,13 +52,8 @@ def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture
 def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Architecture:
     """Turn what a user wrote into an architecture.
 
-    Args:
-        space: the model space.
-        choice: a mapping; the name of one of the space's named architectures; one candidate for every label; or `None`
-            for the first of the space's named architectures.
-
-    Raises:
-        ArchitectureError: it is none of these, or does not fit the space.
+    That is a mapping; the name of one of the space's named architectures, the first of which stands for `None`; or one
+    candidate for every label. Raises ArchitectureError: it is none of these, or does not fit the space.
     """
     if isinstance(choice, Mapping):
         return validate(space, choice)
@@ -86,13 +73,9 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Archit
 
 
 def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, Any]) -> nn.Module:
-    """Build the network of one architecture with fresh weights.
+    """Build the network of one validated architecture with fresh weights.
 
     A searched space is never reused for this: NNI changes it in place, and its frozen copies share modules.
-
-    Args:
-        factory: builds the space.
-        architecture: label → candidate, already validated.
     """
     from nni.nas.space import model_context
 
@@ -103,12 +86,9 @@ def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, An
 def fresh_copy(network: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.Module:
     """Build another network of the same space, with the same options of the space and fresh weights.
 
-    Args:
-        network: of `instantiate`, or of NNI's simplified format: NNI keeps with it how it was built.
-        architecture: label → candidate, already validated; the network's own where `None`.
-
-    Raises:
-        ArchitectureError: it was not built as one architecture of an NNI ModelSpace.
+    The network is one of `instantiate`, or of NNI's simplified format: NNI keeps with it how it was built. Its own
+    architecture is taken where no validated one is given. Raises ArchitectureError: it was not built as one
+    architecture of an NNI ModelSpace.
     """
     from nni.nas.nn.pytorch import ModelSpace
 

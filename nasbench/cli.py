@@ -31,7 +31,10 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command itself, with the arguments that are left for it."""
         name, _, rest = super().resolve_command(ctx, args)
-        return name, typer.main.get_command(import_module(f"{commands.__name__}.{name}").app), rest
+        module = import_module(f"{commands.__name__}.{name}")
+        single = typer.Typer(add_completion=False)
+        single.command(cls=vars(module).get("Command"))(module.command)
+        return name, typer.main.get_command(single), rest
 
 
 app = typer.Typer(

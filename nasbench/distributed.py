@@ -7,6 +7,7 @@ each, with the variables that torchrun and Lightning know: NODE_RANK, MASTER_ADD
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from nasbench.config import RunConfig
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.machine import environment
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,7 @@ def world_size(config: RunConfig) -> int:
 def node_rank(config: RunConfig) -> int:
     """Which of a run's machines this is, from 0.
 
-    Raises:
-        OptionError: NODE_RANK or MASTER_ADDR is missing or wrong, or another launcher has started this process.
+    Raises OptionError: NODE_RANK or MASTER_ADDR is missing or wrong, or another launcher has started this process.
     """
     if world_size(config) == 1:
         return 0
@@ -64,11 +65,7 @@ def node_rank(config: RunConfig) -> int:
 
 
 def broadcast(value: Any) -> Any:
-    """What the first process of a run holds here; every process must call it. Alone, a process gets its own back.
-
-    Args:
-        value: anything that can be pickled; the other processes' is ignored.
-    """
+    """What the first process of a run holds here, pickled; all processes must call it. Alone, it gets its own back."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -96,11 +93,7 @@ def is_first() -> bool:
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The mean of each tensor over all processes: what Lightning and DDP do with the gradients that they know of.
-
-    Args:
-        tensors: of the same shapes in every process.
-    """
+    """The mean of each tensor, of one shape everywhere, over all processes: what DDP does with its gradients."""
     if not dist.is_initialized() or not tensors:
         return list(tensors)
     flat = torch.cat([t.flatten() for t in tensors])  # one operation for all of them
@@ -145,22 +138,17 @@ class Processes:
     """
 
     def __init__(self, config: RunConfig, give_up: Callable[[str], None]) -> None:
-        """Describe the processes; none is started yet.
+        """Describe the processes; none is started yet. Raises OptionError, see `node_rank`.
 
-        Args:
-            config: of the run.
-            give_up: called with the reason, from another thread, before this process is ended because it does not
-                notice by itself that another one has failed.
-
-        Raises:
-            OptionError: see `node_rank`.
+        `give_up` is called with the reason, from another thread, before this process is ended because it does not
+        notice by itself that another one has failed.
         """
         self._config, self._give_up = config, give_up
         self._node = node_rank(config)
         self._children: list[_Child] = []
         self._failures: list[_Child] = []
         self._alarm: threading.Timer | None = None
-        self._environment: dict[str, str | None] = {}
+        self._environment = contextlib.ExitStack()
         self._threads = torch.get_num_threads()
         self._signals: tuple[socket.socket, int] | None = None
 
@@ -207,10 +195,9 @@ class Processes:
         }
         if not several and sys.platform == "linux":
             values["GLOO_SOCKET_IFNAME"] = "lo"  # what stays on the machine needs no network, and must not show there
-        self._environment = {name: os.environ.get(name) for name in values}
-        os.environ.update(values)
-        if self._environment["OMP_NUM_THREADS"] is None:
+        if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(int(values["OMP_NUM_THREADS"]))
+        self._environment.enter_context(environment(**values))
 
     def _listen(self) -> None:
         """Let Ctrl-C end a collective operation, in which Python does not get to see it."""
@@ -259,25 +246,16 @@ class Processes:
             tell, before = self._signals
             signal.set_wakeup_fd(before)
             tell.close()  # which ends the thread
-        for name, value in self._environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        self._environment.close()
         torch.set_num_threads(self._threads)
 
 
 class _Child:
-    """Another process of a run, on this machine.
-
-    Attributes:
-        ready: set once it is ready to connect, or has ended.
-        output: all that it printed, once it has ended.
-    """
+    """Another process of a run, on this machine."""
 
     def __init__(self, config: RunConfig, node: int, local_rank: int, on_failure: Callable[[_Child], None]) -> None:
-        self.ready = threading.Event()
-        self.output = ""
+        self.ready = threading.Event()  # set once it is ready to connect, or has ended
+        self.output = ""  # all that it printed, once it has ended
         self._rank = node * config.devices + local_rank
         self._on_failure = on_failure
         self._killed = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -10,12 +11,9 @@ class NasbenchError(Exception):
     """Base of every error that a user can cause and mend.
 
     The message says what was wrong, where, and what to do; the command line prints it as one line and exits.
-
-    Attributes:
-        exit_code: of the command.
     """
 
-    exit_code = 2
+    exit_code = 2  # of the command
 
 
 class OptionError(NasbenchError, ValueError):
@@ -66,15 +64,9 @@ def quoted(text: object) -> str:
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> str:
-    """Say that a name is unknown, with the nearest valid one.
+    """Say that a name of this kind (e.g. `"space"`) is unknown, with the nearest of the valid ones.
 
-    Args:
-        kind: what was looked up, e.g. `"space"`.
-        name: the name that was not found.
-        known: the valid names.
-
-    Returns:
-        One line, e.g. `unknown space 'mbv2': did you mean 'mbv2_metapool'? (known: mbv2_metapool)`.
+    One line, e.g. `unknown space 'mbv2': did you mean 'mbv2_metapool'? (known: mbv2_metapool)`.
     """
     names = [str(k) for k in known]
     text = str(name)[:LONGEST]
@@ -85,50 +77,27 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> str:
 
 
 def listed(names: Iterable[object], most: int = 10) -> str:
-    """Names with commas: the first few and how many more there are, control characters escaped.
-
-    Args:
-        names: what to list.
-        most: how many to name.
-    """
+    """Names with commas: the first few and how many more there are, control characters escaped."""
     every = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(n)) for n in names]
     return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")
 
 
 def check_range(
-    name: str,
+    name: str,  # the option's name, for the message
     value: float,
     *,
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
+    gt: float | None = None,  # exclusive lower bound
+    ge: float | None = None,  # inclusive lower bound
+    lt: float | None = None,  # exclusive upper bound
+    le: float | None = None,  # inclusive upper bound
 ) -> None:
-    """Check that a number lies within bounds.
-
-    Args:
-        name: the option's name, for the message.
-        value: the number.
-        gt: exclusive lower bound.
-        ge: inclusive lower bound.
-        lt: exclusive upper bound.
-        le: inclusive upper bound.
-
-    Raises:
-        OptionError: naming the option, the value and the bounds.
-    """
+    """Check that a number lies within bounds. Raises OptionError: naming the option, the value and the bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise OptionError(f"{name} must be a number, not {value!r}")
     if value != value or abs(value) == float("inf"):
         raise OptionError(f"{name} must be a finite number, not {value}")
-    inside = (
-        (gt is None or value > gt)
-        and (ge is None or value >= ge)
-        and (lt is None or value < lt)
-        and (le is None or value <= le)
-    )
-    if not inside:
-        bounds = [
-            f"{sign} {bound}" for sign, bound in ((">", gt), ("≥", ge), ("<", lt), ("≤", le)) if bound is not None
-        ]
-        raise OptionError(f"{name} must be {' and '.join(bounds)}, not {value}")
+    bounds = ((">", gt, operator.gt), ("≥", ge, operator.ge), ("<", lt, operator.lt), ("≤", le, operator.le))
+    given = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
+    if not all(holds(value, bound) for _, bound, holds in given):
+        wanted = " and ".join(f"{sign} {bound}" for sign, bound, _ in given)
+        raise OptionError(f"{name} must be {wanted}, not {value}")

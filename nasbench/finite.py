@@ -18,14 +18,7 @@ EVERY = 20  # steps between two looks at the loss; each waits for the device
 def check_finite(stage: str, step: int, module: nn.Module, loss: Tensor | None = None) -> None:
     """Check a loss, and all parameters and batch statistics of a module; one transfer from the device.
 
-    Args:
-        stage: for the message.
-        step: likewise.
-        module: with the network and, in a search, the architecture parameters.
-        loss: a scalar.
-
-    Raises:
-        NonFiniteError: names the first tensor that has a NaN or an infinity, else the loss.
+    Raises NonFiniteError: names stage, step and the first tensor that has a NaN or an infinity, else the loss.
     """
     tensors = dict(_tensors(module))
     if loss is not None:
@@ -55,7 +48,6 @@ class FiniteGuard(Callback):
     """
 
     def __init__(self, stage: str) -> None:
-        """Guard the stage of that name."""
         self._stage, self._steps = stage, 0
         self._sum: Tensor | None = None  # on the device; what is not finite stays so in a sum
 

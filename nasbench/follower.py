@@ -37,20 +37,12 @@ class SilentIO(StageIO):
 
 
 def follow(config: RunConfig) -> None:
-    """Do the first process's work beside it, to the end.
-
-    Args:
-        config: of the run.
-
-    Raises:
-        NasbenchError: whatever is wrong with the configuration or the data on this machine.
-    """
+    """Do the first process's work beside it, to the end; NasbenchError for wrong settings or data on this machine."""
     plan = broadcast(None)
     first = RunConfig.model_validate(plan["config"])
     everything = [role for role in Role if role not in (Role.PLACE, Role.ORIGIN)]
-    differences = [
-        name for name in first.differing(config, *everything) if name != "weights"
-    ]  # the first has read them
+    # The first has read the weights.
+    differences = [name for name in first.differing(config, *everything) if name != "weights"]
     if differences:
         raise OptionError(f"the first process was started with other settings: {', '.join(differences)} differ(s)")
     with quiet_libraries():
@@ -59,11 +51,7 @@ def follow(config: RunConfig) -> None:
 
 
 def follow_node(config: RunConfig) -> None:
-    """Take part in a run whose record is written on another machine (NODE_RANK > 0).
-
-    Raises:
-        NasbenchError: see `follow`.
-    """
+    """Take part in a run whose record is written on another machine (NODE_RANK > 0); errors as in `follow`."""
     with Processes(config, lambda reason: None):
         follow(config)
 

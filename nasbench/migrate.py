@@ -53,16 +53,10 @@ _META = {"meta_fraction": 0.2}
 
 
 def migrate(folder: Path) -> list[Path]:
-    """Bring all records of earlier versions at or below a folder up to date, in place.
+    """Bring all records of earlier versions at or below a folder up to date, in place; returns those.
 
-    Args:
-        folder: a record, or a folder with records at any depth.
-
-    Returns:
-        The records that were changed; those of this version, and those in packs, are left as they are.
-
-    Raises:
-        RecordError: a record is damaged, or of a newer version.
+    Records of this version, and those in packs, are left as they are. Raises RecordError: a record is damaged, or of a
+    newer version.
     """
     changed = []
     for path in find_records(folder):

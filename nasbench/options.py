@@ -17,19 +17,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, beside its type in an `Annotated`; NaN and infinities are outside.
+    """Bounds of a number, beside its type in an `Annotated`; NaN and infinities are outside."""
 
-    Attributes:
-        gt: exclusive lower bound.
-        ge: inclusive lower bound.
-        lt: exclusive upper bound.
-        le: inclusive upper bound.
-    """
-
-    gt: float | None = None
-    ge: float | None = None
-    lt: float | None = None
-    le: float | None = None
+    gt: float | None = None  # exclusive lower bound
+    ge: float | None = None  # inclusive lower bound
+    lt: float | None = None  # exclusive upper bound
+    le: float | None = None  # inclusive upper bound
 
 
 Positive = Annotated[float, Range(gt=0)]
@@ -51,10 +44,7 @@ def checked(init: F) -> F:
     """Let a constructor (or function) check the values of its arguments by their annotations, before it runs.
 
     Seen are `Range` and `Literal`, also within `| None` and `list`. What an option's type is, the registry checks. The
-    signature stays the constructor's own.
-
-    Args:
-        init: the constructor. It then raises an `OptionError` that names the argument, the bounds and the value.
+    signature stays the constructor's own; it then raises an `OptionError` that names argument, bounds and value.
     """
     signature = inspect.signature(init)
 
@@ -73,16 +63,7 @@ def checked(init: F) -> F:
 
 
 def check(name: str, hint: Any, value: Any) -> None:
-    """Check a value by its annotation.
-
-    Args:
-        name: of the option.
-        hint: its annotation, see `checked`.
-        value: of the option.
-
-    Raises:
-        OptionError: it is out of range; names the option, the bounds and the value.
-    """
+    """Check an option's value by its annotation, see `checked`; an OptionError names option, bounds and value."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         for mark in inner[1:]:

@@ -16,14 +16,7 @@ LARGEST = 2**30  # bytes that a pack may unfold to: a stranger's must not fill t
 
 
 def write_pack(records: Mapping[str, Mapping[str, bytes]]) -> bytes:
-    """The content of a pack.
-
-    Args:
-        records: name → file → content.
-
-    Returns:
-        A tar archive compressed by xz, the same every time.
-    """
+    """A tar archive, compressed by xz, of name → file → content; the same every time."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:xz", preset=9) as archive:
         for name in sorted(records):
@@ -37,11 +30,7 @@ def write_pack(records: Mapping[str, Mapping[str, bytes]]) -> bytes:
 def locate(path: Path) -> Path:
     """Where a path's files can be read: itself, or the place to which the pack that it lies in is unfolded.
 
-    Args:
-        path: e.g. `RECORD`, `FILE.records.xz` or `FILE.records.xz/RECORD`.
-
-    Raises:
-        RecordError: the pack is damaged.
+    A path is a `RECORD`, `FILE.records.xz` or `FILE.records.xz/RECORD`. Raises RecordError: the pack is damaged.
     """
     for outer in (path, *path.parents):
         if outer.name.endswith(SUFFIX) and is_file(outer):

@@ -36,19 +36,12 @@ OPTIONAL = ("image_size", "train_images", "weights")  # where none is a value, a
 
 
 def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lambda line: None) -> RunConfig:
-    """Fill in the preset and the parts' defaults under what was given.
+    """Fill in the preset and the parts' defaults under what was given; the configuration is complete.
 
-    Args:
-        given: fields of `RunConfig`; what is absent comes from the preset (by default the data set's), else from the
-            part itself. `strategy: fixed` with the option `choice` stands for an `architecture` that is given. Width
-            and image size may be `auto` where there are limits.
-        say: told what `auto` came to.
-
-    Returns:
-        The complete configuration.
-
-    Raises:
-        OptionError: unknown field, name or option, or a value of the wrong kind or out of range.
+    What is absent comes from the preset (by default the data set's), else from the part itself. `strategy: fixed` with
+    the option `choice` stands for an `architecture` that is given. Width and image size may be `auto` where there are
+    limits; `say` is told what that came to. Raises OptionError: unknown field, name or option, or a value of the wrong
+    kind or out of range.
     """
     for key in given:
         if key not in RunConfig.model_fields:
@@ -118,11 +111,7 @@ def layer(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 def complete(config: RunConfig) -> RunConfig:
     """The same settings with every option of every part, converted and in its normal form.
 
-    Args:
-        config: of any origin; a complete one stays as it is.
-
-    Raises:
-        OptionError: unknown name or option, or a value of the wrong kind or out of range.
+    Raises OptionError: unknown name or option, or a value of the wrong kind or out of range.
     """
     changed: dict[str, Any] = {"limits": {limit.name: normal(limit) for limit in parse(config.limits)}}
     options = dict(config.space_options)
@@ -168,8 +157,7 @@ def _spelt_out(chosen: dict[str, Any]) -> dict[str, Any]:
 def read_architecture(choice: Any) -> Any:
     """The content of the JSON text, file or record that an architecture was given by; anything else as it is.
 
-    Raises:
-        OptionError: the file is not JSON, or the wrong kind of it.
+    Raises OptionError: the file is not JSON, or the wrong kind of it.
     """
     if isinstance(choice, Mapping):
         return dict(choice)

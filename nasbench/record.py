@@ -56,18 +56,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 class Record:
-    """A run's folder, also one inside a pack (see `nasbench.packs`).
-
-    Attributes:
-        path: the folder, as it was named.
-    """
+    """A run's folder, also one inside a pack (see `nasbench.packs`); `path` is the folder as it was named."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open an existing record.
-
-        Raises:
-            RecordError: the folder is not a record.
-        """
+        """Open an existing record. Raises RecordError: the folder is not a record."""
         self.path = Path(path)
         self._files = packs.locate(self.path)
         if not self._file(CONFIG).is_file():
@@ -75,14 +67,9 @@ class Record:
 
     @classmethod
     def create(cls, folder: Path, config: RunConfig) -> Record:
-        """Make a new record inside a folder, named by date, space, strategy and seed.
+        """Make a new record inside a folder, named by date, space, strategy and seed; its configuration is complete.
 
-        Args:
-            folder: that receives it.
-            config: complete, see `nasbench.presets.complete`.
-
-        Raises:
-            RecordError: the folder cannot be written.
+        Raises RecordError: the folder cannot be written.
         """
         short = [part.rpartition(":")[2] for part in (config.space, config.method)]
         stem = f"{datetime.now():%Y-%m-%d_%H%M%S}_{short[0]}_{short[1]}_seed{config.seed}"
@@ -107,11 +94,7 @@ class Record:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Hold the record for writing; the lock of a process that died is void by itself.
-
-        Raises:
-            RecordError: another process is writing it.
-        """
+        """Hold the record for writing; a dead process's lock is void. Raises RecordError: another is writing it."""
         lock = FileLock(self._file(LOCK), timeout=0)
         try:
             lock.acquire()
@@ -125,11 +108,7 @@ class Record:
     # What the files hold
 
     def config(self) -> RunConfig:
-        """The complete configuration of the run, as it was written.
-
-        Raises:
-            RecordError: the record is damaged, or of another version.
-        """
+        """The complete configuration as it was written. Raises RecordError: it is damaged, or of another version."""
         self.status()  # which knows the version
         try:
             self._check_size(CONFIG)
@@ -140,11 +119,7 @@ class Record:
         return config
 
     def status(self) -> Status:
-        """How far the run has come.
-
-        Raises:
-            RecordError: the file is missing or damaged, or the record is of another version.
-        """
+        """How far the run has come. Raises RecordError: the record is damaged, or of another version."""
         content = self._mapping(STATUS)
         found = content.get("schema_version", 1)
         if found != SCHEMA and isinstance(found, int):
@@ -181,11 +156,7 @@ class Record:
         return self._model(ENVIRONMENT, Environment, self._read_json(ENVIRONMENT))
 
     def curves(self, name: str) -> list[dict[str, str]]:
-        """The rows of `SEARCH`, `METRICS` or `CONFUSION`; empty where there are none.
-
-        Raises:
-            RecordError: the file is damaged.
-        """
+        """The rows of `SEARCH`, `METRICS` or `CONFUSION`, if there are any. Raises RecordError: the file is damaged."""
         path, header = self._file(name), HEADERS[name]
         if not path.is_file():
             return []
@@ -199,12 +170,9 @@ class Record:
         return [dict(zip(header, row, strict=True)) for row in found[1:]]
 
     def confusion(self) -> dict[tuple[int, int], int]:
-        """How many test images of a class were taken for which: (class, predicted) → images, where there are any.
+        """How many test images of a class were taken for which: (class, predicted) → images, where they were counted.
 
-        Empty where nobody has counted.
-
-        Raises:
-            RecordError: the file is damaged.
+        Raises RecordError: the file is damaged.
         """
         classes, found = len(self.data().class_names), {}
         try:
@@ -229,16 +197,10 @@ class Record:
     # Writing
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write one of the record's JSON files.
-
-        Args:
-            name: of the file.
-            content: plain values or one of the models above.
-
-        Raises:
-            ValueError: a number in it is not finite.
-        """
-        plain = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+        """Write a JSON file of plain values or one of the models above. Raises ValueError: a number is not finite."""
+        plain = json.dumps(
+            content, indent=2, ensure_ascii=False, allow_nan=False, default=lambda model: model.model_dump(mode="json")
+        )
         write_atomic(self._file(name), plain + "\n")
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -296,16 +258,8 @@ class Record:
             raise RecordError(f"{self.path / name} is damaged: it holds {size >> 20} MiB")
 
 
-def _plain(content: Any) -> Any:
-    return content.model_dump(mode="json")
-
-
 def finite(number: str) -> float:
-    """The number that a text says.
-
-    Raises:
-        ValueError: it says none, or one that is not finite.
-    """
+    """The number that a text says. Raises ValueError: it says none, or one that is not finite."""
     if not math.isfinite(float(number)):
         raise ValueError(f"{number} is not a finite number")
     return float(number)
@@ -337,11 +291,7 @@ def find_records(folder: Path) -> Iterator[Path]:
 
 
 def continues(record: Record, config: RunConfig) -> None:
-    """Check that a record is of a configuration, so that it may be continued with it.
-
-    Raises:
-        RecordError: it is not; says what differs.
-    """
+    """Raise a RecordError that says what differs unless a record may be continued with this configuration."""
     differences = record.config().differing(config, *RUN)
     if differences:
         raise RecordError(f"{record.path} is a record of another configuration: {', '.join(differences)} differ(s)")

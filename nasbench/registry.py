@@ -45,25 +45,14 @@ OWNED = {
 
 @cache
 def entries(kind: str) -> dict[str, EntryPoint]:
-    """All registered names of a kind.
-
-    Args:
-        kind: `space`, `strategy`, `evaluator` or `dataset`.
-
-    Returns:
-        Entry points by name, in alphabetical order.
-    """
+    """Entry points of all registered names of a kind (`space`, `strategy`, `evaluator` or `dataset`), by name."""
     return {e.name: e for e in sorted(entry_points(group=GROUPS[kind]), key=lambda e: e.name)}
 
 
 def summaries(kind: str) -> dict[str, str]:
-    """The first docstring line of every registered class of a kind, read without importing it.
+    """The first docstring line of every registered class of a kind, by name, read without importing it.
 
-    Args:
-        kind: see `entries`.
-
-    Returns:
-        Name → summary; empty where there is no docstring or no source.
+    Empty where there is no docstring or no source.
     """
     return {name: _first_docstring_line(entry) for name, entry in entries(kind).items()}
 
@@ -82,14 +71,9 @@ def trusting(trust: bool) -> Iterator[None]:
 
 
 def load(kind: str, name: str) -> Any:
-    """Import the class behind a name.
+    """Import the class behind a registered name or `package.module:Class`; the current folder is searched last.
 
-    Args:
-        kind: see `entries`.
-        name: a registered name, or `package.module:Class`; the current folder is searched last.
-
-    Raises:
-        OptionError: when there is no such name, module or class, it is no such part, or is not to be trusted.
+    Raises OptionError: when there is no such name, module or class, it is no such part, or is not to be trusted.
     """
     if ":" not in name:
         entry = entries(kind).get(name)
@@ -101,14 +85,9 @@ def load(kind: str, name: str) -> Any:
 
 
 def imported(kind: str, name: str) -> Any:
-    """Import what `package.module:attribute` names, which runs that module's code.
+    """Import what `package.module:attribute` names, which runs that module's code; the current folder is searched last.
 
-    Args:
-        kind: what it is, for the messages.
-        name: of the module and of its attribute; the current folder is searched last.
-
-    Raises:
-        OptionError: there is no such module or attribute, or it is not to be trusted.
+    Raises OptionError: there is no such module or attribute, or it is not to be trusted.
     """
     if not _trusted.get():
         raise OptionError(
@@ -166,13 +145,8 @@ def declared(factory: Any, what: str, default: Any) -> Any:
 def preset(kind: str, name: str, which: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a part has in a preset, beside its class as `presets`: preset → options.
 
-    Args:
-        kind: see `entries`.
-        name: of the part.
-        which: name of the preset.
-        common: what the preset says of every run.
-        settings: what this run has. A part whose options depend on these has a class method `preset_options` of the
-            last three arguments instead.
+    A part whose options depend on what the preset says of every run (`common`), or on what this run has (`settings`),
+    has a class method `preset_options` of the last three arguments instead.
     """
     factory = load(kind, name)
     scaled = declared(factory, "preset_options", None)
@@ -193,19 +167,10 @@ def searches(name: str, options: Mapping[str, Any]) -> bool:
 
 
 def complete(kind: str, name: str, options: Mapping[str, Any], settle: bool = True) -> dict[str, Any]:
-    """Every option of a part with its value, as plain values that can be written down.
+    """Every option of a part with its value, defaults included, as plain values in the order of the constructor.
 
-    Args:
-        kind: see `entries`.
-        name: see `load`.
-        options: the user's; converted to the annotated types.
-        settle: whether a class method `settle` of the part puts values in the place of those that depend on others.
-
-    Returns:
-        Option → value in the order of the constructor, defaults included.
-
-    Raises:
-        OptionError: unknown option, wrong type, value out of range, or no plain value.
+    With `settle` a class method of that name of the part puts values in the place of those that depend on others.
+    Raises OptionError: unknown option, wrong type, value out of range, or no plain value.
     """
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -254,16 +219,10 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 
 
 def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> Any:
-    """Build a registered or imported class with the options that a user gave.
+    """Build a registered or imported class with the options that a user gave, converted to the annotated types.
 
-    Args:
-        kind: see `entries`.
-        name: see `load`.
-        options: the user's options; every one must be known, and is converted to the annotated type.
-        **context: what the caller knows (classes, image size, seed …); passed on where the class takes it.
-
-    Raises:
-        OptionError: unknown option, wrong type, value out of range, or a failing constructor.
+    The context is what the caller knows (classes, image size, seed …); it is passed on where the class takes it. Raises
+    OptionError: unknown option, wrong type, value out of range, or a failing constructor.
     """
     factory = load(kind, name)
     given = check_options(kind, name, factory, options)
@@ -281,16 +240,7 @@ def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> A
 
 
 def build_dataset(name: str, data: Mapping[str, Any], **context: Any) -> Any:
-    """Build a data set; nothing is read yet.
-
-    Args:
-        name: see `load`.
-        data: its own options, and those that every data set has (`RunConfig.data_options`).
-        **context: what the caller knows beside these.
-
-    Raises:
-        OptionError: see `build`.
-    """
+    """Build a data set of its own options and `RunConfig.data_options`, see `build`; nothing is read yet."""
     own = {k: v for k, v in data.items() if k not in OWNED["dataset"]}
     return build("dataset", name, own, **{k: v for k, v in data.items() if k not in own}, **context)
 
@@ -298,8 +248,7 @@ def build_dataset(name: str, data: Mapping[str, Any], **context: Any) -> Any:
 def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Check the names of options and convert their values to the annotated types.
 
-    Raises:
-        OptionError: naming the option and the nearest valid name, or the type that was expected.
+    Raises OptionError: naming the option and the nearest valid name, or the type that was expected.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError

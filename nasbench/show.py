@@ -23,11 +23,7 @@ UNDECIDED = 0.1  # share of 1 / K by which π may differ from uniform and still 
 
 
 def summary(record: Record) -> RenderableType:
-    """What a run chose and why, how accurate and how large the network is, and what each stage took.
-
-    Args:
-        record: finished or not; what is missing is left out.
-    """
+    """What a run, finished or not, chose and why, how good and large the network is, and what each stage took."""
     parts: list[RenderableType] = [_heading(record)]
     status = record.status()
     gathered = evidence(record) if record.finished("search") else None

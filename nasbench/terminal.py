@@ -45,8 +45,7 @@ def write(text: str) -> None:
 def print_json(content: Any) -> None:
     """Print a value as one line of JSON; what `clean` takes away stands there as an escape.
 
-    Raises:
-        ValueError: a number in it is not finite.
+    Raises ValueError: a number in it is not finite.
     """
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     print(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
@@ -69,12 +68,7 @@ def plain_console(stderr: bool = False, **options: Any) -> Console:
 
 
 def plain_table(title: str | None, *columns: tuple[str, Any]) -> Table:
-    """A table without lines.
-
-    Args:
-        title: above it.
-        *columns: each its header and `left` or `right`.
-    """
+    """A table without lines. Its columns are headers, each with `left` or `right`."""
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
     for name, justify in columns:
         table.add_column(name, justify=justify, no_wrap=justify == "right")

@@ -25,16 +25,10 @@ Report = Callable[[Mapping[str, float]], None]
 
 
 def probabilities(module: Any) -> dict[str, dict[Any, float]]:
-    """π = softmax(α) of a one-shot search, ours or NNI's, by label and candidate.
+    """π = softmax(α) of a one-shot search, ours or NNI's, by label and candidate; empty where there is no π.
 
     No draw enters: GumbelDARTS mixes its candidates by random weights, and NNI reads π through them. RandomOneShot has
     no π; ENAS has a controller, whose next choice depends on the ones that it has drawn before.
-
-    Args:
-        module: the Lightning module that is trained in the search.
-
-    Returns:
-        Empty where there is no π.
     """
     sampling = (EnasLightningModule, RandomSamplingLightningModule)
     if not isinstance(module, BaseOneShotLightningModule) or isinstance(module, sampling):

@@ -25,7 +25,6 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(self, inp: int, oup: int, stride: int) -> None:
-        """Build the shortcut from `inp` to `oup` channels."""
         super().__init__()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inp != oup:
@@ -39,7 +38,6 @@ class StandardBlock(ResidualBlock):
     """
 
     def __init__(self, inp: int, oup: int, stride: int) -> None:
-        """Build the block from `inp` to `oup` channels; the first convolution has the stride."""
         super().__init__(inp, oup, stride)
         self.conv1, self.bn1 = convolution(inp, oup, 3, stride), nn.BatchNorm2d(oup)
         self.conv2, self.bn2 = convolution(oup, oup, 3), nn.BatchNorm2d(oup)
@@ -92,25 +90,15 @@ class CheapResNet(FittedSpace, ModelSpace):
     @checked
     def __init__(
         self,
-        depth: Annotated[int, Range(ge=8, le=1202)] = 56,
+        depth: Annotated[int, Range(ge=8, le=1202)] = 56,  # layers with weights on the longest path, 6n + 2: 20, 56, …
+        # Multiplier of the 16, 32 and 64 channels of the stages, rounded to multiples of 4. A grouped convolution has
+        # no more groups than channels, and shifting moves 9·⌊C/9⌋ of C channels.
         width: Annotated[float, Range(ge=0.25, le=8)] = 1.0,
-        num_classes: Count = 10,
-        image_size: int = 32,
-        strides: Rule = "fit",
+        num_classes: Count = 10,  # outputs of the classifier
+        image_size: int = 32,  # side of the input in pixels; 13 and more keep the two strides
+        strides: Rule = "fit",  # `fit` drops those that a small image cannot bear, `original` keeps all (`fit_strides`)
     ) -> None:
-        """Build the space.
-
-        Args:
-            depth: layers with weights on the longest path, 6n + 2: 20, 56, ….
-            width: multiplier of the 16, 32 and 64 channels of the stages, rounded to multiples of 4. A grouped
-                convolution has no more groups than channels, and shifting moves 9·⌊C/9⌋ of C channels.
-            num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 13 and more keep the two strides.
-            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Build the space. Raises OptionError: a value is out of range."""
         super().__init__()
         if (depth - 2) % 6:
             below = depth - (depth - 2) % 6

@@ -90,38 +90,23 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
     @checked
     def __init__(
         self,
-        width: Width = 1.0,
-        candidates: Candidates = "full",
-        position: Literal["expanded", "output"] = "expanded",
-        num_classes: Count = 1000,
-        image_size: int = 224,
-        reduction: Count = 32,
-        dropout: Share = 0.2,
+        width: Width = 1.0,  # width multiplier of MobileNetV2
+        candidates: Candidates = "full",  # `full`, `ablation`, or names (see `candidate_names`)
+        position: Literal["expanded", "output"] = "expanded",  # `expanded` or `output`, see `EnhancedInvertedResidual`
+        num_classes: Count = 1000,  # outputs of the classifier
+        image_size: int = 224,  # side of the input in pixels; 224 keeps the original strides
+        reduction: Count = 32,  # of spatial separable pooling
+        dropout: Share = 0.2,  # before the classifier
+        # `stride`, or the pooling (a key of `DOWNSAMPLING`) that takes the place of the stride of the down-sampling
+        # depthwise convolutions: they become stride 1, and the pooling follows (Table 1).
         downsampling: str = "stride",
+        # `conv`, or `sk` for selective kernels in place of every depthwise convolution (Table 4).
         depthwise: Literal["conv", "sk"] = "conv",
+        # Of `se` and `cbam`; by default 24 on the expanded features (Table 2) and 8 on the output (Table 4).
         attention_reduction: Count | None = None,
-        strides: Rule = "fit",
+        strides: Rule = "fit",  # `fit` drops those that a small image cannot bear, `original` keeps all (`fit_strides`)
     ) -> None:
-        """Build the space.
-
-        Args:
-            width: width multiplier of MobileNetV2.
-            candidates: `full`, `ablation`, or names (see `candidate_names`).
-            position: `expanded` or `output`, see `EnhancedInvertedResidual`.
-            num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides.
-            reduction: of spatial separable pooling.
-            dropout: before the classifier.
-            downsampling: `stride`, or the pooling (a key of `DOWNSAMPLING`) that takes the place of the stride of the
-                down-sampling depthwise convolutions: they become stride 1, and the pooling follows (Table 1).
-            depthwise: `conv`, or `sk` for selective kernels in place of every depthwise convolution (Table 4).
-            attention_reduction: of the candidates `se` and `cbam`; by default 24 on the expanded features (Table 2)
-                and 8 on the output (Table 4).
-            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
-
-        Raises:
-            OptionError: a value is unknown or out of range.
-        """
+        """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
         if downsampling not in ("stride", *DOWNSAMPLING):
             raise OptionError(unknown("downsampling", downsampling, ["stride", *DOWNSAMPLING]))

@@ -27,19 +27,12 @@ Gates = Annotated[str | list[str], AfterValidator(partial(candidate_names, extra
 
 @dataclass(frozen=True)
 class Model:
-    """One of the published networks.
+    """One of the published networks."""
 
-    Attributes:
-        channels: of the first stage's modules; the second and third have twice and four times as many.
-        groups: of all grouped convolutions.
-        stem: channels of the first convolution.
-        side: channels σ of the merging-and-evolution gates.
-    """
-
-    channels: int
-    groups: int
-    stem: int
-    side: int
+    channels: int  # of the first stage's modules; the second and third have twice and four times as many
+    groups: int  # of all grouped convolutions
+    stem: int  # channels of the first convolution
+    side: int  # channels σ of the merging-and-evolution gates
 
     def scaled(self, width: float) -> Model:
         """The network of another width, rounded so that the groups still divide everything."""
@@ -73,7 +66,6 @@ class ChannelShuffle(nn.Module):
     """
 
     def __init__(self, groups: int) -> None:
-        """Shuffle `groups` groups of equal size."""
         super().__init__()
         self.groups = groups
 
@@ -94,13 +86,7 @@ class MergingEvolutionGate(nn.Module):
     """
 
     def __init__(self, channels: int, side: int, stride: int) -> None:
-        """Build the gate.
-
-        Args:
-            channels: C.
-            side: σ.
-            stride: of the evolution, as of the depthwise convolution beside it.
-        """
+        """Build the gate of C = `channels` and σ = `side`, with the stride of the convolution beside it."""
         super().__init__()
         self.merging = _convolution(channels, side, activation=nn.ReLU)
         self.evolution = _convolution(side, side, kernel=3, stride=stride, activation=nn.ReLU)
@@ -127,30 +113,16 @@ class MEModule(nn.Module):
 
     def __init__(
         self,
-        inp: int,
-        oup: int,
-        stride: int,
-        number: int,
-        side: int,
-        gates: Sequence[str],
-        groups: Sequence[int],
-        reductions: Mapping[str, int],
+        inp: int,  # C_in
+        oup: int,  # C_out; where it differs from C_in, the input is concatenated instead of added
+        stride: int,  # 1 or 2
+        number: int,  # of the module in the network, from 1; the first convolution of module 1 has one group only
+        side: int,  # σ of the gate
+        gates: Sequence[str],  # candidates, `me` or keys of `ENHANCERS`
+        groups: Sequence[int],  # counts to choose from, as far as they divide all channels
+        reductions: Mapping[str, int],  # see `enhancer_choice`
     ) -> None:
-        """Build the module.
-
-        Args:
-            inp: C_in.
-            oup: C_out; where it differs from C_in, the input is concatenated instead of added.
-            stride: 1 or 2.
-            number: of the module in the network, from 1; the first convolution of module 1 has one group only.
-            side: σ of the gate.
-            gates: candidates, `me` or keys of `ENHANCERS`.
-            groups: counts to choose from, as far as they divide all channels.
-            reductions: see `enhancer_choice`.
-
-        Raises:
-            OptionError: no count divides all channels.
-        """
+        """Build the module. Raises OptionError: no count divides all channels."""
         super().__init__()
         self.joined = inp != oup
         squeezed, expanded = oup // 4, oup - inp if self.joined else oup
@@ -211,33 +183,19 @@ class MENetSpace(FittedSpace, ModelSpace):
     @checked
     def __init__(
         self,
-        model: str = "108-8x1",
-        width: Width = 1.0,
+        model: str = "108-8x1",  # the published network that gives the channels, a key of `MODELS`
+        width: Width = 1.0,  # multiplier of all its channels, see `Model.scaled`
+        # The gates: `full` or `ablation`, here with `me` (merging and evolution) beside the enhancers; or names, of
+        # which `me` may be one.
         candidates: Gates = "full",
+        # Counts to choose from in every module, as far as they divide its channels; 1, 2, 3, 4 and 8 where `None`.
         groups: list[Count] | None = None,
-        num_classes: Count = 1000,
-        image_size: int = 224,
-        reduction: Count = 32,
-        strides: Rule = "fit",
+        num_classes: Count = 1000,  # outputs of the classifier
+        image_size: int = 224,  # side in pixels; 224 keeps all strides; a stem's pooling that loses its own is left out
+        reduction: Count = 32,  # of spatial separable pooling
+        strides: Rule = "fit",  # `fit` drops those that a small image cannot bear, `original` keeps all (`fit_strides`)
     ) -> None:
-        """Build the space.
-
-        Args:
-            model: the published network that gives the channels, a key of `MODELS`.
-            width: multiplier of all its channels, see `Model.scaled`.
-            candidates: the gates: `full` or `ablation`, here with `me` (merging and evolution) beside the enhancers;
-                or names, of which `me` may be one.
-            groups: counts to choose from in every module, as far as they divide its channels; 1, 2, 3, 4 and 8 where
-                `None`.
-            num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides. A stem's pooling that loses its
-                stride is left out.
-            reduction: of spatial separable pooling.
-            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
-
-        Raises:
-            OptionError: a value is unknown or out of range.
-        """
+        """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
         if model not in MODELS:
             raise OptionError(unknown("model", model, MODELS))
@@ -257,16 +215,8 @@ class MENetSpace(FittedSpace, ModelSpace):
             oup = shape.channels * 2**stage
             for position in range(depth):
                 number = len(self.group_counts) + 1
-                module = MEModule(
-                    inp,
-                    oup,
-                    1 if position else stride,
-                    number,
-                    shape.side,
-                    self.gates,
-                    groups or GROUPS,
-                    {"global": reduction},
-                )
+                sizes = (inp, oup, 1 if position else stride, number, shape.side)
+                module = MEModule(*sizes, self.gates, groups or GROUPS, {"global": reduction})
                 layers.append((f"block{number:02d}", module))
                 self.group_counts.append(module.groups)
                 inp = oup

@@ -40,22 +40,12 @@ class MetaPoolBench(ModelSpace):
     @checked
     def __init__(
         self,
-        width: Width = 0.5,
-        candidates: Candidates = "ablation",
-        num_classes: Count = 10,
-        reduction: Count = 32,
+        width: Width = 0.5,  # width multiplier of MobileNetV2
+        candidates: Candidates = "ablation",  # `full`, `ablation`, or names (see `candidate_names`)
+        num_classes: Count = 10,  # outputs of the classifier
+        reduction: Count = 32,  # of spatial separable pooling
     ) -> None:
-        """Build the space.
-
-        Args:
-            width: width multiplier of MobileNetV2.
-            candidates: `full`, `ablation`, or names (see `candidate_names`).
-            num_classes: outputs of the classifier.
-            reduction: of spatial separable pooling.
-
-        Raises:
-            OptionError: a value is unknown or out of range.
-        """
+        """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
         self.candidate_names = candidate_names(candidates)
         numbers = count()

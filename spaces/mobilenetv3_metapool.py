@@ -40,7 +40,6 @@ class EnhancedV3Residual(InvertedResidual):
     enhancer: nn.Module
 
     def __init__(self, config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> None:
-        """Build the block without its enhancer; see torchvision for the arguments."""
         super().__init__(config, norm_layer)
         self.depthwise = len(self.block) - (3 if config.use_se else 2)  # its position; behind it: SE, projection
 
@@ -71,30 +70,17 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
     def __init__(
         self,
         model: Literal["large", "small"] = "large",
-        width: Width = 1.0,
-        candidates: Candidates = "full",
-        num_classes: Count = 1000,
+        width: Width = 1.0,  # width multiplier of MobileNetV3
+        candidates: Candidates = "full",  # `full`, `ablation`, or names (see `candidate_names`)
+        num_classes: Count = 1000,  # outputs of the classifier
+        # Side of the input in pixels; 224 keeps the original strides. A block that loses its stride adds its input
+        # wherever the channels are equal, as blocks of stride 1 do.
         image_size: int = 224,
-        reduction: Count = 32,
-        dropout: Share = 0.2,
-        strides: Rule = "fit",
+        reduction: Count = 32,  # of spatial separable pooling
+        dropout: Share = 0.2,  # before the last layer of the classifier
+        strides: Rule = "fit",  # `fit` drops those that a small image cannot bear, `original` keeps all (`fit_strides`)
     ) -> None:
-        """Build the space.
-
-        Args:
-            model: `large` or `small`.
-            width: width multiplier of MobileNetV3.
-            candidates: `full`, `ablation`, or names (see `candidate_names`).
-            num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides. A block that loses its stride adds
-                its input wherever the channels are equal, as blocks of stride 1 do.
-            reduction: of spatial separable pooling.
-            dropout: before the last layer of the classifier.
-            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
-
-        Raises:
-            OptionError: a value is unknown or out of range.
-        """
+        """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
         self.candidate_names = candidate_names(candidates)
         self.strides = fit_strides(image_size, STRIDES[model], strides)

@@ -32,14 +32,6 @@ class Planted(ModelSpace):
 
     @checked
     def __init__(self, num_classes: Count = 32) -> None:
-        """Build the space.
-
-        Args:
-            num_classes: outputs of the classifier.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
         super().__init__()
         self.enhancers = nn.ModuleList(enhancer_choice(label, CANDIDATES, 1, {}) for label in LABELS)
         self.head = nn.Linear(len(LABELS), num_classes)

@@ -29,9 +29,8 @@ CHANNELS = {
 def channels(width: float) -> list[int]:
     """Channels of the stem, the three stages and the head.
 
-    Args:
-        width: 0.5, 1, 1.5 and 2 are the published networks; at any other the channels of 1 are scaled, stem and head
-            included, to even numbers of at least 8.
+    Widths 0.5, 1, 1.5 and 2 are the published networks; at any other the channels of 1 are scaled, stem and head
+    included, to even numbers of at least 8.
     """
     if width in CHANNELS:
         return list(CHANNELS[width])
@@ -84,27 +83,14 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
     @checked
     def __init__(
         self,
-        width: Width = 1.0,
-        candidates: Candidates = "full",
-        num_classes: Count = 1000,
-        image_size: int = 224,
-        reduction: Count = 32,
-        strides: Rule = "fit",
+        width: Width = 1.0,  # width multiplier, see `channels`
+        candidates: Candidates = "full",  # `full`, `ablation`, or names (see `candidate_names`)
+        num_classes: Count = 1000,  # outputs of the classifier
+        image_size: int = 224,  # side in pixels; 224 keeps all strides; a stem's pooling that loses its own is left out
+        reduction: Count = 32,  # of spatial separable pooling
+        strides: Rule = "fit",  # `fit` drops those that a small image cannot bear, `original` keeps all (`fit_strides`)
     ) -> None:
-        """Build the space.
-
-        Args:
-            width: width multiplier, see `channels`.
-            candidates: `full`, `ablation`, or names (see `candidate_names`).
-            num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; 224 keeps the original strides. A stem's pooling that loses its
-                stride is left out.
-            reduction: of spatial separable pooling.
-            strides: `fit` drops strides that a small image cannot bear, `original` keeps all, see `fit_strides`.
-
-        Raises:
-            OptionError: a value is unknown or out of range.
-        """
+        """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
         self.candidate_names = candidate_names(candidates)
         self.strides = fit_strides(image_size, (2, 2, 2, 2, 2), strides)

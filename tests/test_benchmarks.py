@@ -11,6 +11,7 @@ import torch
 
 from nasbench.benchmarks import kernel, networks
 from nasbench.cli import main
+from nasbench.machine import environment
 
 KEYS = {
     "step": {"plain_ms", "all_global_ms", "ours_ms", "eager_ms", "nni_darts_ms", "over_all_global", "speedup_nni"},
@@ -44,7 +45,7 @@ def test_the_contenders_compute_the_same() -> None:
     outputs = []
     for name in ("ours", "eager", "nni_darts"):
         network, kernels, _ = networks.build(name)
-        with networks._environment("NASBENCH_KERNELS", kernels), torch.no_grad():
+        with environment(NASBENCH_KERNELS=kernels), torch.no_grad():
             outputs.append(_seeded(network)(torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-3, atol=1e-4)

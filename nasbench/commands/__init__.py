@@ -1,4 +1,4 @@
-"""One module a command, imported when it is used: each has a typer `app` with one function, `command`."""
+"""One module a command, imported when it is used: each has a function `command`, and if need be its class `Command`."""
 
 COMMANDS = (
     *(

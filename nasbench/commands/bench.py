@@ -14,10 +14,7 @@ from nasbench.terminal import plain_console, print_json
 
 BENCHMARKS = ("kernel", "step", "memory", "startup")
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     what: Annotated[list[str] | None, typer.Argument(help="kernel, step, memory or startup; by default all.")] = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every contender runs once.")] = 7,

@@ -11,10 +11,7 @@ from nasbench.commands.found import show_table
 from nasbench.commands.options import Format, Output
 from nasbench.results.compare import compare
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     run_a: Annotated[Path, typer.Argument(help="Record of a finished run.")],
     run_b: Annotated[Path, typer.Argument(help="Record of another.")],

@@ -17,10 +17,7 @@ from nasbench.terminal import plain_console, say
 
 PAGE = "explained.html"
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     record: Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")],
     output: Annotated[

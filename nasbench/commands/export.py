@@ -13,10 +13,7 @@ from nasbench.export.write import QUANTISED, export
 from nasbench.record import Record
 from nasbench.terminal import say
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     record: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File that is written.")],

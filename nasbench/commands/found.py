@@ -18,12 +18,7 @@ from nasbench.terminal import clean, plain_console, say
 
 
 def collected(paths: Sequence[Path], quiet: bool = False) -> Collection:
-    """The runs of records and folders; says which were skipped.
-
-    Args:
-        paths: records, packs and folders.
-        quiet: say nothing of paths that have no record (yet).
-    """
+    """The runs of records, packs and folders; says which were skipped, and unless `quiet` which paths have none yet."""
     found = collect(paths)
     for problem in found.problems:
         if not quiet or problem.path not in paths:
@@ -32,11 +27,7 @@ def collected(paths: Sequence[Path], quiet: bool = False) -> Collection:
 
 
 def finished(runs: Sequence[Path] | None) -> Collection:
-    """Likewise, of which there has to be one.
-
-    Raises:
-        RecordError: there is none.
-    """
+    """Likewise, of which there has to be one. Raises RecordError: there is none."""
     paths = list(runs or [DEFAULT_RUNS])
     found = collected(paths)
     if found.frame.empty:

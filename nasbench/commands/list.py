@@ -15,10 +15,7 @@ from nasbench.terminal import plain_console, print_json
 
 PLURALS = {group.rpartition(".")[2]: kind for kind, group in GROUPS.items()}
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     what: Annotated[str | None, typer.Argument(help="spaces, strategies, evaluators or datasets.")] = None,
     as_json: Json = False,

@@ -13,10 +13,7 @@ from nasbench.packs import is_inside
 from nasbench.record import find_records
 from nasbench.terminal import say, write
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")],
 ) -> None:

@@ -112,14 +112,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def merge(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay the options of the command line over settings that were read from a file.
+    """Lay the options of the command line, words NAME=VALUE, over settings that were read from a file.
 
-    Args:
-        given: the file's.
-        settings: field of `RunConfig` → value, `None` where it was not given; options as words NAME=VALUE.
-
-    Raises:
-        OptionError: an option is not given as NAME=VALUE.
+    Of the fields of `RunConfig`, those that are `None` were not given. Raises OptionError as `pairs`.
     """
     told = {name: value for name, value in settings.items() if value is not None}
     for name in (*(f"{kind}_options" for kind in KINDS), "limits"):
@@ -132,15 +127,7 @@ def merge(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, An
 
 
 def pairs(what: str, words: Iterable[str] | None) -> dict[str, Any]:
-    """Options that were given as NAME=VALUE, the value in YAML.
-
-    Args:
-        what: they are, for the message.
-        words: as they were given.
-
-    Raises:
-        OptionError: a word is none of these.
-    """
+    """Options that were given as NAME=VALUE, the value in YAML. Raises OptionError: a word is none of these."""
     found = {}
     for word in words or ():
         name, sign, value = word.partition("=")

@@ -16,10 +16,7 @@ from nasbench.terminal import say
 
 DATA_ROOT = Path("data")  # in the place of this machine's
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")],
     output: Annotated[Path, typer.Option("-o", "--output", help=f"File that is written; its name ends in {SUFFIX}.")],
@@ -55,11 +52,7 @@ def command(
 
 
 def _content(record: Record, name: str) -> dict[str, bytes]:
-    """The files of a finished record, without the folders of the machine that made it.
-
-    Raises:
-        RecordError: it is not finished, or damaged.
-    """
+    """The files of a finished record, without the folders of the machine that made it; else a RecordError."""
     if not record.finished("test"):
         raise RecordError(f"not finished: {record.status().state}")
     record.data(), record.architecture(), record.decisions(), record.environment()  # damaged ones are left out

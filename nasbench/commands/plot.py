@@ -14,10 +14,7 @@ from nasbench.results.figures import WHAT, plot
 from nasbench.results.style import save
 from nasbench.terminal import say, write
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     runs: Runs = None,
     what: Annotated[

@@ -17,10 +17,7 @@ from nasbench.export.format import load_network
 from nasbench.export.predict import Prediction, pictures, predict
 from nasbench.terminal import plain_console, plain_table, print_json, say, write
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     network: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A finished run, or what `export` wrote.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Picture files, or folders of them.")],

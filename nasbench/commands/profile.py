@@ -18,10 +18,7 @@ from nasbench.results.pareto import front
 from nasbench.show import front_table, profile_table
 from nasbench.terminal import plain_console, print_json
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     space: Annotated[
         str | None,

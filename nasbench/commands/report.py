@@ -13,10 +13,7 @@ from nasbench.errors import RecordError
 from nasbench.results.report import report
 from nasbench.terminal import write
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     runs: Runs = None,
     output: Annotated[Path, typer.Option(help="Folder that receives index.html.")] = Path("report"),

@@ -13,10 +13,7 @@ from nasbench.record import Record
 from nasbench.show import summary
 from nasbench.terminal import plain_console, print_json
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     run: Annotated[Path, typer.Argument(help="Record of a run that was interrupted, or failed.")],
     stop_after: StopAfter = None,

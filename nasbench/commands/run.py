@@ -32,10 +32,7 @@ from nasbench.presets import resolve_config
 from nasbench.show import summary
 from nasbench.terminal import plain_console, print_json, say
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 @with_settings
 def command(
     width: Width = None,

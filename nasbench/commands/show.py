@@ -12,10 +12,7 @@ from nasbench.record import Record
 from nasbench.show import summary
 from nasbench.terminal import plain_console, print_json
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     record: Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")],
     as_json: Json = False,

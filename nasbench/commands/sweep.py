@@ -31,10 +31,8 @@ from nasbench.terminal import plain_console, plain_table, say
 ABLATION = "ablation"
 SEEDS = "--seeds"
 
-app = typer.Typer(add_completion=False)
 
-
-class SeveralSeeds(TyperCommand):
+class Command(TyperCommand):
     """A command that takes `--seeds 0 1 2` as well as `--seeds 0 --seeds 1 --seeds 2`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -50,7 +48,6 @@ class SeveralSeeds(TyperCommand):
         return super().parse_args(ctx, repeated)
 
 
-@app.command(cls=SeveralSeeds)
 def command(
     what: Annotated[str, typer.Argument(metavar="ablation|FILE", help="The ablation, or a YAML file of a sweep.")],
     space: Annotated[str | None, typer.Option(help="For ablation: search space, if not the table's.")] = None,

@@ -20,10 +20,7 @@ from nasbench.terminal import say
 
 PLACEMENTS = ("downsampling", "enhancer")
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     name: Annotated[
         str,

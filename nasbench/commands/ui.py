@@ -17,10 +17,7 @@ from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
 from nasbench.signals import terminable
 from nasbench.terminal import plain_console, plain_table, say, write
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def command(
     experiment: Annotated[
         str | None, typer.Argument(help="NNI's id of the experiment, or the folder of a sweep; by default the newest.")

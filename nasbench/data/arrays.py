@@ -53,13 +53,7 @@ class FashionMNIST(InMemoryData):
             _torchvision(self, torchvision.datasets.FashionMNIST, "FashionMNIST/raw/*-ubyte[.gz]", train)
             for train in (True, False)
         )
-        return (
-            train.data.numpy(),
-            train.targets.numpy(),
-            test.data.numpy(),
-            test.targets.numpy(),
-            train.classes,
-        )
+        return train.data.numpy(), train.targets.numpy(), test.data.numpy(), test.targets.numpy(), train.classes
 
 
 class CIFAR10(InMemoryData):
@@ -102,7 +96,6 @@ class Arrays(InMemoryData):
     augmentation = Augmentation(padding=2, flip=True)
 
     def __init__(self, *, image_size: int | None = None, **options: Any) -> None:
-        """Describe what to load; see `ImageData` for the options."""
         super().__init__(image_size=image_size, **options)
         self._keep_size = image_size is None
 
@@ -138,12 +131,9 @@ def _torchvision(data: InMemoryData, source: Any, expected: str, train: bool) ->
     try:
         return source(str(root), train=train, download=data.download)
     except Exception as e:  # absent files are RuntimeErrors, damaged ones anything
-        hint = (
-            ""
-            if data.download
-            else "; fetch it with --download, or give another folder with --data-root or NASBENCH_DATA"
-        )
-        raise DataError(f"{data.name}: not found as {root}/{expected}{hint} ({' '.join(str(e).split())})") from e
+        hint = "; fetch it with --download, or give another folder with --data-root or NASBENCH_DATA"
+        reason = f"{'' if data.download else hint} ({' '.join(str(e).split())})"
+        raise DataError(f"{data.name}: not found as {root}/{expected}{reason}") from e
 
 
 def _read_npz(name: str, path: Path) -> Parts:

@@ -33,17 +33,11 @@ SPLIT_NOTE = "split by us, 1 in 5, stratified"
 def stratified(
     labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED, groups: Indices | None = None
 ) -> tuple[Indices, Indices]:
-    """Split indices so that every class gives its share.
+    """Split the indices of labels (N,) so that every class gives its share, `fraction`, to the second part.
 
-    Args:
-        labels: (N,) class of every image.
-        fraction: share of the second part, 0–1.
-        seed: of the shuffle.
-        groups: (N,) numbers; images of the same number go to the same part, the one that the first of them falls to.
-
-    Returns:
-        Indices of the first and of the second part, each sorted; together all of `range(N)`. But for the groups, their
-        shares are within one image of the fraction in every class, and in total.
+    Images of the same number in `groups` (N,) go to the same part, the one that the first of them falls to. Both parts
+    are sorted, together all of `range(N)`. But for the groups, their shares are within one image of the fraction in
+    every class, and in total.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
@@ -60,15 +54,10 @@ def stratified(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random shifts and mirror images, drawn for a whole batch at once.
+    """Random shifts and mirror images, drawn for a whole batch at once."""
 
-    Attributes:
-        padding: zero pixels added on every side before a random crop of the original size.
-        flip: mirror half of the images from left to right.
-    """
-
-    padding: int = 0
-    flip: bool = False
+    padding: int = 0  # zero pixels added on every side before a random crop of the original size
+    flip: bool = False  # mirror half of the images from left to right
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment uint8 `images` (N, H, W, C); returns the same shape."""
@@ -107,36 +96,20 @@ class ImageData(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        data_root: Path | None = None,
-        image_size: int | None = None,
-        batch_size: int = 128,
-        stage: Stage = "search",
-        meta_fraction: float = 0.2,
-        train_images: int | None = None,
-        workers: int | None = None,
-        download: bool = False,
-        skip_broken: bool = False,
+        data_root: Path | None = None,  # folder of the data sets
+        image_size: int | None = None,  # side in pixels to which images are resized; the set's own where `None`
+        batch_size: int = 128,  # images a step, over all processes
+        stage: Stage = "search",  # `search` or `retrain`, see the class
+        meta_fraction: float = 0.2,  # share of the training images on which α learns
+        train_images: int | None = None,  # stratified subset of at most so many training images, all where `None`
+        workers: int | None = None,  # processes that load image files; as many as seem right where `None`
+        download: bool = False,  # fetch a missing set through torchvision
+        skip_broken: bool = False,  # leave out files that cannot be read, and count them, instead of refusing the set
+        # Mean and deviation of pixels in 0–1, one a channel, in the place of the set's own.
         normalisation: Normalisation | None = None,
-        seed: int = 0,
+        seed: int = 0,  # of the order of the training images
     ) -> None:
-        """Describe what to load; nothing is read yet.
-
-        Args:
-            data_root: folder of the data sets.
-            image_size: side in pixels to which images are resized; the set's own where `None`.
-            batch_size: images a step, over all processes.
-            stage: `search` or `retrain`, see the class.
-            meta_fraction: share of the training images on which α learns.
-            train_images: stratified subset of at most so many training images, all where `None`.
-            workers: processes that load image files; as many as seem right where `None`.
-            download: fetch a missing set through torchvision.
-            skip_broken: leave out files that cannot be read, and count them, instead of refusing the set.
-            normalisation: mean and deviation of pixels in 0–1, one a channel, in the place of the set's own.
-            seed: of the order of the training images.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Describe what to load; nothing is read yet. Raises OptionError: a value is out of range."""
         super().__init__()
         check_range("image_size", image_size or self.native_size, ge=4, le=4096)
         check_range("batch_size", batch_size, ge=1)
@@ -165,10 +138,8 @@ class ImageData(LightningDataModule, ABC):
         """Read the set (or only its index): fills class names, normalisation and what the loaders need.
 
         What was decided for the user (a split, files left out) is appended to `notes`. A set that knows of copies among
-        its training images sets `train_groups`.
-
-        Raises:
-            DataError: the set is missing or damaged; says where it was looked for and how to get it.
+        its training images sets `train_groups`. Raises DataError: the set is missing or damaged; says where it was
+        looked for and how to get it.
         """
 
     @property
@@ -271,14 +242,10 @@ class ImageData(LightningDataModule, ABC):
         return self.training_loader(self.splits()[1], self.stage == "search")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (while training) and normalise on the device.
+        """Augment (while training) and normalise on the device; `dataloader_idx` is Lightning's and not used.
 
-        Args:
-            batch: (images uint8 (N, H, W, C), labels (N,)), or a dict of such pairs as one-shot strategies use.
-            dataloader_idx: Lightning's; not used.
-
-        Returns:
-            The same structure with images (N, 3, H, W) in the run's floating-point type, in channels_last layout.
+        A batch is images uint8 (N, H, W, C) and labels (N,), or a dict of such pairs as one-shot strategies use; its
+        images become (N, 3, H, W) in the run's floating-point type, in channels_last layout.
         """
         if isinstance(batch, dict):
             return {key: self.on_after_batch_transfer(part, dataloader_idx) for key, part in batch.items()}

@@ -25,18 +25,10 @@ class SharedBatches(DistributedSampler[Any]):
     """
 
     def __init__(self, images: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
-        """Describe the batches.
+        """Describe the batches: `batch_size` images over all `world` processes, of which this one is number `rank`.
 
-        Args:
-            images: how many there are.
-            batch_size: images a batch, over all processes.
-            shuffle: a new order in every pass, full batches only; else in order.
-            seed: of the order.
-            rank: which process this is.
-            world: how many processes there are.
-
-        Raises:
-            DataError: there is not one image for every process.
+        With `shuffle` there is a new order in every pass and full batches only, else all in order. Raises DataError:
+        there is not one image for every process.
         """
         everything = range(images)
         super().__init__(everything, world, rank, shuffle, seed)  # type: ignore[arg-type]

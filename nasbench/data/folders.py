@@ -85,13 +85,8 @@ class ImageFolder(ImageData):
     def __init__(self, *, crop_scale: float = 0.08, jitter: float = 0.0, **options: Any) -> None:
         """Describe what to load; see `ImageData` for the other options.
 
-        Args:
-            crop_scale: least share of a training picture's area that a random crop keeps; the largest is 1.
-            jitter: brightness, contrast and saturation of training pictures change by at most this share.
-            **options: of `ImageData`.
-
-        Raises:
-            OptionError: a value is out of range.
+        A random crop keeps at least the share `crop_scale` of a training picture's area, the whole at most; brightness,
+        contrast and saturation change by at most the share `jitter`.
         """
         check_range("crop_scale", crop_scale, gt=0, le=1)
         check_range("jitter", jitter, ge=0, lt=1)

@@ -43,14 +43,9 @@ class InMemoryData(ImageData):
 
     @abstractmethod
     def read(self) -> Parts:
-        """Read the set.
+        """Read training images, their labels, test images, their labels, and class names (`None` for numbers only).
 
-        Returns:
-            Training images (N, H, W) or (N, H, W, C) uint8, training labels (N,), test images and labels, class names;
-            `None` for the names where classes have numbers only.
-
-        Raises:
-            DataError: the set is missing or damaged.
+        Images are (N, H, W) or (N, H, W, C) uint8. Raises DataError: the set is missing or damaged.
         """
 
     def load(self) -> None:

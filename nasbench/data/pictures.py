@@ -37,9 +37,6 @@ def read_picture(path: str) -> Image.Image:
     Turned as its EXIF orientation says. Of 16 bits a channel the upper eight count, in grey as in colour. Where it is
     transparent it is laid on white. Of several frames the first is read.
 
-    Args:
-        path: of the file.
-
     Raises:
         BrokenPicture: the file is not a regular one, no picture, damaged, of over `MOST_PIXELS` pixels, or of 32 bits a
             channel, which do not say what is black and what white.
@@ -54,14 +51,7 @@ def read_picture(path: str) -> Image.Image:
 
 
 def broken_pictures(paths: Iterable[str]) -> dict[str, str]:
-    """Decode every picture once, in parallel.
-
-    Args:
-        paths: of the files.
-
-    Returns:
-        What is wrong with those that `read_picture` cannot read, by path.
-    """
+    """Decode every picture once, in parallel; says by path what is wrong with those that cannot be read."""
     every = list(paths)
     with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
         warnings.simplefilter("ignore")  # Pillow's, about what is refused anyway or can be read all the same
@@ -69,14 +59,9 @@ def broken_pictures(paths: Iterable[str]) -> dict[str, str]:
 
 
 def kept_pictures(paths: Sequence[str], most_bytes: int) -> dict[str, Image.Image]:
-    """Decode all pictures beforehand, in parallel, if they fit in memory.
+    """Decode all pictures beforehand, in parallel, if they fit in `most_bytes` of memory at three bytes a pixel.
 
-    Args:
-        paths: of the files.
-        most_bytes: that the pictures may take together, at three bytes a pixel.
-
-    Returns:
-        Path → what `read_picture` gives, of those that can be read; nothing where they do not fit.
+    Path → what `read_picture` gives, of those that can be read; nothing where they do not fit.
     """
     with ThreadPoolExecutor() as threads:
         if 3 * sum(threads.map(_area, paths)) > most_bytes:
@@ -99,21 +84,16 @@ def _readable(path: str) -> Image.Image | None:
 
 
 def repeated_pictures(paths: Iterable[str]) -> dict[str, bytes]:
-    """Find the pictures that several files show, pixel by pixel, whatever else these files hold.
+    """Path → digest of the picture, of those readable files whose picture another shows, too, pixel by pixel.
 
     What `broken_pictures` has read is compared first, which tells nearly all apart; only of what is alike then every
     pixel is. A JPEG file that was saved anew as another format, or by another encoder, is no copy.
-
-    Args:
-        paths: of files that can be read.
-
-    Returns:
-        Path → digest of the picture, of those whose picture another path shows, too.
     """
     every = list(paths)
     with ThreadPoolExecutor() as threads:
         alike = _several(dict(zip(every, (sketch for _, sketch in threads.map(_look, every)), strict=True)))
-        return _several(dict(zip(alike, threads.map(_digest, alike), strict=True)))
+        digests = threads.map(lambda path: _pixels(read_picture(path)), alike)
+        return _several(dict(zip(alike, digests, strict=True)))
 
 
 def _several(digests: dict[str, bytes]) -> dict[str, bytes]:
@@ -122,10 +102,6 @@ def _several(digests: dict[str, bytes]) -> dict[str, bytes]:
     for path, digest in digests.items():
         paths[digest].append(path)
     return {path: digest for path, digest in digests.items() if len(paths[digest]) > 1}
-
-
-def _digest(path: str) -> bytes:
-    return _pixels(read_picture(path))
 
 
 def _pixels(picture: Image.Image) -> bytes:

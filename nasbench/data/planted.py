@@ -42,16 +42,11 @@ class Planted(InMemoryData):
     }  # many images cost nothing here, and none has to be seen often
 
     def __init__(self, *, noise: float = 0.0, draw: int = 0, meta_fraction: float = 0.5, **options: Any) -> None:
-        """Describe what to make.
+        """Describe what to make; see `ImageData` for the other options. Raises OptionError: a value is out of range.
 
-        Args:
-            noise: share of the bits that are drawn by lot in place of the label's, 0–1; at 1 images tell nothing.
-            draw: seed of the images: another one gives another data set with the same truth.
-            meta_fraction: share of the training images on which α learns; both halves learn from equally many.
-            **options: of `ImageData`.
-
-        Raises:
-            OptionError: a value is out of range.
+        `noise` is the share of the bits that are drawn by lot in place of the label's; at 1 images tell nothing.
+        Another `draw`, the seed of the images, gives another data set with the same truth. Both halves learn from
+        equally many images by default.
         """
         super().__init__(meta_fraction=meta_fraction, **options)
         check_range("noise", noise, ge=0, le=1)

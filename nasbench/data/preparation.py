@@ -19,8 +19,7 @@ LONGEST = 16  # of a picture's longer side only so many times the shorter one is
 def cropped(picture: Image.Image, size: int) -> NDArray[np.uint8]:
     """The middle of a picture: its shorter side resized to 256/224 of `size`, then the central square.
 
-    Returns:
-        (size, size, C) uint8, C 1 for grey pictures and else 3.
+    (size, size, C) uint8, C 1 for grey pictures and else 3.
     """
     picture = transforms.resize(_shortened(picture), round(size * RESIZE_RATIO))
     return _array(transforms.center_crop(picture, [size, size]))
@@ -32,15 +31,10 @@ def stretched(picture: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 class Fit(NamedTuple):
-    """A way to make a square of a picture.
+    """A way to make a square of a picture."""
 
-    Attributes:
-        make: of a picture and a side.
-        words: that say it to somebody who has to do the same.
-    """
-
-    make: Callable[[Image.Image, int], NDArray[np.uint8]]
-    words: str
+    make: Callable[[Image.Image, int], NDArray[np.uint8]]  # of a picture and a side
+    words: str  # that say it to somebody who has to do the same
 
 
 # How a data set makes squares of its test pictures, by the name that it declares as `fit`.
@@ -66,10 +60,8 @@ def resized(images: Tensor, size: int) -> Tensor:
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turn uint8 `images` (N, H, W, C) into floats (N, 3, H, W), channels_last, of about zero mean and unit variance.
 
-    Args:
-        images: C is 1 or 3; grey images are repeated: the networks read three channels.
-        mean: of each channel, or one for all; of pixels in 0–1.
-        std: likewise.
+    Grey images (C = 1) are repeated, as networks read three channels. Mean and deviation are of pixels in 0–1, of each
+    channel or one for all.
     """
     # Not in place: where this is traced, they are constants, which every call would change again.
     shift = torch.tensor(mean, device=images.device) * 255

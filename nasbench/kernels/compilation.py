@@ -44,13 +44,9 @@ def cache_folder() -> Path | None:
 
 
 def body(function: Callable[[Any], None]) -> Any:
-    """Compile a function of one address, or take it from the cache.
+    """Compile a plain module-level function of one address, or take it from the cache; returns a `threads.Body`.
 
-    Args:
-        function: a plain module-level function that calls `compiled` ones.
-
-    Returns:
-        A `threads.Body`. It stays compiled as long as the process lives.
+    It calls `compiled` functions only, and stays compiled as long as the process lives.
     """
     if function not in _bodies:
         with _lock:

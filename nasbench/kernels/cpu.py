@@ -30,12 +30,9 @@ _IMAGES_PER_THREAD = 4
 
 @compiled
 def _work(address: Any, kind: Any, inner: Any) -> None:
-    """Take tasks until none are left. Every thread runs this, on the same arguments.
+    """Take tasks until none are left. Every thread runs this, on the same arguments, in the order of `_run`.
 
-    Args:
-        address: of the arguments, in the order in which `_run` gives them.
-        kind: type of the images in memory, float32, float64 or uint16 (bfloat16).
-        inner: type to compute in, float32 or float64.
+    The images are float32, float64 or uint16 (bfloat16) in memory (`kind`), and computed in float32 or float64.
     """
     a = carray(address, (_FIELDS,), np.int64)
     images, height, width, channels, grain = a[2], a[3], a[4], a[5], a[6]
@@ -127,16 +124,7 @@ def _run(
 
 
 def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
-    """Compute the mixture.
-
-    Args:
-        x: input in one of `DTYPES`, shape (N, C, H, W), any layout.
-        pi: weights, shape (K,).
-        codes: the candidates.
-
-    Returns:
-        The mixture, in x's type, contiguous in channels_last memory format.
-    """
+    """Mix x (N, C, H, W), of one of `DTYPES` and any layout, by weights pi (K,); in channels_last memory format."""
     x = x.detach().contiguous(memory_format=torch.channels_last)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     if x.numel():
@@ -145,17 +133,7 @@ def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
 
 
 def backward(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Differentiate the mixture.
-
-    Args:
-        g: gradient of the mixture, shape (N, C, H, W), any layout.
-        x: input of the mixture, in the same type.
-        pi: weights, shape (K,).
-        codes: the candidates.
-
-    Returns:
-        The gradients of x (channels_last) and of pi (in double precision).
-    """
+    """The gradients of x (channels_last) and of pi (in double precision), from the mixture's gradient g."""
     x = x.detach().contiguous(memory_format=torch.channels_last)
     g = g.detach().to(x.dtype).contiguous(memory_format=torch.channels_last)
     dx = torch.empty_like(x, memory_format=torch.channels_last)

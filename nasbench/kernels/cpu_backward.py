@@ -37,16 +37,8 @@ def _copy_row(g: Any, scratch: Any, place: int, line: int, count: int, width: in
 def _column_max7(scratch: Any, rows: int, grad: int, height: int, line: int, pi: Any) -> Any:
     """Replace one column of row maxima by their gradient under the maximum over seven rows.
 
-    Args:
-        scratch: the planes, flat.
-        rows: index of the column in the plane of row maxima.
-        grad: index of the column in the plane of g.
-        height: pixels in a column.
-        line: distance of two rows in a plane.
-        pi: the candidate's weight, in every lane.
-
-    Returns:
-        Σ g · maximum over the column, by lane: its part of the gradient of pi.
+    `rows` and `grad` are the column's indices in the planes of row maxima and of g, `line` the distance of two rows
+    there. Returned is Σ g · maximum over the column, by lane: its part of the gradient of pi, which is in every lane.
     """
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     dot = zero
@@ -198,24 +190,10 @@ def _row_averages(
     averages: bool,
     dots: Any,
 ) -> Any:
-    """Replace one row of v3 by the gradient of x under `none` and the averages.
+    """Replace one row of v3 by the gradient of x under `none` and the averages; places as in `row_maxima`.
 
-    Args:
-        x: the images, flat, NHWC.
-        g: the gradient of the mixture, flat, NHWC.
-        scratch: the planes, flat.
-        place: index of the row's first pixel in x and g.
-        line: index of the row in the plane of g; those of v3 and v5 follow.
-        count: the block's channels.
-        width: pixels in a row.
-        channels: distance of two pixels in x and g.
-        plane: size of a plane.
-        weights: see `backward_task`.
-        averages: whether any average takes part.
-        dots: what Σ g·x, Σ v3·sum3(x), Σ v5·sum5(x) and Σ v7·sum7(x) were before this row, by lane.
-
-    Returns:
-        The same four sums with this row's part.
+    The row of g stands at `line`, in the planes behind it those of v3 and v5. `dots` are Σ g·x, Σ v3·sum3(x), Σ
+    v5·sum5(x) and Σ v7·sum7(x) before this row, by lane; they return with its part.
     """
     zero = splat(scratch, ZERO)
     dot1, dot3, dot5, dot7 = dots
@@ -269,19 +247,7 @@ def _row_maxima(
     channels: int,
     plane: int,
 ) -> None:
-    """Send the gradients of one row's maxima to its pixels, add the rest and write the row's gradient.
-
-    Args:
-        x: the images, flat, NHWC.
-        dx: the gradient of x, flat, NHWC.
-        scratch: the planes, flat.
-        place: index of the row's first pixel in x and dx.
-        line: index of the row in the first plane.
-        count: the block's channels.
-        width: pixels in a row.
-        channels: distance of two pixels in x and dx.
-        plane: size of a plane.
-    """
+    """Send the gradients of one row's maxima to its pixels, add the rest and write the row's gradient."""
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     # r are the maxima over three pixels, s over five; dx, dr and ds their gradients as far as known.
     x1 = x2 = x3 = x4 = x5 = x6 = low
@@ -349,22 +315,10 @@ def backward_task(
     averages: bool,
     maxima: bool,
 ) -> None:
-    """Differentiate the mixture of one block of channels of one image.
+    """Differentiate the mixture of one block of channels of one image; arguments as in `forward_task`.
 
-    Args:
-        x: the images, flat, NHWC.
-        g: the gradient of the mixture, flat, NHWC.
-        dx: the gradient of x, flat, NHWC.
-        dots: receives the task's part of the gradient of `weights`, shape (7,).
-        scratch: room for `BACKWARD_PLANES` planes.
-        place: index of the block's first channel in the image's first pixel.
-        count: the block's channels.
-        height: rows of the image.
-        width: pixels in a row.
-        channels: distance of two pixels in x, g and dx.
-        weights: pi of `none`, pi of the averages over k², pi of the maxima: 3, 5, 7 each.
-        averages: whether any average takes part.
-        maxima: whether any maximum takes part.
+    `g` is the gradient of the mixture, `dx` that of x; `dots`, of shape (7,), receives the task's part of the gradient
+    of `weights`. The scratch has room for `BACKWARD_PLANES` planes.
     """
     zero = splat(scratch, ZERO)
     line = (width | 1) * LANES

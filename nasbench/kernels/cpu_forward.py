@@ -128,21 +128,10 @@ def _column(
     averages: bool,
     maxima: bool,
 ) -> None:
-    """Turn one column of the six planes into the mixture.
+    """Turn one column of the six planes, of U3, U5, U7 and of the rows' maxima, into the mixture; see `forward_task`.
 
-    Args:
-        x: the images, flat, NHWC.
-        y: the mixture, flat, NHWC.
-        scratch: from the column on: planes of U3, U5, U7 and of the rows' maxima.
-        place: index of the column's first pixel in x and y.
-        count: the block's channels.
-        height: pixels in a column.
-        row: distance of two rows in x.
-        line: distance of two rows in a plane.
-        plane: size of a plane.
-        weights: see `forward_task`.
-        averages: whether any average takes part.
-        maxima: whether any maximum takes part.
+    The scratch begins at the column; `place` is its first pixel in x and y, `row` the distance of two rows there,
+    `line` that of two rows in a plane.
     """
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
     p1, p3, p5, p7 = (

@@ -174,11 +174,7 @@ def forward(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, base: Tens
 def backward(
     g: Tensor, x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Differentiate `forward`.
-
-    Returns:
-        The gradients of x, rows and columns (channels_last, in x's type) and of the weight (in double precision).
-    """
+    """The gradients of x, rows and columns (channels_last, in x's type) and of the weight (in double precision)."""
     g, x, rows, columns = _nhwc(g), _nhwc(x), _nhwc(rows), _nhwc(columns)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     inner = computes_in(x.dtype)

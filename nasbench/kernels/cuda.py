@@ -41,16 +41,7 @@ def _power(size: int, most: int) -> int:
 
 
 def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
-    """Compute the mixture.
-
-    Args:
-        x: input in float32, bfloat16 or float16, shape (N, C, H, W), any layout.
-        pi: weights, shape (K,).
-        codes: the candidates.
-
-    Returns:
-        The mixture, in x's type, contiguous in channels_last memory format.
-    """
+    """Mix x (N, C, H, W), of float32, bfloat16 or float16 and any layout, by weights pi (K,); see `cpu.forward`."""
     x = x.detach().contiguous(memory_format=torch.channels_last)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     _, channels, height, width = x.shape
@@ -68,17 +59,7 @@ def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
 
 
 def backward(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Differentiate the mixture.
-
-    Args:
-        g: gradient of the mixture, shape (N, C, H, W), any layout.
-        x: input of the mixture, in the same type.
-        pi: weights, shape (K,).
-        codes: the candidates.
-
-    Returns:
-        The gradients of x (channels_last) and of pi (in double precision).
-    """
+    """The gradients of x (channels_last) and of pi (in double precision), from the mixture's gradient g."""
     x = x.detach().contiguous(memory_format=torch.channels_last)
     g = g.detach().contiguous(memory_format=torch.channels_last)
     maxima = any(code >= FIRST_MAX for code in codes)

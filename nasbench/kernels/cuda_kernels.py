@@ -135,17 +135,7 @@ def _first(a, b, c):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def average_backward_kernel(  # type: ignore[no-untyped-def]
-    x,
-    g,
-    dx,
-    dots,
-    weights,
-    height,
-    width,
-    channels,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    LANES: tl.constexpr,
+    x, g, dx, dots, weights, height, width, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr
 ):
     """Write the gradient of x under `none` and the averages (float32), and this program's products with x."""
     place, lanes, left, top = _place(channels, height, width, ROWS, COLUMNS, LANES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -86,33 +87,19 @@ def layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-@custom_op("nasbench::pooling_mixture", mutates_args=(), device_types="cpu")
+def _kernels(x: Tensor) -> Any:
+    """The kernels of a device, which are imported where they are used: each needs a compiler of its own."""
+    return import_module(f"nasbench.kernels.{x.device.type}")
+
+
+@custom_op("nasbench::pooling_mixture", mutates_args=(), device_types=tuple(_KERNELS))
 def _mixture(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
-    from nasbench.kernels import cpu
-
-    return cpu.forward(x, pi, codes).contiguous(memory_format=layout(x))
+    return _kernels(x).forward(x, pi, codes).contiguous(memory_format=layout(x))
 
 
-@custom_op("nasbench::pooling_mixture_backward", mutates_args=(), device_types="cpu")
+@custom_op("nasbench::pooling_mixture_backward", mutates_args=(), device_types=tuple(_KERNELS))
 def _mixture_backward(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    from nasbench.kernels import cpu
-
-    dx, dpi = cpu.backward(g, x, pi, codes)
-    return dx.contiguous(memory_format=layout(x)), dpi.to(pi.dtype)
-
-
-@_mixture.register_kernel("cuda")
-def _mixture_cuda(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
-    from nasbench.kernels import cuda
-
-    return cuda.forward(x, pi, codes).contiguous(memory_format=layout(x))
-
-
-@_mixture_backward.register_kernel("cuda")
-def _mixture_backward_cuda(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    from nasbench.kernels import cuda
-
-    dx, dpi = cuda.backward(g, x, pi, codes)
+    dx, dpi = _kernels(x).backward(g, x, pi, codes)
     return dx.contiguous(memory_format=layout(x)), dpi.to(pi.dtype)
 
 

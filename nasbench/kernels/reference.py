@@ -19,18 +19,9 @@ FIRST_MAX = POOLING_NAMES.index("max3")
 
 
 def check(x: Tensor, pi: Tensor, names: Sequence[str]) -> list[int]:
-    """Check a mixture's arguments.
+    """Each candidate's position in `POOLING_NAMES`; arguments as in `pooling_mixture`.
 
-    Args:
-        x: input, shape (N, C, H, W).
-        pi: weights, shape (K,).
-        names: K different candidates out of `POOLING_NAMES`.
-
-    Returns:
-        Each candidate's position in `POOLING_NAMES`.
-
-    Raises:
-        OptionError: for an unknown or repeated candidate, and for shapes, types or devices that do not go together.
+    Raises OptionError: for an unknown or repeated candidate, and for shapes, types or devices that do not go together.
     """
     codes = []
     for name in names:
@@ -73,22 +64,9 @@ def mix(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
 
 
 def reference_mixture(x: Tensor, pi: Tensor, names: Sequence[str]) -> Tensor:
-    """Mix pooling candidates, one after the other, in plain torch.
+    """Compute `pooling_mixture` in plain torch, one candidate after the other; arguments as there.
 
-    Stride 1 and padding k // 2 keep the shape. Averages are padded with zeros that count (`count_include_pad`),
-    maxima with -inf. Differentiable any number of times, in every floating-point type.
-
-    Args:
-        x: input, shape (N, C, H, W).
-        pi: one weight per candidate, shape (K,).
-        names: K different candidates out of `POOLING_NAMES`.
-
-    Returns:
-        Σ_k pi_k · candidate_k(x), shape (N, C, H, W), in x's type.
-
-    Raises:
-        OptionError: if the arguments do not go together.
-
-    Source: Meta-Pooling, section 2.1 (the parameterised spatial enhancer's local candidates).
+    Averages are padded with zeros (`count_include_pad`), maxima with -inf. Differentiable any number of times, in every
+    floating-point type.
     """
     return mix(x, pi, check(x, pi, names))

@@ -59,14 +59,10 @@ def _team() -> Callable[..., None] | None:
 
 
 def run(body: Any, argument: int, workers: int) -> None:
-    """Call `body(argument)` at the same time on every one of `workers` threads, and wait for all.
+    """Call `body(argument)` at the same time on every one of `workers` threads, this one included, and wait for all.
 
-    The body shares out its work by itself, so it is right with fewer threads than asked for, too.
-
-    Args:
-        body: a `Body`, e.g. a compiled `numba.cfunc`'s `.ctypes`. It runs without the GIL.
-        argument: address that is handed to it.
-        workers: number of threads, the calling one included.
+    The body, e.g. a compiled `numba.cfunc`'s `.ctypes`, runs without the GIL on an address. It shares out its work by
+    itself, so it is right with fewer threads than asked for, too.
     """
     team = _team() if workers > 1 else None
     if team is not None:

@@ -13,34 +13,21 @@ from nasbench.errors import OptionError
 
 @dataclass(frozen=True)
 class Allocation:
-    """What each run may use.
+    """What each run may use."""
 
-    Attributes:
-        concurrency: runs at a time.
-        threads: of each run's process; 0 where they are not limited.
-        gpus: that NNI gives to each run; 0 where it hands out none.
-    """
-
-    concurrency: int
-    threads: int
-    gpus: int
+    concurrency: int  # runs at a time
+    threads: int  # of each run's process; 0 where they are not limited
+    gpus: int  # that NNI gives to each run; 0 where it hands out none
 
 
 def allocate(
     configs: Iterable[RunConfig], runs: int, concurrency: int | None, gpus: int, cores: int | None = None
 ) -> Allocation:
-    """Allocate the cores or GPUs of this machine to the runs of a sweep.
+    """Allocate the `cores` (by default all of this process's) or `gpus` of this machine to the runs of a sweep.
 
-    Args:
-        configs: of the sweep, see `Study.samples`.
-        runs: of the whole sweep, also those that are finished already: when it goes on after an interruption, each
-            run gets the threads that the others had.
-        concurrency: that was asked for.
-        gpus: of the machine.
-        cores: that may be used; all of this process's where `None`.
-
-    Raises:
-        OptionError: a run asks for a GPU by its number, for more of them than there are, or for several machines.
+    `configs` are `Study.samples`. `runs` counts those that are finished, too: when the sweep goes on after an
+    interruption, each run gets the threads that the others had. Raises OptionError: a run asks for a GPU by its number,
+    for more of them than there are, or for several machines.
     """
     if cores is None:
         cores = machine.cpus()

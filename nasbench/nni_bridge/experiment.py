@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nasbench.errors import NasbenchError, OptionError, unknown
+from nasbench.machine import environment
 from nasbench.nni_bridge import log, portal
 from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.machines import Machines
@@ -44,25 +45,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a run.
+    """What became of a run."""
 
-    Attributes:
-        id: NNI's.
-        parameters: of the run.
-        state: `waiting`, `running`, `finished`, `failed`, `stopped early` or `cancelled`.
-        error: why it failed, one line.
-        mendable: whether the failure is a mistake in the settings.
-        record: its folder.
-        seconds: it took.
-    """
-
-    id: str
-    parameters: Mapping[str, Any]
-    state: str
-    error: str | None = None
-    mendable: bool = False
-    record: Path | None = None
-    seconds: float | None = None
+    id: str  # NNI's
+    parameters: Mapping[str, Any]  # of the run
+    state: str  # `waiting`, `running`, `finished`, `failed`, `stopped early` or `cancelled`
+    error: str | None = None  # why it failed, one line
+    mendable: bool = False  # whether the failure is a mistake in the settings
+    record: Path | None = None  # its folder
+    seconds: float | None = None  # it took
 
     @property
     def ended(self) -> bool:
@@ -71,11 +62,7 @@ class Trial:
 
 
 def check_algorithms(study: Study) -> None:
-    """Build tuner and assessor as NNI will.
-
-    Raises:
-        OptionError: unknown name or option, a package that is missing, or a search space that the tuner cannot search.
-    """
+    """Build tuner and assessor as NNI will; OptionError for what is unknown, not installed, or cannot be searched."""
     log.silence()
     if study.search:
         tuner = _build("tuner", study.tuner)
@@ -98,35 +85,19 @@ def arguments(kind: str, algorithm: Algorithm) -> dict[str, Any]:
 
 
 class Experiment:
-    """An NNI experiment over the runs of a study.
-
-    Attributes:
-        id: NNI's.
-    """
+    """An NNI experiment over the runs of a study; `id` is NNI's."""
 
     def __init__(
         self,
-        study: Study,
-        allocation: Allocation,
-        specification: Specification,
-        folder: Path,
-        trials: int,
-        known: Sequence[Mapping[str, Any]] = (),
-        first: Sequence[Mapping[str, Any]] = (),
-        machines: Machines | None = None,
+        study: Study,  # what varies
+        allocation: Allocation,  # what each run may use
+        specification: Specification,  # what the trials are told
+        folder: Path,  # that receives NNI's folder of the experiment
+        trials: int,  # how many runs to start
+        known: Sequence[Mapping[str, Any]] = (),  # finished runs of a tuner's study, as `import_data` takes them
+        first: Sequence[Mapping[str, Any]] = (),  # parameters of its runs that were broken off
+        machines: Machines | None = None,  # where the runs take place, if not here
     ) -> None:
-        """Describe the experiment.
-
-        Args:
-            study: what varies.
-            allocation: what each run may use.
-            specification: what the trials are told.
-            folder: that receives NNI's folder of the experiment.
-            trials: how many runs to start.
-            known: finished runs of a tuner's study, as `import_data` takes them.
-            first: parameters of its runs that were broken off.
-            machines: where the runs take place, if not here.
-        """
         log.silence()
         from nni.experiment import Experiment as NniExperiment
         from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig
@@ -180,12 +151,8 @@ class Experiment:
         return {"pid": self._nni._proc.pid, "port": self._nni.port, "prefix": self._nni.url_prefix}
 
     def start(self, port: int | None, host: str) -> str:
-        """Start NNI; returns the portal's address.
-
-        Raises:
-            NasbenchError: it did not start.
-        """
-        with portal.environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
+        """Start NNI; returns the portal's address. Raises NasbenchError: it did not start."""
+        with environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
                 config = self._nni.config
                 self._place = connect(self._machines, self.id, self._folder, config.trial_concurrency, host)

@@ -25,16 +25,11 @@ KUBERNETES_MOUNT = "/tmp/mount"
 
 @dataclass(frozen=True)
 class Machines:
-    """Where the runs of a sweep take place.
+    """Where the runs of a sweep take place."""
 
-    Attributes:
-        service: NNI's configuration of a training service, without command and code.
-        known_hosts: file of the machines' public SSH keys; the user's where `None`.
-        records: folder of the shared storage that receives the records: as it is called here, and there.
-    """
-
-    service: Any
-    known_hosts: Path | None = None
+    service: Any  # NNI's configuration of a training service, without command and code
+    known_hosts: Path | None = None  # file of the machines' public SSH keys; the user's where `None`
+    # Folder of the shared storage that receives the records: as it is called here, and there.
     records: tuple[Path, str] | None = None
 
     @property
@@ -43,14 +38,9 @@ class Machines:
         return str(self.service.platform)
 
     def concurrency(self, asked: int | None, configs: Iterable[RunConfig]) -> int:
-        """How many runs there are at a time.
+        """How many runs there are at a time: as many as were `asked` for, else one a machine.
 
-        Args:
-            asked: by the user; one a machine where `None`.
-            configs: of the runs.
-
-        Raises:
-            OptionError: nobody said how many, or a run asks for more GPUs than it gets.
+        Raises OptionError: nobody said how many, or a run asks for more GPUs than it gets.
         """
         gpus = self.service.trial_gpu_number
         for config in configs:
@@ -67,10 +57,7 @@ def read_machines(path: Path) -> Machines:
     """Read and check a YAML file: the fields of one of NNI's training services, in NNI's spelling.
 
     Beside NNI's fields it has `known_hosts` (for `remote`), and `records: {here, there}` (for clusters): a folder of
-    the shared storage, as it is called on this machine and in the containers.
-
-    Raises:
-        OptionError: one line that says what is wrong.
+    the shared storage, as it is called on this machine and in the containers. An OptionError says what is wrong.
     """
     given = read_config(path)
     own = {key: given.pop(key) for key in OWN if key in given}
@@ -98,9 +85,8 @@ def _reasons(path: Path) -> Iterator[None]:
     except OptionError as e:
         raise OptionError(f"{path}: {e}") from e
     except AssertionError as e:
-        line = traceback.extract_tb(e.__traceback__)[-1].line or describe_exception(
-            e
-        )  # it says no more than what it asserts
+        # It says no more than what it asserts.
+        line = traceback.extract_tb(e.__traceback__)[-1].line or describe_exception(e)
         raise OptionError(f"{path}: NNI demands {line.removeprefix('assert ')}") from e
     except Exception as e:
         raise OptionError(f"{path}: {' '.join(str(e).split())}") from e
@@ -124,7 +110,7 @@ def _load(given: Mapping[str, Any], base: Path) -> Any:
     except AttributeError as e:
         words = {case_insensitive(str(k)): str(k) for k in _keys(given)}
         wrong = [words.get(w.strip(), w.strip()) for w in str(e).rpartition("field(s) ")[2].split(",")]
-        fields = [f for cls in _classes(str(e).split()[0]) for f in _fields(cls)]
+        fields = _fields(str(e).split()[0])
         raise OptionError(unknown(f"field of NNI's service {platform}", wrong[0], fields)) from e
     finally:
         unset_base_path()
@@ -187,17 +173,14 @@ def _records(path: Path, service: Any, given: Any) -> tuple[Path, str] | None:
     return here, str(given["there"])
 
 
-def _classes(name: str) -> list[Any]:
+def _fields(name: str) -> list[str]:
+    """The fields of the configuration class of a name, in NNI's spelling."""
     from nni.experiment.config.base import ConfigBase
+    from nni.experiment.config.utils import camel_case
     from nni.experiment.config.utils.internal import _all_subclasses
 
-    return [cls for cls in _all_subclasses(ConfigBase) if cls.__name__ == name]
-
-
-def _fields(cls: Any) -> list[str]:
-    from nni.experiment.config.utils import camel_case
-
-    return [camel_case(field.name) for field in dataclasses.fields(cls)]
+    found = [cls for cls in _all_subclasses(ConfigBase) if cls.__name__ == name]
+    return [camel_case(field.name) for cls in found for field in dataclasses.fields(cls)]
 
 
 def _keys(given: Any) -> Iterator[str]:

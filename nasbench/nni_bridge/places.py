@@ -46,7 +46,6 @@ class Place:
     trial_command = f"python3 -m {MODULE} {SPECIFICATION}"
 
     def __init__(self, machines: Machines, experiment: str, folder: Path, host: str) -> None:
-        """See `connect`."""
         self._machines, self._experiment, self._folder, self._host = machines, experiment, folder, host
         self._fetched: set[str] = set()
 
@@ -56,11 +55,7 @@ class Place:
         return ""
 
     def configure(self, config: Any) -> Path:
-        """Complete an NNI experiment's configuration; returns the file that receives the specification.
-
-        Raises:
-            OptionError: the folder with the user's own code is too large.
-        """
+        """Complete NNI's configuration; returns the specification's file. OptionError: the user's code is too large."""
         service = self._service()
         code = self._folder / "code"
         own = service.trial_code_directory
@@ -81,26 +76,13 @@ class Place:
         return asked
 
     def download(self, trial: str, where: str, to: Path) -> None:
-        """Copy what an ended trial has left.
-
-        Args:
-            trial: its id.
-            where: what NNI says of its place.
-            to: folder here.
-
-        Raises:
-            NasbenchError: it is not there, or cannot be read.
-        """
+        """Copy what an ended trial has left at the place that NNI says. Raises NasbenchError: it cannot be read."""
         raise NotImplementedError
 
     def fetch(self, trial: str, where: str, folder: Path, out: Path) -> None:
-        """Fetch what an ended trial has left to where a trial of this machine leaves it; once.
+        """Fetch what an ended trial has left to its `folder` here, and its record to `out`; once.
 
-        Args:
-            trial: its id.
-            where: what NNI says of its place.
-            folder: of the trial, here; its outcome tells why its record did not come back.
-            out: that receives the record.
+        The outcome in the folder tells why a record did not come back.
         """
         if trial in self._fetched:
             return
@@ -136,7 +118,6 @@ class Remote(Place):
     trial_command = f'exec "$NASBENCH_PYTHON" -m {MODULE} {SPECIFICATION}'
 
     def __init__(self, machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> None:
-        """Connect to all machines and check them; see `connect`."""
         super().__init__(machines, experiment, folder, host)
         self._address = _manager_address(machines.service, host)
         self._connections: list[Connection] = []
@@ -160,8 +141,8 @@ class Remote(Place):
             return asked
         last = FIRST_PORT + PORTS
         for port in range(FIRST_PORT, last) if asked is None else (asked,):
-            # NNI wants the next port, too.
-            if is_free(port, self._host) and is_free(port + 1, self._host) and self._forward(port):
+            free = is_free(port, self._host) and is_free(port + 1, self._host)  # NNI wants the next port, too
+            if free and all(connection.forward(self._address, port) for connection in self._connections):
                 return port
         what = f"port {asked} is" if asked is not None else f"no port from {FIRST_PORT} to {last - 1} is"
         raise OptionError(f"{what} free here and on all machines at {self._address}: choose one with --port")
@@ -228,9 +209,6 @@ class Remote(Place):
         connection.write(f"{folder}/python", script)
         return home
 
-    def _forward(self, port: int) -> bool:
-        return all(connection.forward(self._address, port) for connection in self._connections)
-
 
 class Cluster(Place):
     """A cluster whose containers and this machine share a file system, which receives the records."""
@@ -254,30 +232,14 @@ class Cluster(Place):
 
 
 def connect(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
-    """Connect to the machines for an experiment.
-
-    Args:
-        machines: of the sweep.
-        experiment: its id.
-        folder: of the experiment, here.
-        concurrency: runs at a time.
-        host: where the portal listens.
-
-    Raises:
-        OptionError: a machine cannot be reached, or lacks something.
-    """
+    """Connect to the machines for an experiment. Raises OptionError: one cannot be reached, or lacks something."""
     if machines.platform == "remote":
         return Remote(machines, experiment, folder, concurrency, host)
     return Cluster(machines, experiment, folder, host)
 
 
 def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:
-    """End NNI's manager of machines: it keeps its connections, and so does not end by itself when it has stopped.
-
-    Args:
-        manager: its process.
-        log: its log file.
-    """
+    """End NNI's manager of machines: it keeps its connections, and so does not end by itself when it has stopped."""
     manager.terminate()
     end = time.monotonic() + STOP_SECONDS
     while manager.poll() is None and time.monotonic() < end:

@@ -9,7 +9,6 @@ import secrets
 import signal
 import socket
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.machine import environment
 from nasbench.nni_bridge import log
 from nasbench.nni_bridge.address import EVERYWHERE, FIRST_PORT, LOOPBACK, PORTS, check_host, is_free
 
@@ -28,35 +28,20 @@ NAME = "nasbench"  # with which the names of our experiments begin
 
 @dataclass(frozen=True)
 class Listed:
-    """An experiment in NNI's list.
+    """An experiment in NNI's list."""
 
-    Attributes:
-        id: NNI's.
-        name: of the sweep or run.
-        started: seconds since 1970.
-        trials: how many it had.
-        folder: with the experiment's folders.
-        address: of its portal, where it is running now.
-    """
-
-    id: str
-    name: str
-    started: float
-    trials: int
-    folder: Path
-    address: str | None
+    id: str  # NNI's
+    name: str  # of the sweep or run
+    started: float  # seconds since 1970
+    trials: int  # how many it had
+    folder: Path  # with the experiment's folders
+    address: str | None  # of its portal, where it is running now
 
 
 def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str:
-    """Start an NNI experiment (or the view of one) with its portal.
+    """Start an NNI experiment (or the view of one) under a new secret prefix; returns the address of its portal.
 
-    Args:
-        experiment: an `nni.experiment.Experiment` that has not been started; gets a new secret prefix.
-        port: the portal's; the first free one from 8080 on where `None`.
-        host: `127.0.0.1`, or `0.0.0.0` for every interface.
-
-    Returns:
-        The portal's address.
+    The port is the first free one from 8080 on where `None`; the host see `check_host`.
 
     Raises:
         OptionError: the port is in use.
@@ -93,13 +78,9 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
 
 
 def view(experiment_id: str, port: int | None = None, host: str = LOOPBACK) -> tuple[Any, str]:
-    """Open an experiment that has ended.
+    """Open an experiment that has ended; returns it, to be stopped with `stop`, and the portal's address.
 
-    Returns:
-        The NNI experiment, to be stopped with `stop`, and the portal's address.
-
-    Raises:
-        NasbenchError: there is no such experiment, or it is running.
+    Raises NasbenchError: there is no such experiment, or it is running.
     """
     from nni.experiment import Experiment
 
@@ -129,28 +110,8 @@ def stop(experiment: Any) -> None:
     experiment._stop_logging()
 
 
-@contextlib.contextmanager
-def environment(**changes: str) -> Iterator[None]:
-    """Other environment variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def stop_group(leader: int, seconds: float = STOP_SECONDS) -> None:
-    """End a manager and everything that it started; what does not end by itself is killed.
-
-    Args:
-        leader: process id of the manager, which is the id of its process group.
-        seconds: that it has for an orderly end.
-    """
+    """End a manager, the leader of its process group, and all that it started; kill what is left after some seconds."""
     try:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             manager = psutil.Process(leader)
@@ -174,15 +135,10 @@ def members(group: int) -> list[psutil.Process]:
 
 
 def group_of(experiment_id: str, leader: int | None = None) -> int | None:
-    """The process group of an experiment that is still running.
+    """The process group of an experiment, `None` where nothing of it runs.
 
-    Args:
-        experiment_id: NNI's.
-        leader: the group's id, if it was noted: its manager may be dead and its trials alive.
-
-    Returns:
-        The group's id; `None` where nothing of the experiment runs. A process counts only if its command line or its
-        environment names the experiment, since process ids are used again.
+    Its manager may be dead and its trials alive; they are found by the `leader`, if that was noted. A process counts
+    only if its command line or its environment names the experiment, since process ids are used again.
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

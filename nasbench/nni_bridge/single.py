@@ -18,17 +18,7 @@ from nasbench.studies.study import Study
 
 
 def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = None, host: str = LOOPBACK) -> Record:
-    """Make one run as the only trial of an NNI experiment.
-
-    Args:
-        config: of the run.
-        out: see `nasbench.pipeline.run`.
-        say: told the portal's address, and what the run itself tells.
-        port: of the portal; the first free one from 8080 on where `None`.
-        host: on which the portal listens.
-
-    Returns:
-        The finished record.
+    """Make one run as the only trial of an NNI experiment; `out` as in `nasbench.pipeline.run`.
 
     Raises:
         NasbenchError: as `nasbench.pipeline.run`, or NNI did not start.

@@ -25,15 +25,7 @@ class Connection:
     """An SSH connection by OpenSSH's client, over which everything else goes. It ends with this process."""
 
     def __init__(self, host: str, port: int, user: str, key: str | None, known_hosts: Path | None) -> None:
-        """Describe the connection.
-
-        Args:
-            host: name or address.
-            port: of its SSH server.
-            user: on the machine.
-            key: file of the private key; the client's own choice where `None`.
-            known_hosts: file of the machines' public keys; the user's where `None`.
-        """
+        """Describe the connection; the client chooses where no private key, or no file of `known_hosts`, is given."""
         self.name = host if port == 22 else f"{host}:{port}"
         self._target = f"{user}@{host}"
         self._folder = Path(tempfile.mkdtemp(prefix="nasbench-"))  # a socket's path must be short
@@ -47,11 +39,7 @@ class Connection:
         self._master: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
-        """Connect.
-
-        Raises:
-            OptionError: there is no client, or the machine does not let this user in; with the client's own words.
-        """
+        """Connect. Raises OptionError: there is no client, or this user is not let in; with the client's own words."""
         if shutil.which("ssh") is None:
             raise OptionError("machines are reached by the command ssh, which is not installed (OpenSSH's client)")
         errors = self._folder / "errors"
@@ -86,18 +74,7 @@ class Connection:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(self, command: str, data: bytes | None = None) -> bytes:
-        """Run a command there.
-
-        Args:
-            command: for the user's shell.
-            data: for its input.
-
-        Returns:
-            What it wrote to its output.
-
-        Raises:
-            NasbenchError: it failed; with the last line that it wrote to its error stream.
-        """
+        """Run a shell command there on these data; returns its output. A NasbenchError has its last line of errors."""
         try:
             done = subprocess.run(
                 [*self._control, self._target, command],
@@ -114,27 +91,14 @@ class Connection:
         return done.stdout
 
     def forward(self, address: str, port: int) -> bool:
-        """Forward a port of the machine's own address to the same port here.
+        """Forward a port of a loopback address of the machine, which nobody else can use, to the same port here.
 
-        Args:
-            address: on the machine; one of its loopback addresses, so that nobody else can use it.
-            port: there and here.
-
-        Returns:
-            Whether the machine's port was free.
+        Returns whether the machine's port was free.
         """
         return self._ask("forward", "-R", f"{address}:{port}:{LOOPBACK}:{port}")
 
     def download(self, folder: str, to: Path) -> None:
-        """Copy a folder of the machine.
-
-        Args:
-            folder: there; `~` is its user's home.
-            to: here; made if need be.
-
-        Raises:
-            NasbenchError: it cannot be read, or what comes is no harmless archive.
-        """
+        """Copy a folder of the machine (`~` is its user's home) to a new one here; NasbenchError where that fails."""
         to.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         command = [*self._control, self._target, f"tar -C {quoted(folder)} -cf - ."]
@@ -153,11 +117,7 @@ class Connection:
             raise NasbenchError(f"machine {self.name}: {folder} was not copied: {told[0] if told else reason}")
 
     def write(self, path: str, content: str) -> None:
-        """Write a file that only its user may read, and run if it is a program.
-
-        Raises:
-            NasbenchError: it cannot be written.
-        """
+        """Write a file that only its user may read, and run if it is a program; NasbenchError where that fails."""
         target = quoted(path)
         self.run(
             f'umask 077 && mkdir -p "$(dirname {target})" && cat > {target} && chmod 700 {target}', content.encode()

@@ -14,7 +14,7 @@ from nasbench.errors import RecordError
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.address import LOOPBACK
 from nasbench.nni_bridge.allocation import Allocation, allocate, gpu_count
-from nasbench.nni_bridge.experiment import Experiment, Say, Trial, check_algorithms
+from nasbench.nni_bridge.experiment import Experiment, Say, check_algorithms
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import Record, write_atomic
@@ -29,12 +29,7 @@ LEFTOVER_SECONDS = 10.0
 def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
     """Check every run of a study as far as can be done without training, and allocate the machine.
 
-    Args:
-        study: the study.
-        machines: where the runs take place, if not here.
-
-    Raises:
-        NasbenchError: a setting is wrong or data are missing; the message names the run.
+    Raises NasbenchError: a setting is wrong or data are missing; the message names the run.
     """
     samples = study.samples()
     configs = [run.config for run in samples]
@@ -51,26 +46,14 @@ def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
 
 def run_sweep(
     study: Study,
-    allocation: Allocation,
-    out: Path,
-    say: Say,
-    port: int | None = None,
-    host: str = LOOPBACK,
-    machines: Machines | None = None,
+    allocation: Allocation,  # see `prepare_sweep`
+    out: Path,  # folder that receives the records
+    say: Say,  # told the portal's address, and what becomes of each run
+    port: int | None = None,  # of the portal; the first free one from 8080 on where `None`
+    host: str = LOOPBACK,  # on which the portal listens
+    machines: Machines | None = None,  # where the runs take place, if not here
 ) -> list[Result]:
-    """Make the runs that a study lacks, each as an NNI trial, with NNI's portal.
-
-    Args:
-        study: the study.
-        allocation: see `prepare_sweep`.
-        out: folder that receives the records.
-        say: told the portal's address, and what becomes of each run.
-        port: of the portal; the first free one from 8080 on where `None`.
-        host: on which the portal listens.
-        machines: where the runs take place, if not here.
-
-    Returns:
-        What became of every run, in the order of the study.
+    """Make the runs that a study lacks, each as an NNI trial; returns what became of every run, in the study's order.
 
     Raises:
         RecordError: another sweep is running in this folder, or it cannot be written.
@@ -94,15 +77,7 @@ def run_sweep(
 
 
 def stop_leftover(out: Path, say: Say) -> bool:
-    """Stop what an earlier sweep in a folder has left running when it was killed.
-
-    Args:
-        out: folder of the sweep.
-        say: told that there was something.
-
-    Returns:
-        Whether there was.
-    """
+    """Stop what an earlier sweep in a folder has left running when it was killed, and say so; whether there was any."""
     try:
         noted = json.loads((out / portal.NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
         experiment, leader = str(noted["id"]), noted.get("pid")
@@ -153,7 +128,9 @@ def _make(
                 if trial.ended and trial.id not in ended:
                     ended.add(trial.id)
                     again = key in todo and todo[key].interrupted is not None
-                    results[key] = _result(trial, label, "run again" if again else "run")
+                    how = "run again" if again else "run"
+                    facts = (trial.error, trial.record, trial.seconds)
+                    results[key] = Result(label, trial.parameters, trial.state, how, *facts)
                     say(f"{_line(results[key])}  [{len(ended)}/{count}]")
                     write_results(out, study, list(results.values()))
         finally:
@@ -176,10 +153,6 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _result(trial: Trial, label: str, how: str) -> Result:
-    return Result(label, trial.parameters, trial.state, how, trial.error, trial.record, trial.seconds)
 
 
 def _line(result: Result) -> str:

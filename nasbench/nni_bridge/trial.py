@@ -27,21 +27,14 @@ RECORD = "record"  # likewise, with the record of a trial on another machine
 
 @dataclass(frozen=True)
 class Specification:
-    """What the trials of a sweep share.
+    """What the trials of a sweep share."""
 
-    Attributes:
-        study: fields of `Study`.
-        runs: parameters of each in order; empty where a tuner chooses.
-        out: folder that receives the records, or a record that goes on; relative to the folder of the command.
-        resume: go on with a record in `out` of the same run that was broken off.
-        apart: for trials on other machines, whose records are fetched: folder in which each has one by its id, as the
-            machine sees it; NNI's own of the trial where empty.
-    """
-
-    study: dict[str, Any]
-    runs: list[dict[str, Any]]
-    out: str
-    resume: bool
+    study: dict[str, Any]  # fields of `Study`
+    runs: list[dict[str, Any]]  # parameters of each in order; empty where a tuner chooses
+    out: str  # folder that receives the records, or a record that goes on; relative to the folder of the command
+    resume: bool  # go on with a record in `out` of the same run that was broken off
+    # For trials on other machines, whose records are fetched: folder in which each has one by its id, as the machine
+    # sees it; NNI's own of the trial where empty.
     apart: str | None = None
 
     def write(self, path: Path) -> None:

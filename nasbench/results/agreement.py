@@ -16,19 +16,12 @@ Votes = Mapping[str, Sequence[str]]  # layer → the candidate that each search 
 
 @dataclass(frozen=True)
 class Share:
-    """In how many comparisons both sides had the same candidate.
+    """In how many comparisons both sides had the same candidate."""
 
-    Attributes:
-        agreeing: comparisons with the same candidate on both sides.
-        pairs: comparisons.
-        low: lower end of the 95 % interval of `agreeing / pairs`.
-        high: upper end.
-    """
-
-    agreeing: int
-    pairs: int
-    low: float
-    high: float
+    agreeing: int  # comparisons with the same candidate on both sides
+    pairs: int  # comparisons
+    low: float  # lower end of the 95 % interval of `agreeing / pairs`
+    high: float  # upper end
 
     @property
     def value(self) -> float:
@@ -38,17 +31,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Kappa:
-    """Agreement beyond chance.
+    """Agreement beyond chance."""
 
-    Attributes:
-        value: 1 where all agree, 0 at chance; `None` where it is not defined.
-        half: half the width of its 95 % interval; `None` where the layers are too few or too much alike for one.
-        why: in words, why one of the two is missing; empty where both are there.
-    """
-
-    value: float | None
+    value: float | None  # 1 where all agree, 0 at chance; `None` where it is not defined
+    # Half the width of its 95 % interval; `None` where the layers are too few or too much alike for one.
     half: float | None = None
-    why: str = ""
+    why: str = ""  # in words, why one of the two is missing; empty where both are there
 
 
 def votes(architectures: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -60,17 +48,13 @@ def votes(architectures: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def tally(chosen: Sequence[str]) -> tuple[int, int]:
-    """Pairs of searches with the same candidate in a layer, and all pairs there.
-
-    Args:
-        chosen: the candidate of each search.
-    """
+    """Pairs of searches with the same candidate in a layer, and all pairs there."""
     same = sum(count * (count - 1) // 2 for count in Counter(chosen).values())
     return same, len(chosen) * (len(chosen) - 1) // 2
 
 
 def share(layers: Iterable[tuple[int, int]]) -> Share | None:
-    """Comparisons of several layers together, with an interval for which a layer is one trial; `None` of nothing.
+    """Comparisons of several layers together, with an interval for which a layer is one trial; or `None`.
 
     Each layer has the number of its comparisons with the same candidate on both sides, and of all. Comparisons within a
     layer are not independent: were they all of one mind, m_i of them would be worth one. The exact interval is
@@ -90,11 +74,7 @@ def share(layers: Iterable[tuple[int, int]]) -> Share | None:
 def chance(layers: Iterable[Sequence[str]]) -> float | None:
     """How often two choices would agree that were drawn like all choices together: Σ p_j² (Fleiss' P̄_e).
 
-    Args:
-        layers: the candidates that were chosen in each; candidates of all layers are pooled, by their names.
-
-    Returns:
-        The probability; `None` where nothing was chosen.
+    The candidates of all layers are pooled by their names; `None` where nothing was chosen.
     """
     counts = Counter(candidate for chosen in layers for candidate in chosen)
     return sum((count / counts.total()) ** 2 for count in counts.values()) if counts else None
@@ -112,12 +92,8 @@ def kappa(chosen: Votes, level: float = LEVEL) -> Kappa:
     bootstrap's is far too narrow, as it repeats the bias and sees fewer different layers than there are; the jackknife
     draws no random numbers either.
 
-    Args:
-        chosen: layer → candidate of each search, of the same number of searches everywhere.
-        level: of confidence.
-
-    Raises:
-        ValueError: fewer than two searches, or not as many in every layer.
+    `chosen` has the candidates of each layer. A ValueError says that it is of fewer than two searches, or not of as
+    many in every layer.
 
     Source: Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76, 1971, equations
     1–7; the jackknife: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapters 2 and 3.

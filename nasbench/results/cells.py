@@ -21,64 +21,39 @@ DIGITS = {"percent": 2, "points": 2, "millions": 2, "seconds": 1}
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column."""
 
-    Attributes:
-        key: its name in data formats.
-        header: its name for readers, with the unit.
-        kind: what its values are: `percent` and `points` hold fractions, `millions` plain counts, `seconds`, `bytes`;
-            a `number` is of any size and shown with the digits that it needs.
-        digits: decimals; the kind's own where `None`.
-    """
-
-    key: str
-    header: str
+    key: str  # its name in data formats
+    header: str  # its name for readers, with the unit
+    # What its values are: `percent` and `points` hold fractions, `millions` plain counts, `seconds`, `bytes`; a
+    # `number` is of any size and shown with the digits that it needs.
     kind: Kind = "text"
-    digits: int | None = None
+    digits: int | None = None  # decimals; the kind's own where `None`
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
+    """One cell."""
 
-    Attributes:
-        value: as stored, see `Column.kind`; `None` is shown as `–`.
-        half: half the width of the 95 % confidence interval, in the value's unit.
-        n: runs behind the value.
-        marks: `best`, `baseline`, or `welch` (an interval that is not paired by seed).
-        digits: decimals for the reader, where they are not the column's.
-        kind: of the value where it is not the column's; the unit is then shown beside it.
-        change: whether it is a difference, shown with its sign.
-    """
-
-    value: Value = None
-    half: float | None = None
-    n: int | None = None
-    marks: tuple[str, ...] = ()
-    digits: int | None = None
-    kind: Kind | None = None
-    change: bool = False
+    value: Value = None  # as stored, see `Column.kind`; `None` is shown as `–`
+    half: float | None = None  # half the width of the 95 % confidence interval, in the value's unit
+    n: int | None = None  # runs behind the value
+    marks: tuple[str, ...] = ()  # `best`, `baseline`, or `welch` (an interval that is not paired by seed)
+    digits: int | None = None  # decimals for the reader, where they are not the column's
+    kind: Kind | None = None  # of the value where it is not the column's; the unit is then shown beside it
+    change: bool = False  # whether it is a difference, shown with its sign
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        name: short, for files.
-        caption: what it shows.
-        columns: in order.
-        rows: key of the column → cell; an absent cell is an empty one.
-        notes: below the table.
-        rules: numbers of the rows before which a rule is drawn.
-    """
-
-    name: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[Mapping[str, Cell], ...]
-    notes: tuple[str, ...] = ()
-    rules: tuple[int, ...] = field(default=())
+    name: str  # short, for files
+    caption: str  # what it shows
+    columns: tuple[Column, ...]  # in order
+    rows: tuple[Mapping[str, Cell], ...]  # key of the column → cell; an absent cell is an empty one
+    notes: tuple[str, ...] = ()  # below the table
+    rules: tuple[int, ...] = field(default=())  # numbers of the rows before which a rule is drawn
 
     def cell(self, row: int, key: str) -> Cell:
         """One cell."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasbench.config import GIVEN, KINDS, SETTING, Role, RunConfig, digest
 from nasbench.errors import NasbenchError, RecordError
@@ -16,6 +16,8 @@ from nasbench.results.cells import Kind
 
 if TYPE_CHECKING:
     import pandas as pd
+
+K = TypeVar("K", bound=Hashable)
 
 LONGEST = 500  # characters of a reason
 RunRow = Mapping[str, Any]  # a row of the frame
@@ -40,44 +42,25 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A record that could not be used.
+    """A record that could not be used."""
 
-    Attributes:
-        path: its folder.
-        reason: one line.
-    """
-
-    path: Path
-    reason: str
+    path: Path  # its folder
+    reason: str  # one line
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What `collect` found.
+    """What `collect` found."""
 
-    Attributes:
-        frame: one row a finished run, columns `COLUMNS`, one for every option (`space_options.width`, …) and one for
-            every number of the strategy's own (`search.fixed_by_threshold`, …).
-            Accuracies are fractions, times seconds, memory bytes, params and madds counts; `architecture` is JSON.
-        problems: the records that were skipped.
-    """
-
+    # One row a finished run, columns `COLUMNS`, one for every option (`space_options.width`, …) and one for every
+    # number of the strategy's own (`search.fixed_by_threshold`, …). Accuracies are fractions, times seconds, memory
+    # bytes, params and madds counts; `architecture` is JSON.
     frame: pd.DataFrame
-    problems: list[Problem]
+    problems: list[Problem]  # the records that were skipped
 
 
 def collect(paths: Iterable[str | Path]) -> Collection:
-    """Read any number of records.
-
-    Args:
-        paths: records, or folders with records at any depth.
-
-    Returns:
-        The finished runs, ordered by path; what is damaged or unfinished is among the problems.
-
-    Raises:
-        RecordError: a path does not exist.
-    """
+    """Read the records at or below these paths: finished runs by path, and problems. RecordError: there is no path."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
@@ -103,11 +86,7 @@ def collect(paths: Iterable[str | Path]) -> Collection:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """One finished record as flat values.
-
-    Raises:
-        NasbenchError: the record is damaged or unfinished; the message says which.
-    """
+    """One finished record as flat values. Raises NasbenchError: it is damaged or unfinished; the message says which."""
     record = Record(folder)
     config, status = record.config(), record.status()
     if "test" not in status.stages:
@@ -147,6 +126,14 @@ def setting(config: RunConfig, result: Result) -> str:
         return config.digest(*SETTING)
     network = [config.space, result.label, config.space_options.get("width"), result.architecture]
     return digest([config.part(Role.RECIPE), network])
+
+
+def grouped(rows: Iterable[RunRow], key: Callable[[RunRow], K]) -> dict[K, list[RunRow]]:
+    """Rows of the frame by what they have in common, in the order in which that first occurs."""
+    groups: dict[K, list[RunRow]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def is_searched(row: RunRow) -> bool:

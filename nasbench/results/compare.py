@@ -14,18 +14,10 @@ from nasbench.results.collect import MEASURES, architecture_of, option, read_run
 
 
 def compare(a: str | Path, b: str | Path) -> Table:
-    """What differs between two runs in configuration, architecture, result and environment.
+    """What differs between two finished runs in configuration, architecture, result and environment.
 
-    Args:
-        a: record of a finished run.
-        b: likewise.
-
-    Returns:
-        One row a difference: the two values, and for numbers `b − a`, of accuracies in percentage points. Results are
-        always listed, the rest only where it differs.
-
-    Raises:
-        RecordError: one of them is not a finished record.
+    One row a difference: the two values, and for numbers `b − a`, of accuracies in percentage points. Results are
+    always listed, the rest only where it differs. Raises RecordError: one of them is not a finished record.
     """
     runs, configs, environments = [], [], []
     for path in (a, b):

@@ -24,11 +24,7 @@ WORST = 20  # confusions by name
 def confusion(run: RunRow) -> Figure:
     """A heat map: a row a class, a column what its test images were taken for, the share of the row as darkness.
 
-    Args:
-        run: a row of the collected frame.
-
-    Raises:
-        RecordError: the record has no confusion matrix, a damaged one, or one of too many classes to be drawn.
+    Raises RecordError: the record has no confusion matrix, a damaged one, or one of too many classes to be drawn.
     """
     import numpy as np
 

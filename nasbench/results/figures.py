@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record, finite
-from nasbench.results.collect import RunRow, option
+from nasbench.results.collect import RunRow, grouped, option
 from nasbench.results.confusion import confusion
 from nasbench.results.pareto import pareto
 from nasbench.results.search_figures import alphas, architecture
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "pareto", "curves", "confusion")
+OF_RUN: dict[str, Callable[[RunRow], Figure]] = {"alphas": alphas, "confusion": confusion}
+# What a record must have for a figure, and what to say where none has it.
+NEEDED = {
+    "alphas": (SEARCH, f"a {SEARCH}: their strategies have no π"),
+    "confusion": (CONFUSION, f"a {CONFUSION}: earlier versions did not count"),
+    "receptive-field": (MODEL, f"a trained network ({MODEL})"),
+}
 NETWORKS = 4  # receptive fields side by side
 CURVES = (
     ("search", "train_top1", "search: training top-1 (%)", 100.0),
@@ -30,16 +37,10 @@ CURVES = (
 
 
 def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False) -> dict[str, Figure]:
-    """Draw one kind of figure.
+    """Draw one kind of figure, one of `WHAT`; `alphas` and `confusion` are one figure a run, the others one in all.
 
-    Args:
-        frame: see `nasbench.results.collect.collect`.
-        what: one of `WHAT`.
-        each: `alphas` and `confusion` of every run; else of the first run of each set-up.
-        trust: build networks of spaces that are not registered, see `nasbench.networks.load_model`.
-
-    Returns:
-        Name → figure; `alphas` and `confusion` give one a run, the others one.
+    With `each` off, those are drawn of the first run of each set-up only. `trust` builds networks of spaces that are
+    not registered, see `nasbench.networks.load_model`.
 
     Raises:
         OptionError: unknown kind.
@@ -50,24 +51,18 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
         raise OptionError(unknown("figure", what, WHAT))
     if not runs:
         raise RecordError("there is no finished run to draw")
-    if what == "alphas":
-        searched = [run for run in runs if Record(run["path"]).file(SEARCH)]
-        if not searched:
-            raise RecordError("none of the runs has a search.csv: their strategies have no π")
-        chosen = searched if each else first_of_each(searched)
-        return {f"alphas_{run['name']}": alphas(run) for run in chosen}
-    if what == "confusion":
-        counted = [run for run in runs if Record(run["path"]).file(CONFUSION)]
-        if not counted:
-            raise RecordError(f"none of the runs has a {CONFUSION}: earlier versions did not count")
-        return {f"confusion_{run['name']}": confusion(run) for run in (counted if each else first_of_each(counted))}
+    if what in NEEDED:
+        file, absent = NEEDED[what]
+        runs = [run for run in runs if Record(run["path"]).file(file)]
+        if not runs:
+            raise RecordError(f"none of the runs has {absent}")
+    if what in OF_RUN:
+        chosen = runs if each else first_of_each(runs)
+        return {f"{what}_{run['name']}": OF_RUN[what](run) for run in chosen}
     if what == "architecture":
         return {what: architecture(runs)}
     if what == "receptive-field":
-        trained = [run for run in runs if Record(run["path"]).file(MODEL)]
-        if not trained:
-            raise RecordError("none of the runs has a trained network (model.safetensors)")
-        return {what: receptive_fields(first_of_each(trained)[:NETWORKS], trust)}
+        return {what: receptive_fields(first_of_each(runs)[:NETWORKS], trust)}
     return {what: {"tradeoff": tradeoff, "pareto": pareto, "curves": learning_curves}[what](runs)}
 
 
@@ -76,9 +71,7 @@ def tradeoff(runs: Sequence[RunRow]) -> Figure:
 
     Set-ups of one name at several widths are joined by a line; data sets have a panel each.
     """
-    recipes: dict[tuple[Any, ...], list[RunRow]] = {}
-    for run in runs:
-        recipes.setdefault(run["protocol"], []).append(run)
+    recipes = grouped(runs, lambda run: run["protocol"])
     variants = sorted({str(run["label"]) for run in runs})
     with styled():
         lines = -(-len(variants) // 2)
@@ -108,10 +101,9 @@ def tradeoff(runs: Sequence[RunRow]) -> Figure:
 
 
 def learning_curves(runs: Sequence[RunRow]) -> Figure:
-    """Accuracy and loss over the epochs, mean over seeds of every set-up, the band from lowest to highest.
+    """Accuracy and loss over the epochs, mean over the seeds of every set-up, the band from lowest to highest.
 
-    Raises:
-        RecordError: no run has curves, or one's are damaged.
+    Raises RecordError: no run has curves, or one's are damaged.
     """
     variants = sorted({str(run["label"]) for run in runs})
     curves = {variant: [_metrics(run) for run in runs if run["label"] == variant] for variant in variants}
@@ -182,16 +174,11 @@ def _theory(field: Any, size: int) -> str:
 
 
 def _points(axes: Axes, runs: Sequence[RunRow], style: Mapping[str, Any]) -> None:
-    by_width: dict[Any, list[RunRow]] = {}
-    for run in runs:
-        by_width.setdefault(option(run, "width"), []).append(run)
-    estimates = sorted(
-        (
-            (mean([run["madds"] / 1e6 for run in group]).value, mean([100 * run["top1"] for run in group]))
-            for group in by_width.values()
-        ),
-        key=lambda point: point[0],
-    )
+    estimates = [
+        (mean([run["madds"] / 1e6 for run in group]).value, mean([100 * run["top1"] for run in group]))
+        for group in grouped(runs, lambda run: option(run, "width")).values()
+    ]
+    estimates.sort(key=lambda point: point[0])
     if not estimates:
         return
     axes.errorbar(
@@ -224,12 +211,7 @@ def _curve(axes: Axes, runs: Sequence[Mapping[int, float]], scale: float, style:
     if not epochs:
         return
     values = [[scale * run[epoch] for run in runs if epoch in run] for epoch in epochs]
-    axes.plot(
-        epochs,
-        [sum(v) / len(v) for v in values],
-        **style,
-        markevery=max(1, len(epochs) // 6),
-    )
+    axes.plot(epochs, [sum(v) / len(v) for v in values], **style, markevery=max(1, len(epochs) // 6))
     if len(runs) > 1:
         low, high = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
@@ -237,7 +219,5 @@ def _curve(axes: Axes, runs: Sequence[Mapping[int, float]], scale: float, style:
 
 def first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:
     """The first run of each set-up."""
-    first: dict[tuple[Any, ...], RunRow] = {}
-    for run in runs:
-        first.setdefault((run["protocol"], run["width"], run["label"]), run)
-    return list(first.values())
+    groups = grouped(runs, lambda run: (run["protocol"], run["width"], run["label"]))
+    return [members[0] for members in groups.values()]

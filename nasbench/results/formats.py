@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LEFT = ("text",)
 Justify = Literal["left", "center", "right"]
+SIGNS = "pm times div ge le approx rightarrow cdot"
+LETTERS = "Delta Sigma alpha beta gamma zeta eta theta kappa lambda pi rho sigma"
 LATEX = {
     "\\": r"\textbackslash{}",
     **{c: "\\" + c for c in "&%$#_{}"},
@@ -25,49 +27,22 @@ LATEX = {
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
     '"': r"\textquotedbl{}",
-    "±": r"$\pm$",
-    "−": "$-$",
     "–": "--",
     "—": "---",
-    "×": r"$\times$",
-    "÷": r"$\div$",
-    "≥": r"$\ge$",
-    "≤": r"$\le$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "·": r"$\cdot$",
     "…": r"\dots{}",
     "✓": r"\checkmark{}",
-    "Δ": r"$\Delta$",
-    "Σ": r"$\Sigma$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "γ": r"$\gamma$",
-    "ζ": r"$\zeta$",
-    "η": r"$\eta$",
-    "θ": r"$\theta$",
-    "κ": r"$\kappa$",
-    "λ": r"$\lambda$",
-    "π": r"$\pi$",
-    "ρ": r"$\rho$",
-    "σ": r"$\sigma$",
     "’": "'",
     "“": "``",
     "”": "''",
     "²": r"$^2$",
+    "−": "$-$",
+    **{sign: rf"$\{name}$" for sign, name in zip("±×÷≥≤≈→·", SIGNS.split(), strict=True)},
+    **{letter: rf"$\{name}$" for letter, name in zip("ΔΣαβγζηθκλπρσ", LETTERS.split(), strict=True)},
 }
 
 
 def render(table: Table, how: str) -> str:
-    """A table as text.
-
-    Args:
-        table: the table.
-        how: `md`, `latex`, `csv`, `html` or `json`.
-
-    Raises:
-        OptionError: unknown format.
-    """
+    """A table as `md`, `latex`, `csv`, `html` or `json`. Raises OptionError: unknown format."""
     if how not in FORMATS:
         raise OptionError(unknown("format", how, ("rich", *FORMATS)))
     return FORMATS[how](table)
@@ -114,11 +89,7 @@ def markdown(table: Table) -> str:
         "|" + "|".join(":--" if c.kind in LEFT else ":-:" if c.kind == "tick" else "--:" for c in table.columns) + "|"
     )
     for i in range(len(table.rows)):
-        texts = [
-            f"**{_md(t)}**" if "best" in table.cell(i, c.key).marks else _md(t)
-            for t, c in zip(table.texts(i), table.columns, strict=True)
-        ]
-        lines.append("| " + " | ".join(texts) + " |")
+        lines.append("| " + " | ".join(_emphasised(table, i, _md, "**{}**")) + " |")
     if table.notes:
         lines += ["", *(f"- {_md(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
@@ -142,11 +113,7 @@ def latex(table: Table) -> str:
     for i in range(len(table.rows)):
         if i in table.rules:
             lines.append(r"\midrule")
-        texts = [
-            rf"\textbf{{{_tex(t)}}}" if "best" in table.cell(i, c.key).marks else _tex(t)
-            for t, c in zip(table.texts(i), table.columns, strict=True)
-        ]
-        lines.append(" & ".join(texts) + r" \\")
+        lines.append(" & ".join(_emphasised(table, i, _tex, r"\textbf{{{}}}")) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}"]
     if table.notes:
         lines += ["", r"\smallskip\raggedright", " ".join(_tex(note) for note in table.notes)]
@@ -167,12 +134,10 @@ def html(table: Table) -> str:
     for i in range(len(table.rows)):
         cells = []
         for n, (column, shown) in enumerate(zip(table.columns, table.texts(i), strict=True)):
-            inner = (
-                escape(shown).replace(" w", " <sup>w</sup>")
-                if "welch" in table.cell(i, column.key).marks
-                else escape(shown)
-            )
-            if "best" in table.cell(i, column.key).marks:
+            inner, marks = escape(shown), table.cell(i, column.key).marks
+            if "welch" in marks:
+                inner = inner.replace(" w", " <sup>w</sup>")
+            if "best" in marks:
                 inner = f"<strong>{inner}</strong>"
             tag = 'th scope="row"' if n == 0 else "td"
             cells.append(f'<{tag} class="{column.kind}">{inner}</{tag.split()[0]}>')
@@ -184,6 +149,12 @@ def html(table: Table) -> str:
         + "\n".join(body)
         + f"\n</tbody></table></div>{f'<ul class=notes>{notes}</ul>' if notes else ''}</figure>\n"
     )
+
+
+def _emphasised(table: Table, row: int, markup: Callable[[str], str], bold: str) -> list[str]:
+    """The texts of a row in some markup, the best set in bold."""
+    texts = zip(table.columns, map(markup, table.texts(row)), strict=True)
+    return [bold.format(text) if "best" in table.cell(row, column.key).marks else text for column, text in texts]
 
 
 def _md(content: str) -> str:

@@ -32,34 +32,22 @@ Stage = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Window:
-    """What one output unit of a stage depends on, along one axis: input positions stride·o + low … stride·o + high.
+    """What one output unit of a stage depends on, along one axis: input positions stride·o + low … stride·o + high."""
 
-    Attributes:
-        low: in input pixels of the stage.
-        high: likewise, inclusive.
-        stride: input pixels an output pixel.
-        everything: whether it depends on the whole axis.
-    """
-
-    low: int
-    high: int
-    stride: int
-    everything: bool = False
+    low: int  # in input pixels of the stage
+    high: int  # likewise, inclusive
+    stride: int  # input pixels an output pixel
+    everything: bool = False  # whether it depends on the whole axis
 
 
 @dataclass(frozen=True)
 class Field:
-    """A theoretical receptive field.
+    """A theoretical receptive field."""
 
-    Attributes:
-        rows: first and last row of the input, in pixels, inclusive; they may lie outside the image.
-        columns: likewise.
-        global_stages: numbers of the stages that depend on their whole input; then the field is the whole image,
-            and `rows` and `columns` are its border.
-    """
-
-    rows: tuple[int, int]
-    columns: tuple[int, int]
+    rows: tuple[int, int]  # first and last row of the input, in pixels, inclusive; they may lie outside the image
+    columns: tuple[int, int]  # likewise
+    # Numbers of the stages that depend on their whole input; then the field is the whole image, and `rows` and
+    # `columns` are its border.
     global_stages: tuple[int, ...] = ()
 
     @property
@@ -69,16 +57,10 @@ class Field:
 
 
 def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
-    """The theoretical field of the centre unit of the last feature map.
+    """The theoretical field of the centre unit of the last feature map; OptionError where the network has none.
 
-    Args:
-        model: in any mode; it is not changed. Its stages are the children of `features` where it has such a
-            sequence; any other network is probed as a whole, and its field then ends at the image's border.
-        image_size: side of the input in pixels.
-        channels: of the input.
-
-    Raises:
-        OptionError: the network has no feature map.
+    The network is not changed. Its stages are the children of `features` where it has such a sequence; any other
+    network is probed as a whole, and its field then ends at the image's border.
     """
     network = copy.deepcopy(model).cpu().double().eval()
     features = getattr(network, "features", None)
@@ -101,12 +83,7 @@ def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
 
 
 def compose(windows: Sequence[Window], unit: int) -> tuple[int, int]:
-    """First and last input position on which an output unit of stacked stages depends, along one axis.
-
-    Args:
-        windows: of the stages, from the input on.
-        unit: position in the last stage's output.
-    """
+    """First and last input position on which a unit of the last of these stages' outputs depends, along one axis."""
     first = last = unit
     for window in reversed(windows):
         first, last = window.stride * first + window.low, window.stride * last + window.high
@@ -114,15 +91,9 @@ def compose(windows: Sequence[Window], unit: int) -> tuple[int, int]:
 
 
 def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) -> Window:
-    """Measure a stage's window along one axis.
+    """Measure the window along an axis, 2 (rows) or 3 (columns), of a stage: (1, channels, side, side) → (1, C, S, S).
 
     In float64, for which PyTorch's CPU convolutions are plain sums: faster algorithms would spread NaN over a tile.
-
-    Args:
-        stage: (1, channels, side, side) → (1, C, S, S), in float64 and evaluation mode.
-        channels: of its input.
-        side: of its input in pixels.
-        axis: 2 (rows) or 3 (columns).
     """
     clean = torch.zeros(1, channels, side, side, dtype=torch.float64)
     shape = stage(clean).shape
@@ -206,20 +177,11 @@ def _extent(seen: Tensor) -> tuple[int, int] | None:
 
 
 def effective(model: nn.Module, image_size: int, channels: int = 3, seed: int = 0) -> NDArray[np.float64]:
-    """The effective field of the centre unit of the last feature map.
+    """The effective field of the centre unit of the last feature map; OptionError where the network has none.
 
-    Args:
-        model: in any mode; it is not changed.
-        image_size: side of the input in pixels.
-        channels: of the input.
-        seed: of the inputs, which are standard normal as normalised images are.
-
-    Returns:
-        |∂ Σ_c y_c / ∂ x| summed over the input's channels, averaged over the inputs, its maximum scaled to 1;
-        (image_size, image_size).
-
-    Raises:
-        OptionError: the network has no feature map.
+    The network is not changed; the inputs, drawn by the seed, are standard normal, as normalised images are. |∂ Σ_c y_c
+    / ∂ x| is summed over the input's channels, averaged over the inputs, its maximum scaled to 1; (image_size,
+    image_size).
     """
     network = copy.deepcopy(model).cpu().float().eval()
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from nasbench.facts import Decision
 from nasbench.record import Record
 from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import SHOWN, RunRow, architecture_of, is_searched, option
+from nasbench.results.collect import SHOWN, RunRow, architecture_of, grouped, is_searched, option
 from nasbench.results.tables import by_seed, describe, records, setting_parts, told_apart, value_text
 
 if TYPE_CHECKING:
@@ -46,21 +46,12 @@ NOTES = (
 def repeats(frame: pd.DataFrame) -> Table:
     """In how many layers searches of one setting agree.
 
-    Args:
-        frame: see `nasbench.results.collect.collect`.
-
-    Returns:
-        Up to three rows a setting: between its seeds in all layers, likewise in the layers that both of two searches
-        decided, and between the halves of each search where the strategy tells them. The notes name what could not be
-        compared, and why.
-
-    Raises:
-        RecordError: nothing can be compared.
+    Up to three rows a setting: between its seeds in all layers, likewise in the layers that both of two searches
+    decided, and between the halves of each search where the strategy tells them. The notes name what could not be
+    compared, and why. Raises RecordError: nothing can be compared.
     """
     runs = records(frame)
-    groups: dict[str, list[RunRow]] = {}
-    for run in filter(is_searched, runs):
-        groups.setdefault(run["setting"], []).append(run)
+    groups = grouped(filter(is_searched, runs), lambda run: str(run["setting"]))
     rows: list[dict[str, Cell]] = []
     rules: list[int] = []
     notes: list[str] = []
@@ -82,11 +73,7 @@ def repeats(frame: pd.DataFrame) -> Table:
 
 
 def _rows(runs: Sequence[RunRow]) -> tuple[list[dict[str, Cell]], list[str]]:
-    """The rows of one setting, and what could not be said of it.
-
-    Args:
-        runs: one a seed.
-    """
+    """The rows of one setting, of which there is one run a seed, and what could not be said of it."""
     chosen = votes([architecture_of(run) for run in runs])
     if not chosen:
         return [], ["its architectures are not of the same layers"]

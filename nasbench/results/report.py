@@ -14,7 +14,7 @@ from nasbench.reasons import evidence
 from nasbench.record import Record, write_atomic
 from nasbench.results import layers
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import MEASURES, Problem, RunRow, is_searched, option
+from nasbench.results.collect import MEASURES, Problem, RunRow, grouped, is_searched, option
 from nasbench.results.figures import WHAT, first_of_each, plot
 from nasbench.results.formats import html
 from nasbench.results.page import render
@@ -49,20 +49,10 @@ MOST_OF_A_KIND = 6  # figures on the page, one a set-up
 
 
 def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), trust: bool = False) -> Path:
-    """Write the page.
+    """Write `index.html` into a folder: tables, figures, the command of every row, configuration and environment.
 
-    Args:
-        runs: see `nasbench.results.collect.collect`.
-        output: folder that receives `index.html`.
-        problems: records that were skipped, to be named on the page.
-        trust: run the code of parts that are not registered, for their networks and defaults.
-
-    Returns:
-        The page: tables, figures, the command of every row, configuration and environment. It loads nothing from
-        anywhere else and has no scripts.
-
-    Raises:
-        RecordError: there are no runs, or a record is damaged.
+    It names the problems, loads nothing from anywhere else and has no scripts. `trust` runs the code of parts that are
+    not registered, for their networks and defaults. Raises RecordError: there are no runs, or a record is damaged.
     """
     from markupsafe import Markup
 
@@ -111,11 +101,9 @@ def _summary(runs: Sequence[RunRow], groups: Sequence[Mapping[str, Any]]) -> str
 
 def _groups(runs: Sequence[RunRow], trust: bool) -> list[dict[str, Any]]:
     """Every configuration with its seeds, its command, and the rows of the papers' tables that it fills."""
-    by_setting: dict[tuple[str, str], list[RunRow]] = {}
-    for run in sorted(runs, key=lambda r: (describe([r]), str(r["label"]), int(r["seed"]))):
-        by_setting.setdefault((run["setting"], run["label"]), []).append(run)
+    ordered = sorted(runs, key=lambda run: (describe([run]), str(run["label"]), int(run["seed"])))
     groups = []
-    for members in by_setting.values():
+    for members in grouped(ordered, lambda run: (run["setting"], run["label"])).values():
         config = Record(members[0]["path"]).config()
         seeds = sorted({int(run["seed"]) for run in members})
         rows = {  # in order; the forms of a table share rows

@@ -20,12 +20,10 @@ FLAGS = {
 
 
 def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool = False) -> str:
-    """A shell command that repeats a run; what its preset and its parts' defaults say by themselves is left out.
+    """A shell command that repeats a run, or its setting with these seeds in a loop.
 
-    Args:
-        config: of the run.
-        seeds: repeat it for each of these, in a loop; only the run's own where `None`.
-        trust: ask parts that are not registered for their defaults, which runs their code; else everything is said.
+    What its preset and its parts' defaults say by themselves is left out. Parts that are not registered are asked for
+    theirs, which runs their code, only where they are trusted; else everything is said.
     """
     settings = config.model_dump(mode="json")
     said = {name: settings[name] for name in (*KINDS, "architecture") if settings[name] is not None}

@@ -9,7 +9,7 @@ from nasbench.errors import RecordError, quoted
 from nasbench.facts import Decision
 from nasbench.reasons import EVIDENCE, LEAD, UNDECIDED
 from nasbench.record import SEARCH, Record, finite
-from nasbench.results.collect import RunRow, architecture_of, is_searched, option
+from nasbench.results.collect import RunRow, architecture_of, grouped, is_searched, option
 from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
 
 if TYPE_CHECKING:
@@ -24,13 +24,8 @@ EXCLUDED: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 4.
 def alphas(run: RunRow) -> Figure:
     """π of every candidate over the steps of the search, a panel a layer, with the moment each layer was fixed.
 
-    The line of a candidate that evidence has excluded ends with a cross.
-
-    Args:
-        run: a row of the collected frame.
-
-    Raises:
-        RecordError: the run has no `search.csv`, or it is damaged.
+    The line of a candidate that evidence has excluded ends with a cross. A RecordError says that the run has no
+    `search.csv`, or a damaged one.
     """
     record = Record(run["path"])
     layers = curves_of(record)
@@ -65,8 +60,9 @@ def alphas(run: RunRow) -> Figure:
             handles.append(panels[0].plot([], [], **EXCLUDED, color="#606060", label="excluded")[0])
         columns = len(handles) if len(handles) < 10 else -(-len(handles) // 2)
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
+        title = f"{run['label']} on {run['dataset']}, seed {run['seed']}"
         figure.suptitle(
-            f"π of each layer's candidates over the search: {_title(run)}\n"
+            f"π of each layer's candidates over the search: {title}\n"
             "(in the titles: what was chosen; * not fixed before the search ended; (n) undecided between n)"
         )
         figure.supylabel("π (probability)", fontsize=7)
@@ -74,11 +70,7 @@ def alphas(run: RunRow) -> Figure:
 
 
 def curves_of(record: Record) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Label → candidate → steps and π.
-
-    Raises:
-        RecordError: the record has none, or they are damaged.
-    """
+    """Label → candidate → steps and π. Raises RecordError: the record has none, or they are damaged."""
     layers: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     try:
         for row in record.curves(SEARCH):
@@ -141,22 +133,15 @@ def _until(step: int, steps: Sequence[int], values: Sequence[float]) -> tuple[li
 def architecture(runs: Sequence[RunRow]) -> Figure:
     """Which candidate was chosen at which depth: a heat map a set-up, the share of its runs as lightness.
 
-    Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each.
-
-    Args:
-        runs: rows of the collected frame. Architectures that were given are drawn only where none was found.
-
-    Raises:
-        RecordError: there are no runs, or they have different layers.
+    Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each. Architectures that were given
+    are drawn only where none was found. Raises RecordError: there are no runs, or they have different layers.
     """
     found = [run for run in runs if is_searched(run)] or list(runs)
     if not found:
         raise RecordError("there is no run whose architecture could be drawn")
     labels = list(architecture_of(found[0]))
-    groups: dict[str, list[RunRow]] = {}
-    for run in found:
-        if list(architecture_of(run)) == labels:
-            groups.setdefault(str(run["label"]), []).append(run)
+    alike = [run for run in found if list(architecture_of(run)) == labels]
+    groups = grouped(alike, lambda run: str(run["label"]))
     kinds: dict[str, list[str]] = {}
     for label in labels:
         kinds.setdefault(label.rpartition(".")[2] if "." in label else "", []).append(label)
@@ -217,7 +202,3 @@ def _candidates(runs: Sequence[RunRow], labels: Sequence[str], listed: bool) -> 
             names |= dict.fromkeys(filter(None, str(option(run, "candidates") or "").split("+")))
         names |= dict.fromkeys(str(chosen[label]) for label in labels)
     return [name for name in CANDIDATES if name in names] + sorted(set(names) - set(CANDIDATES))
-
-
-def _title(run: RunRow) -> str:
-    return f"{run['label']} on {run['dataset']}, seed {run['seed']}"

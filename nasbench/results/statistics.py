@@ -12,33 +12,19 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or difference.
+    """A mean or difference."""
 
-    Attributes:
-        value: in the unit of what was measured.
-        half: half the width of its 95 % confidence interval, same unit; `None` where the runs are too few for one.
-        n: runs behind it (of a difference: of the smaller side).
-        paired: of a difference, whether it was taken seed by seed.
-    """
-
-    value: float
+    value: float  # in the unit of what was measured
+    # Half the width of its 95 % confidence interval, same unit; `None` where the runs are too few for one.
     half: float | None
-    n: int
-    paired: bool | None = None
+    n: int  # runs behind it (of a difference: of the smaller side)
+    paired: bool | None = None  # of a difference, whether it was taken seed by seed
 
 
 def mean(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """Mean with Student's t interval, mean ± t(n − 1) · s / √n.
+    """Mean of independent values with Student's t interval, mean ± t(n − 1) · s / √n; a single value has none.
 
-    Args:
-        values: one a run, independent.
-        level: of confidence.
-
-    Returns:
-        The estimate; a single value has no interval.
-
-    Raises:
-        ValueError: no values.
+    Raises ValueError: no values.
     """
     if not values:
         raise ValueError("a mean needs at least one value")
@@ -49,24 +35,14 @@ def mean(values: Sequence[float], level: float = LEVEL) -> Estimate:
 
 
 def difference(values: Mapping[int, float], baseline: Mapping[int, float], level: float = LEVEL) -> Estimate:
-    """Mean difference to a baseline with its interval.
+    """Mean difference `values − baseline`, seed → value each, with its interval.
 
     Both sides with the same seeds: the interval of the mean of the differences seed by seed (paired t). Otherwise
-    Welch's, which assumes neither equal variances nor pairs; it needs two runs a side.
+    Welch's, which assumes neither equal variances nor pairs; it needs two runs a side. Raises ValueError: a side is
+    empty.
 
-    Args:
-        values: seed → value.
-        baseline: likewise.
-        level: of confidence.
-
-    Returns:
-        The estimate of `values − baseline`.
-
-    Raises:
-        ValueError: one side is empty.
-
-    Source: Welch, "The generalization of Student's problem when several different population variances are
-    involved", Biometrika 34, 1947 (degrees of freedom after Satterthwaite).
+    Source: Welch, "The generalization of Student's problem when several different population variances are involved",
+    Biometrika 34, 1947 (degrees of freedom after Satterthwaite).
     """
     if not values or not baseline:
         raise ValueError("a difference needs at least one value on each side")
@@ -87,15 +63,9 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float], level
 
 
 def exact(share: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
-    """The exact interval of a proportion.
+    """The exact interval, of at least this level, of a share of trials that succeeded.
 
-    Args:
-        share: of the trials that succeeded.
-        trials: independent ones; need not be whole, where they are an effective number.
-        level: of confidence, which is held at least.
-
-    Returns:
-        The lower and the upper end.
+    The trials are independent; their number need not be whole, where it is an effective one.
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
     Biometrika 26, 1934, by the quantiles of the beta distribution.

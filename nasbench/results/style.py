@@ -90,11 +90,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def encode(figure: Figure, how: str) -> bytes:
-    """A figure as the bytes of a PNG or SVG file, the same every time.
-
-    Raises:
-        OptionError: unknown format.
-    """
+    """A figure as the bytes of a PNG or SVG file, the same every time. Raises OptionError: unknown format."""
     if how not in FORMATS:
         raise OptionError(unknown("figure format", how, FORMATS))
     buffer = BytesIO()
@@ -109,11 +105,7 @@ def encode(figure: Figure, how: str) -> bytes:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as `name.png` and `name.svg`, whole or not at all.
-
-    Returns:
-        The two files.
-    """
+    """Write a figure as `name.png` and `name.svg`, whole or not at all; returns the two files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{how}" for how in FORMATS]
     for path in paths:

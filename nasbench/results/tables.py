@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from nasbench.errors import OptionError, unknown
 from nasbench.results.agreement import Kappa, kappa, votes
 from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
-from nasbench.results.collect import MEASURES, RunRow, architecture_of, is_searched, option
-from nasbench.results.statistics import Estimate, difference, mean
+from nasbench.results.collect import MEASURES, RunRow, architecture_of, grouped, is_searched, option
+from nasbench.results.statistics import difference, mean
 from nasbench.studies.rows import RowSpec, TableSpec
 from nasbench.studies.tables import spec
 
@@ -64,9 +64,8 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     columns = _columns(table)
     rows = [_row(table, row, chosen) for row in table.rows]
     wide = [[row.key for row in table.rows].index(key) for key in table.groups]
-    for first, last in zip(
-        [0, *wide] if table.widths else [0], [*wide, len(rows)] if table.widths else [len(rows)], strict=True
-    ):
+    compared = wide if table.widths else []
+    for first, last in zip([0, *compared], [*compared, len(rows)], strict=True):
         _mark_best(rows[first:last])
     ours = ["Rows below the rule are ours; the paper has none such."] if any(r.ours for r in table.rows) else []
     varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
@@ -122,16 +121,9 @@ def strategies(runs: Sequence[RunRow]) -> Table:
 
 
 def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> Table:
-    """Any grouping: mean with interval of `value` for every pair of `rows` and `columns`.
+    """Any grouping: mean with interval of a numeric column for every pair of two others, e.g. `label` and `dataset`.
 
-    Args:
-        frame: the collected runs.
-        rows: a column of the frame, e.g. `label`.
-        columns: likewise, e.g. `dataset` or `strategy_options.eta`.
-        value: a numeric column.
-
-    Raises:
-        OptionError: the frame has no such column, or `value` holds no numbers.
+    Raises OptionError: the frame has no such column, or `value` holds no numbers.
     """
     runs = records(frame)
     for name in (rows, columns, value):
@@ -161,9 +153,7 @@ BUILDERS: dict[str, Callable[[Sequence[RunRow]], Table]] = {"enhancers": enhance
 
 
 def _one_setting(runs: Sequence[RunRow], widths: bool) -> tuple[list[RunRow], list[str]]:
-    settings: dict[tuple[Any, ...], list[RunRow]] = {}
-    for run in runs:
-        settings.setdefault(setting_key(run, widths), []).append(run)
+    settings = grouped(runs, lambda run: setting_key(run, widths))
     if not settings:
         return [], []
     used = max(settings.values(), key=lambda found: (len(found), max(str(r["started"]) for r in found)))
@@ -280,7 +270,8 @@ def _mean_cell(runs: Sequence[RunRow], name: str) -> Cell:
         return Cell()
     if name in ("params", "madds"):  # counts, not samples of a noisy quantity
         return Cell(sum(values) / len(values), n=len(values))
-    return _cell(mean(values))
+    found = mean(values)
+    return Cell(found.value, found.half, found.n)
 
 
 def _seeds_cell(runs: Sequence[RunRow], name: str) -> Cell:
@@ -288,10 +279,6 @@ def _seeds_cell(runs: Sequence[RunRow], name: str) -> Cell:
         return _mean_cell(runs, name)
     found = kappa(votes([architecture_of(run) for run in runs])) if len(runs) > 1 else Kappa(None)
     return Cell(found.value, found.half, len(runs))
-
-
-def _cell(estimate: Estimate) -> Cell:
-    return Cell(estimate.value, estimate.half, estimate.n)
 
 
 def _delta(runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseline: bool) -> Cell:
@@ -324,9 +311,7 @@ def _grouped(
     baseline: str | None,
 ) -> Table:
     """One row a setting and group, the difference taken to the baseline group of the same setting."""
-    settings: dict[tuple[Any, ...], list[RunRow]] = {}
-    for run in runs:
-        settings.setdefault(setting_key(run), []).append(run)
+    settings = grouped(runs, setting_key)
     key, title = group
     short = _short_settings(runs)
     rows: list[dict[str, Cell]] = []

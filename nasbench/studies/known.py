@@ -17,23 +17,14 @@ UNTIMED = ("architecture", "epochs", "retrain_epochs", "strategy_options", "eval
 
 @dataclass(frozen=True)
 class Known:
-    """A readable record.
+    """A readable record."""
 
-    Attributes:
-        record: its folder.
-        config: its configuration.
-        finished: whether its test is done.
-        result: what runs share that give the same result.
-        setting: likewise, whatever the seed.
-        timing: what runs share whose steps take the same time.
-    """
-
-    record: Record
-    config: RunConfig
-    finished: bool
-    result: str
-    setting: str
-    timing: str
+    record: Record  # its folder
+    config: RunConfig  # its configuration
+    finished: bool  # whether its test is done
+    result: str  # what runs share that give the same result
+    setting: str  # likewise, whatever the seed
+    timing: str  # what runs share whose steps take the same time
 
     @property
     def seconds(self) -> float:
@@ -76,15 +67,10 @@ def held_out(record: Record) -> float | None:
 
 
 def expected_seconds(config: RunConfig, runs: Iterable[Known]) -> float | None:
-    """How long a run is expected to take, by finished runs that are like it.
+    """Seconds that a run is expected to take, by finished runs that are like it; `None` where there are none.
 
-    Args:
-        config: of the run.
-        runs: the mean is taken over those that differ only in the seed; where there are none, over those with the
-            same network, data and strategy, scaled by the epochs of search and retraining.
-
-    Returns:
-        Seconds, `None` where there is no such run.
+    It is the mean of those that differ only in the seed; where there are none, of those with the same network, data and
+    strategy, scaled by the epochs of search and retraining.
     """
     timing, setting = _timing(config), config.digest(*SETTING)
     alike = [run for run in runs if run.finished and run.timing == timing]

@@ -13,18 +13,10 @@ from nasbench.studies.plan import Plan, Result, check
 
 
 def run_missing(planned: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
-    """Make what is missing; a run that fails does not stop the rest, and one that was broken off goes on.
+    """Make what is missing of a grid; a run that fails does not stop the rest, and one that was broken off goes on.
 
-    Args:
-        planned: of a grid, see `nasbench.studies.plan.plan`.
-        out: folder that receives the records.
-        say: told before each run what it is, and of each that failed why.
-
-    Returns:
-        What became of these runs.
-
-    Raises:
-        NasbenchError: a run can never work, and none was started; the message names it.
+    Before each run `say` is told what it is, and of each that failed why. Raises NasbenchError: a run can never work,
+    and none was started; the message names it.
     """
     check(planned.missing)
     results = []

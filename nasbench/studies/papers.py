@@ -14,40 +14,24 @@ SETTING = "ImageNet, 224×224, 1000 classes, MobileNetV2, 200 epochs"
 
 @dataclass(frozen=True)
 class Printed:
-    """One printed row.
+    """One printed row."""
 
-    Attributes:
-        top1: fraction.
-        top5: fraction, `None` where the table has no such column.
-        params: number of parameters.
-        madds: multiply-adds (Table 4 calls them FLOPs).
-        digits: decimals to which `params` was printed, in millions.
-    """
-
-    top1: float
-    top5: float | None = None
-    params: float | None = None
-    madds: float | None = None
-    digits: int | None = None
+    top1: float  # fraction
+    top5: float | None = None  # fraction, `None` where the table has no such column
+    params: float | None = None  # number of parameters
+    madds: float | None = None  # multiply-adds (Table 4 calls them FLOPs)
+    digits: int | None = None  # decimals to which `params` was printed, in millions
 
 
 @dataclass(frozen=True)
 class PrintedTable:
-    """A table as a paper prints it.
+    """A table as a paper prints it."""
 
-    Attributes:
-        title: its name there, e.g. `Table 3`.
-        paper: what readers call the paper.
-        source: the paper's authors, title, place and year.
-        setting: what its numbers were measured on.
-        rows: by key.
-    """
-
-    title: str
-    paper: str
-    source: str
-    setting: str
-    rows: Mapping[str, Printed]
+    title: str  # its name there, e.g. `Table 3`
+    paper: str  # what readers call the paper
+    source: str  # the paper's authors, title, place and year
+    setting: str  # what its numbers were measured on
+    rows: Mapping[str, Printed]  # by key
 
     @property
     def costs(self) -> bool:

@@ -19,55 +19,33 @@ RESULTS = "sweep.json"  # in the study's folder
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one run of a study.
+    """What became of one run of a study."""
 
-    Attributes:
-        label: of the run.
-        parameters: of the run.
-        state: `finished`, `failed`, `stopped early`, `cancelled` or `not finished`.
-        how: `from its record`, `run`, or `run again` where it had been broken off or had failed before.
-        error: why it failed, one line.
-        record: its folder.
-        seconds: it took, now or when it was run.
-    """
-
-    label: str
-    parameters: Mapping[str, Any]
-    state: str
-    how: str
-    error: str | None = None
-    record: Path | None = None
-    seconds: float | None = None
+    label: str  # of the run
+    parameters: Mapping[str, Any]  # of the run
+    state: str  # `finished`, `failed`, `stopped early`, `cancelled` or `not finished`
+    how: str  # `from its record`, `run`, or `run again` where it had been broken off or had failed before
+    error: str | None = None  # why it failed, one line
+    record: Path | None = None  # its folder
+    seconds: float | None = None  # it took, now or when it was run
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left of a study to do.
+    """What is left of a study to do."""
 
-    Attributes:
-        results: of the runs that need no more work.
-        missing: the other runs of a grid; the runs of a tuner's study that were broken off.
-        proposals: how many runs a tuner shall propose beside these.
-        known: results of a tuner's study, as NNI's `import_data` takes them.
-        seconds: that a run is expected to take that a tuner proposes.
-    """
-
-    results: list[Result]
-    missing: list[Planned]
-    proposals: int = 0
-    known: tuple[Mapping[str, Any], ...] = ()
-    seconds: float | None = None
+    results: list[Result]  # of the runs that need no more work
+    missing: list[Planned]  # the other runs of a grid; the runs of a tuner's study that were broken off
+    proposals: int = 0  # how many runs a tuner shall propose beside these
+    known: tuple[Mapping[str, Any], ...] = ()  # results of a tuner's study, as NNI's `import_data` takes them
+    seconds: float | None = None  # that a run is expected to take that a tuner proposes
 
 
 def check(runs: Iterable[Planned], here: bool = True) -> None:
     """Build what the runs need, once for each setting, so that mistakes show before the first of them starts.
 
-    Args:
-        runs: of a study.
-        here: whether they take place on this machine; data that are missing here may be on another.
-
-    Raises:
-        NasbenchError: a setting is wrong or data are missing; the message names the run.
+    Where the runs are not made `here`, data that are missing on this machine may be there. Raises NasbenchError: a
+    setting is wrong or data are missing; the message names the run.
     """
     from nasbench.pipeline import prepare
 
@@ -85,11 +63,8 @@ def check(runs: Iterable[Planned], here: bool = True) -> None:
 def plan(study: Study, out: Path, others: Sequence[Path] = (), timed: Sequence[Path] = ()) -> Plan:
     """Find out what is left of a study to do. Nothing is started or written.
 
-    Args:
-        study: the study.
-        out: folder of its records; what was broken off there goes on.
-        others: folders of further records that count where they are finished.
-        timed: folders of further records, by which only times are estimated.
+    Finished records count in `out` and the folders `others`; what was broken off in `out` goes on. By those in `timed`
+    only times are estimated.
     """
     like = known([out, *others, *timed])
     counted = [run for run in like if any(run.record.path.is_relative_to(folder) for folder in (out, *others))]

@@ -11,25 +11,16 @@ from nasbench.studies.papers import PrintedTable
 
 @dataclass(frozen=True)
 class RowSpec:
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-        key: its name within the table, the same as in `TableSpec.printed`.
-        title: what a reader sees.
-        settings: `RunConfig` fields that train it, over whatever else a run is given; the space is one of them.
-        label: of its runs, see `nasbench.record.Result`: all that matters of the settings but the width.
-        baseline: key of the row to which its difference is taken.
-        marks: what is ticked in its columns, e.g. `("Local",)`.
-        ours: whether the paper has no such row.
-    """
-
-    key: str
-    title: str
+    key: str  # its name within the table, the same as in `TableSpec.printed`
+    title: str  # what a reader sees
+    # `RunConfig` fields that train it, over whatever else a run is given; the space is one of them.
     settings: Mapping[str, Any]
-    label: str
-    baseline: str
-    marks: tuple[str, ...] = ()
-    ours: bool = False
+    label: str  # of its runs, see `nasbench.record.Result`: all that matters of the settings but the width
+    baseline: str  # key of the row to which its difference is taken
+    marks: tuple[str, ...] = ()  # what is ticked in its columns, e.g. `("Local",)`
+    ours: bool = False  # whether the paper has no such row
 
     def match(self, run: Mapping[str, Any]) -> bool:
         """Whether a row of the collected frame is a run of this row."""
@@ -40,29 +31,17 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table: rows that are trained alike, but for what each row says.
+    """A table: rows that are trained alike, but for what each row says."""
 
-    Attributes:
-        name: in the command, e.g. `table3`.
-        caption: what the table shows.
-        rows: in order; rows that are ours come last.
-        groups: keys of rows before which a rule is drawn.
-        widths: whether the rows say the network's width (else all runs of a table share one).
-        top5: whether top-5 is shown.
-        digits: decimals of the printed percentages.
-        printed: a paper's own rows, to stand beside ours.
-        notes: said below the table.
-    """
-
-    name: str
-    caption: str
-    rows: tuple[RowSpec, ...]
-    groups: tuple[str, ...] = ()
-    widths: bool = False
-    top5: bool = False
-    digits: int = 1
-    printed: PrintedTable | None = None
-    notes: tuple[str, ...] = ()
+    name: str  # in the command, e.g. `table3`
+    caption: str  # what the table shows
+    rows: tuple[RowSpec, ...]  # in order; rows that are ours come last
+    groups: tuple[str, ...] = ()  # keys of rows before which a rule is drawn
+    widths: bool = False  # whether the rows say the network's width (else all runs of a table share one)
+    top5: bool = False  # whether top-5 is shown
+    digits: int = 1  # decimals of the printed percentages
+    printed: PrintedTable | None = None  # a paper's own rows, to stand beside ours
+    notes: tuple[str, ...] = ()  # said below the table
 
     @property
     def title(self) -> str:

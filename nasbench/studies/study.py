@@ -21,28 +21,19 @@ RANGE = ("from", "to", "step", "count", "scale")
 # NNI's distributions, and how many numbers each takes; `choice` takes a list.
 DISTRIBUTIONS = {
     "choice": None,
-    "randint": 2,
-    "uniform": 2,
-    "loguniform": 2,
-    "normal": 2,
-    "lognormal": 2,
-    "quniform": 3,
-    "qloguniform": 3,
+    **dict.fromkeys(("randint", "uniform", "loguniform", "normal", "lognormal"), 2),
+    **dict.fromkeys(("quniform", "qloguniform"), 3),
 }
 MAX_RUNS = 10_000
 
 
 class Algorithm(BaseModel):
-    """One of NNI's tuners or assessors.
-
-    Attributes:
-        name: as NNI calls it, e.g. `TPE`, `Evolution`, `Medianstop`.
-        options: its arguments; `optimize_mode` is `maximize`, since every measure here is an accuracy.
-    """
+    """One of NNI's tuners or assessors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: str  # as NNI calls it, e.g. `TPE`, `Evolution`, `Medianstop`
+    # Its arguments; `optimize_mode` is `maximize`, since every measure here is an accuracy.
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -53,21 +44,13 @@ class Algorithm(BaseModel):
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a study.
+    """One run of a study."""
 
-    Attributes:
-        label: what a reader sees, e.g. `pmpl, seed 0`.
-        parameters: what varies, as NNI's portal shows it.
-        config: the run's complete configuration.
-        interrupted: the record with which it goes on.
-        seconds: that it is expected to take; `None` where no finished run is like it.
-    """
-
-    label: str
-    parameters: Mapping[str, Any]
-    config: RunConfig
-    interrupted: Known | None = None
-    seconds: float | None = None
+    label: str  # what a reader sees, e.g. `pmpl, seed 0`
+    parameters: Mapping[str, Any]  # what varies, as NNI's portal shows it
+    config: RunConfig  # the run's complete configuration
+    interrupted: Known | None = None  # the record with which it goes on
+    seconds: float | None = None  # that it is expected to take; `None` where no finished run is like it
 
 
 class Study(BaseModel):
@@ -75,32 +58,26 @@ class Study(BaseModel):
 
     The keys of `grid`, `search` and `exclude` are fields of `RunConfig`, options with a dot
     (`strategy_options.rho`), and `variant` in `exclude`.
-
-    Attributes:
-        name: in NNI's portal.
-        base: `RunConfig` fields of every run. Options of a space, strategy or evaluator are for runs with the same.
-        variants: the rows: named groups of `RunConfig` fields over the base; each is combined with the whole grid.
-        grid: field → list of values, or `{from, to, step}` or `{from, to, count, scale}` (both ends belong to it;
-            `scale` is `linear` or `log`).
-        exclude: combinations that are left out: each a mapping of what varies to a value or a list of values.
-        search: field → distribution, e.g. `{loguniform: [0.003, 0.3]}`, from which a tuner draws.
-        tuner: of NNI, for `search`.
-        assessor: of NNI; may stop runs early by their accuracy so far.
-        trials: how many runs a tuner may try.
-        concurrency: runs at a time; where `None`, one for every two cores, or one a GPU.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(default="sweep", min_length=1, max_length=80)
+    name: str = Field(default="sweep", min_length=1, max_length=80)  # in NNI's portal
+    # `RunConfig` fields of every run. Options of a space, strategy or evaluator are for runs with the same.
     base: dict[str, Any] = Field(default_factory=dict)
+    # The rows: named groups of `RunConfig` fields over the base; each is combined with the whole grid.
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    # Field → list of values, or `{from, to, step}` or `{from, to, count, scale}` (both ends belong to it; `scale` is
+    # `linear` or `log`).
     grid: dict[str, list[Any]] = Field(default_factory=dict)
+    # Combinations that are left out: each a mapping of what varies to a value or a list of values.
     exclude: list[dict[str, Any]] = Field(default_factory=list)
+    # Field → distribution, e.g. `{loguniform: [0.003, 0.3]}`, from which a tuner draws
     search: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
-    tuner: Algorithm = Algorithm(name="TPE")
-    assessor: Algorithm | None = None
-    trials: int = Field(default=20, ge=1, le=MAX_RUNS)
+    tuner: Algorithm = Algorithm(name="TPE")  # of NNI, for `search`
+    assessor: Algorithm | None = None  # of NNI; may stop runs early by their accuracy so far
+    trials: int = Field(default=20, ge=1, le=MAX_RUNS)  # how many runs a tuner may try
+    # Runs at a time; where `None`, one for every two cores, or one a GPU.
     concurrency: int | None = Field(default=None, ge=1, le=1000)
 
     @field_validator("grid", mode="before")
@@ -145,8 +122,7 @@ class Study(BaseModel):
     def runs(self) -> list[Planned]:
         """Every run of the grid, in order; none where a tuner chooses.
 
-        Raises:
-            OptionError: a setting is wrong, two runs are the same, or an exclusion excludes nothing.
+        Raises OptionError: a setting is wrong, two runs are the same, or an exclusion excludes nothing.
         """
         if self.search:
             return []
@@ -172,11 +148,7 @@ class Study(BaseModel):
         return list(seen.values())
 
     def run(self, parameters: Mapping[str, Any]) -> Planned:
-        """The run of a set of parameters.
-
-        Raises:
-            OptionError: a setting is wrong; the message names the run.
-        """
+        """The run of a set of parameters. Raises OptionError: a setting is wrong; the message names the run."""
         label = self.label(parameters)
         varied: dict[str, Any] = {}
         for key, value in parameters.items():
@@ -237,20 +209,12 @@ class Study(BaseModel):
 
 
 def read_study(path: Path) -> Study:
-    """Read a YAML file of `Study` fields; the file's name is the sweep's where it gives none.
-
-    Raises:
-        OptionError: the file is missing, not YAML, or not a sweep.
-    """
+    """Read a YAML file of `Study` fields, named after the file by default; OptionError where it is none."""
     return make_study({"name": path.stem, **read_config(path)}, str(path))
 
 
 def make_study(given: Mapping[str, Any], where: str = "sweep") -> Study:
-    """Build a sweep from plain values.
-
-    Raises:
-        OptionError: one line that says what is wrong.
-    """
+    """Build a sweep from plain values. Raises OptionError: one line that says what is wrong."""
     known = Study.model_fields
     for key in given:
         if key not in known:

@@ -23,11 +23,7 @@ def names() -> list[str]:
 
 
 def spec(name: str) -> TableSpec:
-    """The specification of a table.
-
-    Raises:
-        OptionError: there is no such table, or the distribution that names it has none.
-    """
+    """The specification of a table; OptionError where there is none, or the distribution that names it has none."""
     if name in TABLES:
         return TABLES[name]
     entry = _entries().get(name)
@@ -47,17 +43,11 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: Collection[str] | None = None) -> Study:
-    """The study that fills a table.
+    """The study that fills a table, or these of its rows.
 
-    Args:
-        name: see `names`.
-        base: `RunConfig` fields of every run; what a row says itself wins. Its strategy options are for every row whose
-            strategy takes them; where it names a strategy, for the rows with that strategy.
-        seeds: of each row.
-        rows: keys; all of them where `None`.
-
-    Raises:
-        OptionError: no such table, or a setting is wrong or has no effect on any row.
+    What a row says itself wins over `base`, the `RunConfig` fields of every run. Strategy options there are for every
+    row whose strategy takes them; where `base` names a strategy, for the rows with that strategy. Raises OptionError:
+    no such table, or a setting is wrong or has no effect on any row.
     """
     chosen = {row.key: row.settings for row in spec(name).rows if rows is None or row.key in rows}
     spaces = sorted({row["space"] for row in chosen.values()})
@@ -69,17 +59,11 @@ def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: 
 def ablation(base: Mapping[str, Any], seeds: Iterable[int], concurrency: int | None = None) -> Study:
     """The ablation of the enhancer: none, local and global pooling, all three at random, by PMPL (twice) and by DARTS.
 
-    Source: Dong et al., ICASSP 2023, Table 3, with rows for PMPL by evidence and first-order DARTS. The runs are
-    those of `table_study`.
+    Another space than the table's must have the candidates `none` and `global` and an architecture `local`.
 
-    Args:
-        base: see `table_study`. Another space than the table's must have the candidates `none` and `global` and an
-            architecture `local`.
-        seeds: of each row.
-        concurrency: see `Study`.
+    Source: Dong et al., ICASSP 2023, Table 3, with rows for PMPL by evidence and first-order DARTS; see `table_study`.
 
-    Raises:
-        OptionError: a setting is wrong.
+    Raises OptionError: a setting is wrong.
     """
     if base.get("space") in (None, SPACE):
         study = table_study("table3", base, seeds, ABLATION)

@@ -18,6 +18,8 @@ MobileNetV2 with the module in all 17 inverted residuals, 1000 classes, paramete
 
 "Expanded features" is after the depthwise conv–BN–ReLU6 and before the linear 1×1 projection; "block output"
 is after the projection's BatchNorm and before the residual sum.
+
+A module is made for C = `channels`; a number of channels, reduction or stride below 1 is an OptionError.
 """
 
 from __future__ import annotations
@@ -32,8 +34,6 @@ from timm.layers.squeeze_excite import SqueezeExcite
 from torch import nn
 
 from nasbench.options import Count, checked
-
-__all__ = ["ATTENTION", "ATTENTION_OUTPUT", "CBAM", "SE", "SK", "CoordAttention"]
 
 
 def _hidden(channels: int, reduction: int, minimum: int) -> int:
@@ -51,12 +51,6 @@ class SE(SqueezeExcite):
 
     Shape: (N, C, H, W) → (N, C, H, W).
 
-    Args:
-        channels: C.
-        reduction: 24 on the expanded features (Table 2), 8 on the block output (Table 4).
-
-    Raises:
-        OptionError: if `channels` or `reduction` is below 1.
     """
 
     @checked
@@ -75,12 +69,6 @@ class CBAM(CbamModule):
 
     Shape: (N, C, H, W) → (N, C, H, W).
 
-    Args:
-        channels: C.
-        reduction: 24 on the expanded features (Table 2), 8 on the block output (Table 4).
-
-    Raises:
-        OptionError: if `channels` or `reduction` is below 1.
     """
 
     @checked
@@ -103,13 +91,6 @@ class SK(SelectiveKernel):
 
     Shape: (N, C, H, W) → (N, C, H, W); with stride 2 (N, C, ceil(H/2), ceil(W/2)).
 
-    Args:
-        channels: C.
-        reduction: C / m for wide layers; m is never below 8.
-        stride: of both branches, for the down-sampling blocks.
-
-    Raises:
-        OptionError: if `channels`, `reduction` or `stride` is below 1.
     """
 
     @checked
@@ -143,12 +124,6 @@ class CoordAttention(CoordAttn):
 
     Shape: (N, C, H, W) → (N, C, H, W).
 
-    Args:
-        channels: C.
-        reduction: C / m for wide layers; m is never below 8.
-
-    Raises:
-        OptionError: if `channels` or `reduction` is below 1.
     """
 
     @checked
@@ -156,12 +131,7 @@ class CoordAttention(CoordAttn):
         super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=8), bias=True)
 
 
-ATTENTION: dict[str, Callable[[int], nn.Module]] = {
-    "se": SE,
-    "cbam": CBAM,
-    "sk": SK,
-    "coord": CoordAttention,
-}
+ATTENTION: dict[str, Callable[[int], nn.Module]] = {"se": SE, "cbam": CBAM, "sk": SK, "coord": CoordAttention}
 """Candidates on the expanded features (Table 2): factories of the channel count, shape-preserving."""
 
 ATTENTION_OUTPUT: dict[str, Callable[[int], nn.Module]] = {

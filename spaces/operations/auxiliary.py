@@ -9,17 +9,13 @@ from torch import Tensor, nn
 
 
 class AuxiliaryLoss(nn.Module):
-    """Base of modules that add a loss of their own to the training of the network they are in.
+    """Base of modules that add a loss of their own to the training of the network they are in."""
 
-    Attributes:
-        auxiliary_loss: the loss of the last training forward, a scalar, which `forward` sets; `None` in evaluation and
-            once `auxiliary_loss` has collected it.
-    """
-
+    # The loss of the last training forward, a scalar, which `forward` sets; `None` in evaluation and once
+    # `auxiliary_loss` has collected it.
     auxiliary_loss: Tensor | None
 
     def __init__(self) -> None:
-        """Start without a loss."""
         super().__init__()
         self.auxiliary_loss = None
 
@@ -29,18 +25,11 @@ class AuxiliaryLoss(nn.Module):
 
 
 def auxiliary_loss(model: nn.Module) -> Tensor | None:
-    """Collect the auxiliary losses of a network's last training forward.
+    """The sum of the auxiliary losses of a network's last training forward, a scalar to be added to the training loss.
 
-    Each loss is handed out once and forgotten by its module. So a module that a later step does not run (a
-    candidate that was not sampled) adds nothing to that step, where its old graph could no longer be
-    differentiated.
-
-    Args:
-        model: any network.
-
-    Returns:
-        The sum over all `AuxiliaryLoss` modules, a scalar to be added to the training loss, or None where there
-        are none or none has run in training mode since the last call.
+    Each loss is handed out once and forgotten by its module. So a module that a later step does not run (a candidate
+    that was not sampled) adds nothing to that step, where its old graph could no longer be differentiated. `None` where
+    there is no `AuxiliaryLoss`, or none has run in training mode since the last call.
     """
     losses = []
     for module in model.modules():

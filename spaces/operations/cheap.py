@@ -16,15 +16,7 @@ from torch.nn import functional as F
 
 
 def convolution(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the side at stride 1, initialised for ReLU (He et al., ICCV 2015).
-
-    Args:
-        inp: channels in.
-        oup: channels out.
-        kernel: side of the window, odd.
-        stride: of the window.
-        groups: of the channels.
-    """
+    """A convolution of odd side without bias; keeps the map's at stride 1. Initialised as in He et al., ICCV 2015."""
     layer = nn.Conv2d(inp, oup, kernel, stride, kernel // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return layer
@@ -36,12 +28,10 @@ def depthwise(channels: int) -> nn.Conv2d:
 
 
 def grouped(channels: int, groups: int) -> nn.Conv2d:
-    """3×3 convolution of C = `channels` in groups: 9C²/g parameters.
+    """3×3 convolution of C = `channels` in g = `groups`: 9C²/g parameters.
 
-    Args:
-        channels: C.
-        groups: g; where it does not divide C, the largest divisor of C below it takes its place, so with g ≥ C every
-            channel is a group of its own.
+    Where g does not divide C, the largest divisor of C below it takes its place, so with g ≥ C every channel is a group
+    of its own.
     """
     return convolution(channels, channels, 3, groups=max(g for g in range(1, groups + 1) if channels % g == 0))
 

@@ -16,16 +16,10 @@ UNIFORM = {"none": "none", "local": "avg3", "global": "global"}
 
 
 def enhancer_choice(label: str, names: Iterable[str], channels: int, reductions: Mapping[str, int]) -> nn.Module:
-    """The choice of one block's enhancer.
+    """The choice of one block's enhancer; under `model_context` the chosen candidate itself.
 
-    Args:
-        label: of the choice, see `enhancer_label`.
-        names: the candidates, keys of `ENHANCERS`.
-        channels: C of the features that are enhanced.
-        reductions: of the candidates that squeeze channels; their own defaults where absent.
-
-    Returns:
-        A `LayerChoice`; under `model_context` the chosen candidate itself.
+    Its candidates are keys of `ENHANCERS` for features of C = `channels`; those that squeeze channels have their own
+    defaults where `reductions` lacks them.
     """
     candidates = OrderedDict((name, enhancer(name, channels, reductions.get(name))) for name in names)
     return LayerChoice(candidates, label=label)
@@ -42,15 +36,7 @@ def enhancer_labels(blocks: int) -> list[str]:
 
 
 def uniform_architectures(labels: Iterable[str], candidates: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The architectures `none`, `local` (avg3) and `global`: one enhancer in all blocks.
-
-    Args:
-        labels: of the choices.
-        candidates: what each of them may choose from.
-
-    Returns:
-        Name → architecture, of those that the candidates allow.
-    """
+    """The architectures `none`, `local` (avg3) and `global`, one enhancer in all blocks, that the candidates allow."""
     labels = list(labels)
     return {name: dict.fromkeys(labels, chosen) for name, chosen in UNIFORM.items() if chosen in candidates}
 
@@ -59,13 +45,9 @@ class OnFirst(nn.Module):
     """An operation of one tensor among candidates that need several: it is applied to the first.
 
     NNI's choices hand one argument to their candidates, so several tensors travel as a tuple.
-
-    Attributes:
-        operation: the operation.
     """
 
     def __init__(self, operation: nn.Module) -> None:
-        """Wrap `operation`."""
         super().__init__()
         self.operation = operation
 

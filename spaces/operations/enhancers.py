@@ -34,12 +34,7 @@ class SpatialSeparablePooling(GatedEnhancer):
     """
 
     def __init__(self, channels: int, reduction: int = 32) -> None:
-        """Build the layer.
-
-        Args:
-            channels: C.
-            reduction: divisor of the squeeze; the squeezed width is never under 8.
-        """
+        """Build the layer of C = `channels`; the width squeezed by `reduction` is never under 8."""
         super().__init__()
         squeezed = max(8, channels // reduction)
         self.squeeze = nn.Conv2d(channels, squeezed, 1, bias=False)
@@ -82,18 +77,11 @@ ENHANCERS: dict[str, Callable[[int], nn.Module]] = {**META_POOLING, **ATTENTION,
 
 
 def candidate_names(candidates: str | Iterable[str], extra: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Resolve a candidate set.
+    """The names of a candidate set, in the given order.
 
-    Args:
-        candidates: `full` (all eight, section 2.1 of the paper), `ablation` (the legend of its Table 3), names
-            separated by commas, or a list of names.
-        extra: candidates of the space's own; a set has them after `none`.
-
-    Returns:
-        The names, in the given order.
-
-    Raises:
-        OptionError: unknown name, a name twice, or none at all.
+    A set is `full` (all eight, section 2.1 of the paper), `ablation` (the legend of its Table 3), names separated by
+    commas, or a list of names. Candidates of the space's own, `extra`, it has after `none`. Raises OptionError: unknown
+    name, a name twice, or none at all.
     """
     if isinstance(candidates, str) and candidates in CANDIDATE_SETS:
         none, *others = CANDIDATE_SETS[candidates]
@@ -118,12 +106,6 @@ def set_words(candidates: Iterable[str], extra: tuple[str, ...] = ()) -> dict[st
 
 
 def enhancer(name: str, channels: int, reduction: int | None = None) -> nn.Module:
-    """Build one candidate.
-
-    Args:
-        name: a key of `ENHANCERS`.
-        channels: C of its input and output.
-        reduction: of a candidate that squeezes channels; its own default where `None`.
-    """
+    """Build a candidate, a key of `ENHANCERS`; the reduction of one that squeezes channels is its own by default."""
     factory: Callable[..., nn.Module] = ENHANCERS[name]
     return factory(channels) if reduction is None else factory(channels, reduction=reduction)

@@ -26,11 +26,7 @@ class PoolingTerm(nn.Module):
     """
 
     def __init__(self, name: str) -> None:
-        """Build the operation called `name`.
-
-        Raises:
-            OptionError: the mixture knows no such name.
-        """
+        """Build the operation called `name`. Raises OptionError: the mixture knows no such name."""
         super().__init__()
         if name not in POOLING_NAMES:
             raise OptionError(unknown("pooling candidate", name, POOLING_NAMES))
@@ -68,11 +64,7 @@ class GatedEnhancer(nn.Module):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a `forward` of one's own.
-
-        Raises:
-            TypeError: the class has one.
-        """
+        """Refuse a `forward` of one's own. Raises TypeError: the class has one."""
         super().__init_subclass__(**kwargs)
         if cls.forward is not GatedEnhancer.forward:
             raise TypeError(f"{cls.__name__}: a GatedEnhancer is defined by gates(x) alone; derive from nn.Module")

@@ -10,8 +10,6 @@ from nasbench.errors import OptionError
 from nasbench.options import Count, NonNegative, checked
 from nasbench.spaces.operations.auxiliary import AuxiliaryLoss
 
-__all__ = ["LiftDownPool", "Lifting", "high_precision"]
-
 _TAPS = 5
 
 
@@ -41,14 +39,10 @@ def _filter(channels: int, axis: int) -> nn.Sequential:
 class Lifting(nn.Module):
     """One lifting step along one axis of even length (Zhao and Snoek, ICLR 2021, LiftDownPool-1D).
 
-    x_e and x_o are the even and odd samples; d = x_o − P(x_e), the detail; s = x_e + U(d), the approximation.
-    Because U sees only d, the step can be undone whatever P and U are: x_e = s − U(d), x_o = d + P(x_e).
+    x_e and x_o are the even and odd samples; d = x_o − P(x_e), the detail; s = x_e + U(d), the approximation. Because U
+    sees only d, the step can be undone whatever P and U are: x_e = s − U(d), x_o = d + P(x_e).
 
-    Shape: (N, C, H, W) → two of (N, C, H/2, W) for axis 2, two of (N, C, H, W/2) for axis 3.
-
-    Args:
-        channels: C.
-        axis: 2 (rows) or 3 (columns).
+    Shape: (N, C, H, W) → two of (N, C, H/2, W) for axis 2 (rows), two of (N, C, H, W/2) for axis 3 (columns).
     """
 
     def __init__(self, channels: int, axis: int) -> None:
@@ -79,26 +73,20 @@ class Lifting(nn.Module):
 class LiftDownPool(AuxiliaryLoss):
     """LiftDownPool-2D (Zhao and Snoek, "LiftPool: bidirectional ConvNet pooling", ICLR 2021).
 
-    A lifting step along the width gives s and d; one along the height of each gives LL, LH (from s) and HL,
-    HH (from d); y = LL + LH + HL + HH. P and U are a convolution (5 taps along the axis, depthwise) – ReLU –
-    1×1 depthwise – tanh. The three steps have weights of their own, since s and d have nothing in common.
+    A lifting step along the width gives s and d; one along the height of each gives LL, LH (from s) and HL, HH (from
+    d); y = LL + LH + HL + HH. P and U are a convolution (5 taps along the axis, depthwise) – ReLU – 1×1 depthwise –
+    tanh. The three steps have weights of their own, since s and d have nothing in common.
 
-    Training adds λ_u · mean (s − (x_e + x_o)/2)² + λ_p · mean d², summed over the three steps, kept in
-    `auxiliary_loss` until the evaluator collects it, see `nasbench.spaces.operations.auxiliary`.
+    Training adds λ_u · mean (s − (x_e + x_o)/2)² + λ_p · mean d² (`update_weight` and `predict_weight`), summed over
+    the three steps, kept in `auxiliary_loss` until the evaluator collects it, see
+    `nasbench.spaces.operations.auxiliary`.
 
     There is no form at stride 1: the operator is the merging of four sub-sampled bands.
 
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)). An odd height or width is first extended by the
-    reflection of its last but one row or column (a single row or column is repeated). Parameters: 48C.
+    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)). An odd height or width is first extended by the reflection of
+    its last but one row or column (a single row or column is repeated). Parameters: 48C.
 
-    Args:
-        channels: C.
-        stride: must be 2.
-        update_weight: λ_u, not negative.
-        predict_weight: λ_p, not negative.
-
-    Raises:
-        OptionError: if the stride is not 2, a weight is negative or `channels` is below 1.
+    Raises OptionError: if the stride is not 2, a weight is negative or `channels` is below 1.
     """
 
     @checked

@@ -18,19 +18,12 @@ INPUT, WEIGHT, GROUPS = 0, 1, 8  # among the arguments of `aten.convolution`
 
 @dataclass(frozen=True)
 class Place:
-    """A module behind which an enhancer may stand.
+    """A module behind which an enhancer may stand."""
 
-    Attributes:
-        name: the module's path within the network.
-        shape: of its output for one image: C, H, W.
-        activated: whether it is the activation; else it is what computes the normalised features.
-        obstacle: why nothing can be put there, empty where it can.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    activated: bool
-    obstacle: str = ""
+    name: str  # the module's path within the network
+    shape: tuple[int, int, int]  # of its output for one image: C, H, W
+    activated: bool  # whether it is the activation; else it is what computes the normalised features
+    obstacle: str = ""  # why nothing can be put there, empty where it can
 
 
 @dataclass(frozen=True)
@@ -139,18 +132,14 @@ class _Trace(TorchDispatchMode):
 def find_places(network: nn.Module, image_size: int, grouped: bool = False) -> tuple[list[Place], Tensor]:
     """Find the places behind depthwise convolutions, their normalisation and their activation.
 
-    The network computes one black image. Names and classes of modules do not matter: what counts is which operation
-    reads what another has computed. Parallel depthwise branches that are summed, as in re-parameterised blocks, are one
-    convolution.
-
-    Args:
-        network: of images (N, 3, S, S), on the CPU; it comes back as it was.
-        image_size: S.
-        grouped: take every convolution of several groups for a depthwise one.
+    The network of images (N, 3, S, S), on the CPU, computes one black image and comes back as it was. Names and classes
+    of modules do not matter: what counts is which operation reads what another has computed. Parallel depthwise
+    branches that are summed, as in re-parameterised blocks, are one convolution; `grouped` takes every convolution of
+    several groups for a depthwise one.
 
     Returns:
         In the order of computation the places behind activations, or, in a network that has none there, those behind
-        normalisations; and what the network returns.
+            normalisations; and what the network returns.
     """
     trace = _Trace(network, grouped)
     modes = {module: module.training for module in network.modules()}

@@ -8,6 +8,8 @@ pixels that exist.
 At stride 1 every operator keeps the shape and looks at the 3×3 window around each pixel. Three coincide with
 candidates of Meta-Pooling (`skip` with `none`, `max` with `max3`, `average` with `avg3`): a search should not
 offer both.
+
+An operator is made for C = `channels` and a stride of 2 or 1; any other stride, or no channels, is an OptionError.
 """
 
 from __future__ import annotations
@@ -24,26 +26,10 @@ from nasbench.errors import OptionError
 from nasbench.options import Count, checked
 from nasbench.spaces.operations.liftdown import LiftDownPool, high_precision
 
-__all__ = [
-    "DOWNSAMPLING",
-    "ENHANCERS",
-    "AveragePool",
-    "BlurPool",
-    "DetailPreservingPool",
-    "GatedPool",
-    "GaussianPool",
-    "MaxPool",
-    "SkipPool",
-]
-
 
 @checked
 def _window_size(channels: Count, stride: int) -> int:
-    """Return the side of the windows that belong to a stride: 2 for cells, 3 around a pixel.
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
-    """
+    """Return the side of the windows that belong to a stride: 2 for cells, 3 around a pixel."""
     if stride not in (1, 2):
         raise OptionError(f"a pooling operator has stride 2 (down-sampling) or 1 (enhancer), not {stride!r}")
     return 2 if stride == 2 else 3
@@ -76,12 +62,6 @@ class SkipPool(nn.Module):
 
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
 
-    Args:
-        channels: C.
-        stride: 2 or 1.
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:
@@ -99,12 +79,6 @@ class MaxPool(nn.MaxPool2d):
 
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
 
-    Args:
-        channels: C.
-        stride: 2 (2×2 cells) or 1 (3×3 windows).
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:
@@ -120,12 +94,6 @@ class AveragePool(nn.AvgPool2d):
 
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
 
-    Args:
-        channels: C.
-        stride: 2 (2×2 cells) or 1 (3×3 windows).
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:
@@ -141,12 +109,6 @@ class BlurPool(BlurPool2d):
 
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1. Reflection needs H, W ≥ 2.
 
-    Args:
-        channels: C.
-        stride: 2 or 1.
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:
@@ -157,10 +119,10 @@ class BlurPool(BlurPool2d):
 class DetailPreservingPool(nn.Module):
     """Detail-preserving pooling, DPP (Saeedan, Weber, Goesele and Roth, CVPR 2018, section 3).
 
-    Over each window Ω of pixels I, with the reference Ĩ = mean of Ω: e = (I − Ĩ)² + 10⁻³ (asymmetric:
-    max(0, I − Ĩ) is squared); ê = e / mean of e over Ω; w = ê^exp(λ_c) + exp(α_c); y = Σ wI / Σ w. λ and α
-    are learned per channel and start at 0. In the "full" form Ĩ comes from a learned 3×3 filter per channel
-    with the operator's stride, which starts as the mean of Ω, so that training begins at the "lite" form.
+    Over each window Ω of pixels I, with the reference Ĩ = mean of Ω: e = (I − Ĩ)² + 10⁻³ (asymmetric, for what is
+    brighter: max(0, I − Ĩ) is squared); ê = e / mean of e over Ω; w = ê^exp(λ_c) + exp(α_c); y = Σ wI / Σ w. λ and α
+    are learned per channel and start at 0. In the "full" form Ĩ comes from a learned 3×3 filter per channel with the
+    operator's stride, which starts as the mean of Ω, so that training begins at the "lite" form.
 
     α → ∞ is average pooling; large exp(λ) in the asymmetric form tends to the maximum. The weights are formed
     as a softmax of log w, so that no power overflows. (The authors' program raises ê to exp(λ)/2, which is λ
@@ -170,14 +132,6 @@ class DetailPreservingPool(nn.Module):
 
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1. Parameters: 2C, full 11C.
 
-    Args:
-        channels: C.
-        stride: 2 (2×2 cells) or 1 (3×3 windows).
-        asymmetric: favour pixels brighter than the reference over darker ones.
-        full: learn the filter of the reference ("full"); else the mean ("lite").
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
 
     def __init__(self, channels: int, stride: int = 2, asymmetric: bool = False, full: bool = False) -> None:
@@ -226,13 +180,6 @@ class GatedPool(nn.Module):
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1. Parameters: 4 at stride 2, 9 at
     stride 1, times C if per channel.
 
-    Args:
-        channels: C.
-        stride: 2 (2×2 cells) or 1 (3×3 windows).
-        per_channel: one filter for each channel.
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
 
     def __init__(self, channels: int, stride: int = 2, per_channel: bool = False) -> None:
@@ -266,12 +213,6 @@ class GaussianPool(nn.Module):
     Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
     Parameters: 3Cm + 2m + 4C, m = max(1, C // 2).
 
-    Args:
-        channels: C.
-        stride: 2 (2×2 cells) or 1 (3×3 windows).
-
-    Raises:
-        OptionError: if the stride is neither 1 nor 2, or `channels` is below 1.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:

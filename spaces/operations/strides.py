@@ -19,16 +19,11 @@ class Strides:
     """The strides of a chain of layers, and what was done to them.
 
     Every layer pads so that a side of n becomes ⌈n / stride⌉.
-
-    Attributes:
-        image_size: side of the square input in pixels.
-        original: strides at 224×224, from the stem to the last stage.
-        chosen: as many strides, those for this image size.
     """
 
-    image_size: int
-    original: tuple[int, ...]
-    chosen: tuple[int, ...]
+    image_size: int  # side of the square input in pixels
+    original: tuple[int, ...]  # strides at 224×224, from the stem to the last stage
+    chosen: tuple[int, ...]  # as many strides, those for this image size
 
     @property
     def dropped(self) -> int:
@@ -78,15 +73,11 @@ def sides(image_size: int, strides: Sequence[int]) -> Iterator[int]:
 
 
 def fit_strides(image_size: int, original: Sequence[int], rule: Rule = "fit") -> Strides:
-    """Strides of a chain of layers for an image size.
+    """Strides of a chain of layers, from the stem to the last stage, for an image size in pixels.
 
     By the rule `fit` the earliest stride-2 layers become stride 1, as many as it takes for the last map to be at least
-    4×4; on smaller maps several Meta-Pooling candidates coincide, and none of them could ever lead the others by ρ.
-
-    Args:
-        image_size: side of the square input in pixels.
-        original: strides at 224×224, from the stem to the last stage, each 1 or 2.
-        rule: `fit`, or `original` for the strides as they are.
+    4×4; on smaller maps several Meta-Pooling candidates coincide, and none of them could ever lead the others by ρ. The
+    original strides, those at 224×224, are 1 or 2 each; the rule `original` keeps them.
 
     Raises:
         OptionError: when even without any stride the last map is under 4×4; by the rule `original` when the last map
