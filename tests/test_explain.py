@@ -281,6 +281,14 @@ def test_every_other_way_to_an_architecture_is_explained(
     assert call("explain", path).exit_code == 0
 
 
+def test_what_a_limit_took_is_said_beside_what_it_took_it_from(tmp_path: Path) -> None:
+    path = write_run(tmp_path, strategy="pmpl", architecture={"a": "none"}, limits={"madds": "9M"})
+    Record(path).write_json(DECISIONS, {"a": Decision(by="budget", wanted="global")})
+    found = explain(Record(path))
+    assert "Without the limits (madds 9M) it would be “global”" in told(found)
+    assert [layer.verdict for layer in found.layers] == ["below the limit"]
+
+
 def test_a_run_whose_network_is_not_trained_yet_is_explained_by_its_search(tmp_path: Path) -> None:
     path = write_evidence(tmp_path)
     status = json.loads((path / STATUS).read_text())

@@ -10,7 +10,7 @@ from nasbench import reasons
 from nasbench.config import RunConfig
 from nasbench.errors import listed
 from nasbench.facts import Decision
-from nasbench.reasons import EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
+from nasbench.reasons import BUDGET, EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
 from nasbench.record import Record
 from nasbench.results.cells import Cell, Column, Table
 
@@ -162,6 +162,11 @@ def _by_limit(decision: Decision, candidate: str, config: RunConfig) -> Iterator
     yield from _halves(decision)
 
 
+def _by_budget(decision: Decision, candidate: str, config: RunConfig) -> Iterator[str]:
+    limits = listed([f"{name} {limit}" for name, limit in config.limits.items()], MOST_NAMES)
+    yield f"Without the limits ({limits}) it would be “{decision.wanted}”: too much, together with the other layers."
+
+
 def _weights(decision: Decision, candidate: str) -> str:
     chosen, other = (decision.pi or {}).get(candidate), reasons.runner_up(decision, candidate)
     return "" if chosen is None or other is None else f" (π {chosen:.2g}; {other[0]}, the next, {other[1]:.2g})"
@@ -178,4 +183,5 @@ KNOWN: dict[str, tuple[str, str, Callable[[Decision, str, RunConfig], Iterator[s
     LEAD: ("led by ρ", "", _by_lead),
     LIMIT: ("largest π", "", _by_limit),
     GIVEN: ("given", "", _nothing),
+    BUDGET: ("below the limit", "", _by_budget),
 }
