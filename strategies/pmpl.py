@@ -101,7 +101,8 @@ class PMPL(Differentiable):
     presets: ClassVar = {
         "quick": {"warmup_epochs": 3, **EVIDENCE},
         "cifar": {"warmup_epochs": 5, **EVIDENCE},
-        "finetune": {"warmup_epochs": 1, **EVIDENCE},
+        # What evidence does not tell stays without an enhancer, as the weights were trained.
+        "finetune": {"warmup_epochs": 1, "fixing": "evidence", "undecided": "cheapest"},
         "paper": {"eta": 3e-4, "rho": 0.2, "meta_fraction": 0.5, "fixing": "lead"},
     }
 
