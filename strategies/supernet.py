@@ -250,8 +250,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         batches = self.strategy.meta_batches
         if self.strategy.fixing != "evidence" or self.evidence.can_decide(steps, batches):
             return None
+        others = "one batch" if batches == 1 else f"{batches} batches"
         return (
-            f"no layer can be decided, not even if a candidate wins all {steps} steps on {batches} batches of other "
+            f"no layer can be decided, not even if a candidate wins all {steps} steps on {others} of other "
             "meta images; more training images, a larger meta_fraction, smaller batches or more epochs give more"
         )
 
