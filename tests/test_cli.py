@@ -56,7 +56,7 @@ def test_the_last_line_of_stdout_is_the_json(finished: tuple[Path, subprocess.Co
             "retrain_seconds",
             "peak_memory_bytes",
         ),
-        *("search", "architecture", "names", "label", "record"),
+        *("search", "limits", "architecture", "names", "label", "record"),
     ]
     assert 0 <= result["top1"] <= result["top5"] <= 1
     assert len(result["architecture"]) == 17

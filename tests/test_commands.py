@@ -102,7 +102,7 @@ def test_every_setting_is_an_option_of_run(capsys: pytest.CaptureFixture[str], m
     app(["run", "--help"], standalone_mode=False)
     shown = capsys.readouterr().out
     for name, field in RunConfig.model_fields.items():
-        option = name.removesuffix("s") if name.endswith("_options") else name
+        option = name.removesuffix("s") if name.endswith("_options") or name == "limits" else name
         assert f"--{option.replace('_', '-')} " in shown
         assert str(field.description)[:20] in shown
     for old in ("--choice", "--width", "--candidates", " -s ", " -p ", " -e ", " -d "):
