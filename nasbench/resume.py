@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning import Callback
 
 from nasbench.contracts import Evaluator
 from nasbench.distributed import broadcast, gathered, is_first, rank
@@ -20,7 +20,7 @@ from nasbench.errors import RecordError
 DIGITS = 16  # of the SHA-256 in a file's name
 
 
-class Resumption(Checkpoint):
+class Resumption(Callback):
     """Keeps the state of one training after every epoch but the last, in a file named by its content.
 
     In it are weights, architecture parameters, optimisers, schedules, what is decided, all callbacks' states (Lightning
@@ -68,6 +68,8 @@ class Resumption(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the state; the end of the last epoch is the end of the stage."""
+        # The first process has reduced the epoch's measures for its record: the others must, before more is shared.
+        _ = trainer.callback_metrics
         now = time.perf_counter()
         taken, self._last = now - (self._last or self._begun), now
         if trainer.current_epoch + 1 >= trainer.max_epochs or trainer.should_stop:

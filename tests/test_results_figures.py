@@ -314,7 +314,7 @@ def test_the_report_in_a_browser(runs: Path, real: Path, tmp_path: Path) -> None
     path = report(collect([runs, real]).frame, tmp_path / "out")
     for width in (390, 1200):
         page = visit(path.as_uri(), tmp_path / f"profile{width}", width)
-        assert len(page.images) == 9
+        assert len(page.images) == 10
         assert all(image["complete"] and image["width"] > 0 and image["alt"] for image in page.images)
         assert [r for r in page.requests if not r.startswith("data:")] == [path.as_uri()]
         assert page.errors == []
