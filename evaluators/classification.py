@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast, final
 
 import nni
@@ -332,6 +332,19 @@ class Classification(Lightning):
             self.trainer = self._trainer()
         self._used = True
         return super().evaluate(model)
+
+    def beside(self) -> dict[str, Any]:
+        """What `test` needs of the last training beside the network, as values and tensors: nothing."""
+        return {}
+
+    def restore(self, model: nn.Module, beside: Mapping[str, Any] | None) -> bool:
+        """Take a network that an earlier process has trained, and what it kept of that training, in place of training.
+
+        Returns:
+            Whether that is enough to go on.
+        """
+        self.module.set_model(model)
+        return True
 
     def test(self) -> dict[str, Any]:
         """Measure the network that was trained last on the test images.

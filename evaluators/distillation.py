@@ -5,7 +5,7 @@ Source: "Training convolutional neural networks with cheap convolutions and onli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import nni
@@ -262,6 +262,19 @@ class OnlineDistillation(Classification):
             self._held_out = self._by_network("val")
             self.module.report(self.module.best(self.trainer.callback_metrics))
         return result
+
+    def beside(self) -> dict[str, Any]:
+        """All students, the teacher, and how they did on held-out images."""
+        return {"weights": self.module.state_dict(), "names": self.module.names, "held_out": self._held_out}
+
+    def restore(self, model: nn.Module, beside: Mapping[str, Any] | None) -> bool:
+        """See `Classification.restore`; without the other students and the teacher they are all trained again."""
+        if beside is None:
+            return False
+        super().restore(model, beside)
+        self.module.load_state_dict(beside["weights"])
+        self.module.names, self._held_out = beside["names"], beside["held_out"]
+        return True
 
     def test(self) -> dict[str, Any]:
         """Measure the networks that were trained last on the test images.

@@ -15,8 +15,8 @@ import trashnet
 from scipy.stats import f as f_distribution
 from scipy.stats import kendalltau
 
+from nasbench.files import write_atomic
 from nasbench.packs import SUFFIX
-from nasbench.record import write_atomic
 from nasbench.results.agreement import chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import architecture_of, collect

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from nasbench.errors import NasbenchError
-from nasbench.record import METRICS, Record, write_atomic
+from nasbench.files import write_atomic
+from nasbench.record import METRICS, Record
 from nasbench.results.cells import Cell, Column, Kind, text
 from nasbench.results.statistics import Estimate, difference, mean
 from nasbench.studies.local import run_missing

@@ -25,10 +25,10 @@ from scipy.stats import binomtest
 from nasbench import registry
 from nasbench.contracts import Deciding
 from nasbench.errors import NasbenchError
+from nasbench.files import write_atomic
 from nasbench.pipeline import prepare
 from nasbench.presets import resolve_config
 from nasbench.quiet import quiet_libraries
-from nasbench.record import write_atomic
 from nasbench.results.style import PAGE, encode, new_figure, series, styled
 from nasbench.spaces.planted import CANDIDATES, Planted
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import answers
 
+from nasbench.files import write_atomic
 from nasbench.packs import SUFFIX
 from nasbench.presets import resolve_config
-from nasbench.record import find_records, write_atomic
+from nasbench.record import find_records
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import collect
 from nasbench.results.formats import markdown

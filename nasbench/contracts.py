@@ -234,7 +234,9 @@ class Evaluator(Protocol):
     A one-shot search uses `module`, `trainer` and the loaders of `datamodule` only: the module's `training_step` gives
     the loss, and its `configure_optimizers` one optimiser. A `SearchModule` says how the gradient is clipped.
 
-    May have `check_space(self, space) -> None`: raises an `OptionError` where networks of a space cannot be trained.
+    May have `beside` and `restore`, see `Classification`: without them a run that was killed between training and test
+    repeats its last epoch. May have `check_space(self, space) -> None`: raises an `OptionError` where networks of a
+    space cannot be trained.
 
     Attributes:
         datamodule: the data set, set up.

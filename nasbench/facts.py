@@ -137,3 +137,5 @@ class Status(Part):
     error: str | None = None
     stages: dict[str, StageFacts] = {}
     updated: str | None = None
+    sha256: dict[str, str] = {}
+    """Of every file that a stage has finished; of `status.json`, of its other fields."""

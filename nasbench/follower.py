@@ -15,9 +15,10 @@ from pytorch_lightning import Callback
 from nasbench.config import Role, RunConfig
 from nasbench.distributed import Processes, broadcast, connect, disconnect
 from nasbench.errors import NasbenchError, OptionError
-from nasbench.pipeline import StageIO, prepare, run_stages
+from nasbench.pipeline import prepare, run_stages
 from nasbench.quiet import quiet_libraries
 from nasbench.registry import describe_exception
+from nasbench.stages import StageIO
 
 
 class OwnNoise(Callback):

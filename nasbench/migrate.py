@@ -13,8 +13,9 @@ from nasbench import packs
 from nasbench.config import KINDS, RunConfig, make_config
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.facts import SCHEMA, Decision, Result, Status
+from nasbench.files import write_atomic
 from nasbench.gained import with_gained
-from nasbench.record import ARCHITECTURE, CONFIG, DECISIONS, RESULT, STATUS, Record, find_records, write_atomic
+from nasbench.record import ARCHITECTURE, CONFIG, DECISIONS, RESULT, STATUS, Record, find_records
 
 # What version 1 did not write down: the defaults of that time, which stay here as they were.
 _EIGHT = ["none", "avg3", "avg5", "avg7", "max3", "max5", "max7", "global"]

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, instantiate, named, resolve, validate
@@ -95,18 +96,30 @@ def load_model(path: str | Path, trust: bool = False) -> nn.Module:
         OptionError: its space is not registered, and not trusted.
     """
     record = Record(path)
-    weights = record.file(MODEL)
-    if weights is None:
-        raise RecordError(f"{path} has no {MODEL}: its training has not finished, or its weights were not kept")
+    state = weights_of(record)
     with quiet_libraries(), registry.trusting(trust):
         model = derived(record.config(), record.architecture(), record.data())
     try:
-        state = load_file(weights)
-        begin_as_identity(model, state)
-        model.load_state_dict(state)
+        put(state, model)
     except Exception as e:
         raise RecordError(f"{path}/{MODEL} does not fit the record: {' '.join(str(e).split())[:200]}") from e
     return model.eval()
+
+
+def weights_of(record: Record) -> dict[str, Tensor]:
+    """The weights of a record's trained network. Raises RecordError: there are none, or they are damaged."""
+    if record.file(MODEL) is None:
+        raise RecordError(f"{record.path} has no {MODEL}: its training has not finished, or its weights were not kept")
+    try:
+        return load_file(record.intact(MODEL))
+    except (OSError, SafetensorError) as e:
+        raise RecordError(f"{record.path / MODEL} is damaged: {' '.join(str(e).split())[:200]}") from e
+
+
+def put(state: dict[str, Tensor], model: nn.Module) -> None:
+    """Put the weights of a trained network into one of its architecture."""
+    begin_as_identity(model, state)
+    model.load_state_dict(state)
 
 
 def names_of(space: Any, architecture: Mapping[str, Any]) -> list[str]:

@@ -2,172 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nni.nas.strategy  # (before nni.nas.oneshot, which imports it in a circle)
-from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
 from nni.nas.strategy.middleware import Chain, Filter
-from pytorch_lightning import Callback, seed_everything
-from safetensors.torch import save
+from pytorch_lightning import seed_everything
+from torch import Tensor
 
 from nasbench import record as records
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
-from nasbench.contracts import Drawing, Evaluator, SearchWishes, Strategy, wishes_of
-from nasbench.derive import Found, decisions, within_limits
+from nasbench.contracts import Drawing, Evaluator, SearchWishes, wishes_of
+from nasbench.derive import within_limits
+from nasbench.disk import as_full, demand, needed
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
 from nasbench.errors import LimitError, NasbenchError, OptionError
-from nasbench.facts import DataFacts, Result
-from nasbench.finite import FiniteGuard
-from nasbench.limits.budget import Budget
+from nasbench.facts import DataFacts
+from nasbench.integrity import repair
 from nasbench.limits.configured import budget_of
-from nasbench.memory import peak_bytes, reset_peak
-from nasbench.networks import build_space, derived, label_of, names_of
+from nasbench.networks import build_space, derived, put
 from nasbench.presets import complete
-from nasbench.profile import profile
 from nasbench.progress import Display
 from nasbench.quiet import logged, quiet_libraries
-from nasbench.record import Record, continues, write_atomic
+from nasbench.record import Record, continues
 from nasbench.resume import Resumption
 from nasbench.signals import terminable
-from nasbench.watch import Report, Watcher
+from nasbench.stages import RecordIO, Search, StageIO
+from nasbench.trials import Engine
+from nasbench.watch import Report
 from nasbench.weights import DEFAULT, Weights, cautions, fill, published, read
 
 NO_WISHES = SearchWishes()
-
-
-@dataclass
-class Search:
-    """A search that is ready to start: built and checked before anything is written.
-
-    Attributes:
-        space: as it was built; a strategy changes it.
-        notes: what the data set and the space say was decided, one line each.
-        weights: what became of pretrained ones, as plain values.
-        architecture: that is given; else `None`, and the others are there.
-        budget: where there are limits; measured by the first process.
-    """
-
-    space: Any
-    notes: list[str]
-    weights: dict[str, Any]
-    architecture: Architecture | None = None
-    strategy: Strategy | None = None
-    evaluator: Evaluator | None = None
-    engine: SequentialExecutionEngine | None = None
-    budget: Budget | None = None
-
-    def allows(self, architecture: Mapping[str, Any]) -> bool:
-        """Whether an architecture keeps the limits of the run."""
-        return self.budget is None or self.budget.allows(architecture)
-
-
-class StageIO:
-    """What the stages of a run tell and keep. The first process has a record (`RecordIO`), the others nothing."""
-
-    def watch(self, stage: str) -> list[Callback]:
-        """What follows the training of a stage."""
-        return []
-
-    def architecture(self) -> Architecture | None:
-        """What was found, now or when the run was started first."""
-        return None
-
-    def searched(self, config: RunConfig, search: Search, found: Found, seconds: float) -> None:
-        """Keep what was found."""
-
-    def retraining(self, facts: Mapping[str, Any]) -> None:
-        """Keep what the training sees of the data."""
-
-    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any]) -> None:
-        """Keep the network."""
-
-    def tested(self, config: RunConfig, model: Any, measured: Mapping[str, Any], seconds: float) -> None:
-        """Keep the result."""
-
-
-class RecordIO(StageIO):
-    """Keeps everything in a record and shows it."""
-
-    def __init__(self, record: Record, display: Display, report: Report | None) -> None:
-        """Write to `record`, show on `display`, and tell `report` the measures of every epoch."""
-        self._record, self._display, self._report = record, display, report
-        reset_peak()
-
-    def watch(self, stage: str) -> list[Callback]:
-        """See `StageIO`."""
-        return [FiniteGuard(stage), Watcher(stage, self._record, self._display, self._report)]
-
-    def architecture(self) -> Architecture:
-        """See `StageIO`."""
-        return self._record.architecture()
-
-    def searched(self, config: RunConfig, search: Search, found: Found, seconds: float) -> None:
-        """See `StageIO`."""
-        architecture = found.architecture
-        if search.budget is not None:
-            self._record.write_csv(records.COSTS, records.COSTS_HEADER, search.budget.rows())
-        self._record.write_json(records.DECISIONS, decisions(config, search.strategy, found))
-        self._record.write_json(records.ARCHITECTURE, architecture)
-        strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
-        seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
-        if search.engine is not None and not search.engine.budget_available():
-            self._display.say(f"the search trained {config.max_trials} networks, as many as --max-trials allows")
-        names = names_of(search.space, architecture)
-        facts = {"search": strategy_numbers, "limits": found.limits, "notes": search.notes, "weights": search.weights}
-        self._finish("search", seconds, names=names, **facts, **seen)
-
-    def retraining(self, facts: Mapping[str, Any]) -> None:
-        """See `StageIO`."""
-        self._record.write_json(records.DATA, facts)
-
-    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any]) -> None:
-        """See `StageIO`."""
-        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        write_atomic(self._record.path / records.MODEL, save(state))
-        self._finish("retrain", seconds, **_sizes(facts))
-
-    def tested(self, config: RunConfig, model: Any, measured: Mapping[str, Any], seconds: float) -> None:
-        """See `StageIO`."""
-        record, peak, found = self._record, peak_bytes(), dict(measured)
-        if confusion := found.pop("confusion", None):
-            record.write_confusion(confusion)
-        cost = profile(model, record.data().image_size)
-        search, retrain = (record.status().stages[stage] for stage in ("search", "retrain"))
-        searched = search.model_extra or {}
-        architecture, loss = record.architecture(), found.pop("loss")
-        result = Result(
-            **found,
-            params=cost.params,
-            madds=cost.madds,
-            search_seconds=search.seconds,
-            retrain_seconds=retrain.seconds,
-            peak_memory_bytes=max(search.peak_memory_bytes, retrain.peak_memory_bytes, peak),
-            search=searched.get("search", {}),
-            limits=searched.get("limits", {}),
-            architecture=architecture,
-            names=searched.get("names", []),
-            label=label_of(config, architecture, searched.get("names", [])),
-            record=str(record.path),
-        )
-        record.write_json(records.RESULT, result)
-        record.finish_stage("test", seconds, peak, loss=loss)
-
-    def _finish(self, stage: str, seconds: float, **facts: Any) -> None:
-        self._record.finish_stage(stage, seconds, peak_bytes(), **facts)
-        reset_peak()
-
-
-def _sizes(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How many images each part of the data has."""
-    return {name: value for name, value in facts.items() if name.endswith("_images")}
 
 
 def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WISHES, **context: Any) -> Evaluator:
@@ -251,7 +124,7 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
             return Search(space, notes, kept, resolve(space, config.architecture), budget=budget)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
-        engine = SequentialExecutionEngine(max_model_count=None if one_shot else config.max_trials)
+        engine = Engine(None if one_shot else config.max_trials)
         search = Search(space, notes, kept, None, strategy, evaluator, engine, budget)
         try:
             if isinstance(strategy, Drawing):
@@ -296,24 +169,28 @@ def run_stages(
             settled = within_limits(search.strategy, search.budget, wanted)
             io.searched(config, search, settled, resumption.seconds)
         resumption.clear()
-    resumption = Resumption(Path(checkpoints), "retrain", deadline)
+    resumption, beside = (Resumption(Path(checkpoints), stage, deadline) for stage in ("retrain", "test"))
     seed_everything(config.seed, workers=True, verbose=False)
     evaluator = build_evaluator(config, "retrain", checkpoints=checkpoints)
     facts = evaluator.datamodule.description()
-    io.retraining(facts)
-    chosen = broadcast(io.architecture())
-    seed_everything(config.seed, workers=True, verbose=False)
-    model = derived(config, chosen, DataFacts.model_validate(facts))
-    if weights is not None and config.retrain == "finetune":
-        fill(model, weights, partial=True)  # what does not fit was said before the search
-    evaluator.observe(io.watch("retrain"))
-    if config.nodes == 1 and (found := resumption.follow(evaluator)):  # other machines do not see this one's files
-        evaluator.fit_kwargs["ckpt_path"] = found
-    evaluator.evaluate(model)
-    io.trained(model, resumption.seconds, facts)
+    chosen, trained = broadcast((io.architecture(), io.network()))
+    model = None if trained is None else _restored(evaluator, _fresh(config, chosen, facts), trained, beside)
+    if model is None:
+        model = _fresh(config, chosen, facts)
+        io.retraining(facts)
+        if weights is not None and config.retrain == "finetune":
+            fill(model, weights, partial=True)  # what does not fit was said before the search
+        evaluator.observe(io.watch("retrain"))
+        if config.nodes == 1 and (found := resumption.follow(evaluator)):  # other machines do not see this one's files
+            evaluator.fit_kwargs["ckpt_path"] = found
+        evaluator.evaluate(model)
+        if others := registry.declared(evaluator, "beside", dict)():
+            beside.keep(others)
+        io.trained(model, resumption.seconds, facts)
     start = time.perf_counter()
     io.tested(config, model, evaluator.test(), time.perf_counter() - start)
     resumption.clear()
+    beside.clear()
 
 
 def run(
@@ -348,11 +225,15 @@ def run(
     if (out / records.CONFIG).is_file():
         record = Record(out)
         continues(record, config)
+        with record.owned():
+            for line in repair(record):
+                display.say(line)
         weights = None if record.finished("retrain") else read(config)
         search = None if record.finished("search") else prepare(config, weights)
     else:
         weights = read(config)
         search = prepare(config, weights)
+        demand(out, needed(search.space))
         record = Record.create(out, config)
     with record.owned(), logged(record.path / records.LOG), display, terminable():
         record.set_status(state="running", error=None)
@@ -365,16 +246,32 @@ def run(
                     stages = {"search": search is not None, "checkpoints": checkpoints, "weights": weights}
                     broadcast({"config": settings, **stages})
                     run_stages(config, RecordIO(record, display, report), search, checkpoints, weights, deadline)
+            record.set_status(state="finished")
         except (KeyboardInterrupt, SystemExit) as e:  # Lightning answers Ctrl-C with SystemExit
             record.set_status(state="interrupted")
             display.say(f"interrupted; `nasbench resume {record.path}` goes on")
             raise KeyboardInterrupt from e
         except BaseException as e:
-            reason = str(e) if isinstance(e, NasbenchError) else registry.describe_exception(e)
-            record.set_status(state="failed", error=reason)
+            full = as_full(e, record.path)
+            reason = str(full or e) if full or isinstance(e, NasbenchError) else registry.describe_exception(e)
+            with contextlib.suppress(OSError):  # a record that nobody writes is interrupted
+                record.set_status(state="failed", error=reason)
+            if full:
+                raise full from e
             raise
-        record.set_status(state="finished")
     return record
+
+
+def _fresh(config: RunConfig, architecture: Architecture, facts: Mapping[str, Any]) -> Any:
+    seed_everything(config.seed, workers=True, verbose=False)
+    return derived(config, architecture, DataFacts.model_validate(facts))
+
+
+def _restored(evaluator: Evaluator, model: Any, state: dict[str, Tensor], beside: Resumption) -> Any:
+    """The network that was trained already, ready to be tested; `None` where it must be trained again."""
+    put(state, model)
+    restore = registry.declared(evaluator, "restore", lambda model, beside: False)
+    return model if restore(model, beside.kept()) else None
 
 
 def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumption) -> Architecture:
@@ -383,9 +280,16 @@ def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumpti
     assert search.strategy is not None
     assert search.evaluator is not None
     assert search.engine is not None
-    search.evaluator.observe(io.watch("search"))
-    resumable = config.nodes == 1 and registry.declared(search.strategy, "resumable", False)
-    if resumable and (found := resumption.follow(search.evaluator)):
+    watching = io.watch("search")
+    search.evaluator.observe(watching)
+    if not isinstance(search.strategy, OneShotStrategy):
+        if known := search.engine.follow(resumption, watching):
+            io.say(f"search goes on: {known} network(s) are trained already")
+    elif (
+        config.nodes == 1
+        and registry.declared(search.strategy, "resumable", False)
+        and (found := resumption.follow(search.evaluator))
+    ):
         search.strategy.load_state_dict({"ckpt_path": found})
     seed_everything(config.seed, workers=True, verbose=False)
     search.strategy.run()

@@ -49,11 +49,23 @@ def silence() -> Iterator[None]:
         yield
 
 
+class _Log(logging.FileHandler):
+    """A log that ends where the disk is full: the run says so in its own words."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the line out."""
+
+    def close(self) -> None:
+        """Leave out what is left."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def logged(file: Path) -> Iterator[None]:
     """Likewise, and write it to `file`, warnings included."""
     with quiet_libraries():
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = _Log(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         loggers = [logging.getLogger(n) for n in LOGGERS]
         for logger in loggers:

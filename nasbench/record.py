@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +20,10 @@ from pydantic import BaseModel, ValidationError
 
 from nasbench import machine, packs
 from nasbench.architecture import Architecture
-from nasbench.config import RUN, RunConfig, dump_config, make_config, read_config
+from nasbench.config import RUN, Role, RunConfig, dump_config, make_config, read_config, role
 from nasbench.errors import NasbenchError, RecordError, quoted
 from nasbench.facts import SCHEMA, DataFacts, Decision, Environment, Result, StageFacts, Status
+from nasbench.files import sha256, write_atomic
 from nasbench.gained import with_gained
 
 CONFIG, STATUS, ENVIRONMENT, DATA = "config.yaml", "status.json", "environment.json", "data.json"
@@ -31,28 +33,23 @@ MODEL, CHECKPOINTS, LOG, LOCK = "model.safetensors", "checkpoints", "log.txt", "
 # What tells about a run: all but the weights, and what was only needed meanwhile.
 DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, SEARCH, METRICS, CONFUSION, COSTS)
 STAGES = ("search", "retrain", "test")
+# What does not change any more once the record is made, and once a stage is finished.
+FOUNDED = (CONFIG, ENVIRONMENT)
+FINISHED = {
+    "search": (ARCHITECTURE, DECISIONS, SEARCH, COSTS),
+    "retrain": (DATA, MODEL),
+    "test": (RESULT, CONFUSION, METRICS),
+}
 SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
 METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
 CONFUSION_HEADER = ("class", "predicted", "images")  # classes as numbers, in the order of the data's names
 COSTS_HEADER = ("kind", "label", "candidate", "input", "cost", "low", "high")  # of an operator alone, with quartiles
 HEADERS = {SEARCH: SEARCH_HEADER, METRICS: METRICS_HEADER, CONFUSION: CONFUSION_HEADER, COSTS: COSTS_HEADER}
+CHANGED = "it is not what the run wrote, since its SHA-256 is another"
+PLACES = {name for name, field in RunConfig.model_fields.items() if role(field) is Role.PLACE}
 LARGEST = 2**22  # bytes of a file of settings or facts: a stranger's must not take hours to read
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: temporary file, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Record:
@@ -90,12 +87,13 @@ class Record:
         record = cls(path)
         record.write_json(ENVIRONMENT, {**machine.facts(), "started": _now()})
         record.set_status(state="running")
+        record.seal(FOUNDED)
         return record
 
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Hold the record for writing; a dead process's lock is void. Raises RecordError: another is writing it."""
-        lock = FileLock(self._file(LOCK), timeout=0)
+        lock = FileLock(self._file(LOCK), timeout=1)  # `is_owned` holds it for a moment
         try:
             lock.acquire()
         except Timeout as e:
@@ -105,15 +103,28 @@ class Record:
         finally:
             lock.release()
 
+    def is_owned(self) -> bool:
+        """Whether a living process is writing the record."""
+        path = self._file(LOCK)
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except (Timeout, OSError):  # it cannot be told where nothing may be written
+            return True
+
     # What the files hold
 
     def config(self) -> RunConfig:
         """The complete configuration as it was written. Raises RecordError: it is damaged, or of another version."""
         self.status()  # which knows the version
         try:
-            self._check_size(CONFIG)
+            self._check(CONFIG)
             config = with_gained(make_config(read_config(self._file(CONFIG))))
             json.dumps(config.model_dump(mode="json"), allow_nan=False)  # YAML knows more than plain, finite values
+        except RecordError:
+            raise
         except (NasbenchError, OSError, ValueError, TypeError, RecursionError) as e:
             raise RecordError(f"{self.path / CONFIG} is damaged: {' '.join(str(e).split())}") from e
         return config
@@ -126,7 +137,21 @@ class Record:
             hint = f"`nasbench migrate {self.path}` brings it up to date" if found < SCHEMA else "use that nasbench"
             older = "an earlier" if found < SCHEMA else "a newer"
             raise RecordError(f"{self.path} was written by {older} nasbench (version {found} of the record): {hint}")
-        return self._model(STATUS, Status, content)
+        status = self._model(STATUS, Status, content)
+        if status.sha256.get(STATUS) not in (None, _sum_of_status(content)):
+            raise RecordError(f"{self.path / STATUS} is damaged: {CHANGED}")
+        if status.state == "running" and not self.is_owned():
+            return status.model_copy(update={"state": "interrupted"})  # its process is gone
+        return status
+
+    def damaged(self) -> dict[str, str]:
+        """File that the run has finished → what has become of it: it has changed, or is missing."""
+        found = {name: (self._file(name), digest) for name, digest in self._known_sums().items() if name != STATUS}
+        return {
+            name: CHANGED if path.is_file() else "it is missing"
+            for name, (path, digest) in found.items()
+            if not path.is_file() or _sum(path) != digest
+        }
 
     def data(self) -> DataFacts:
         """What the run saw of its data."""
@@ -160,6 +185,7 @@ class Record:
         path, header = self._file(name), HEADERS[name]
         if not path.is_file():
             return []
+        self._check(name)
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 found = list(csv.reader(file, strict=True))
@@ -190,6 +216,11 @@ class Record:
         path = self._file(name)
         return path if path.exists() else None
 
+    def intact(self, name: str) -> Path:
+        """One of the record's files, as the run wrote it. Raises RecordError: it is damaged."""
+        self._check(name, largest=None)
+        return self._file(name)
+
     def finished(self, stage: str) -> bool:
         """Whether a stage is done."""
         return stage in self.status().stages
@@ -198,10 +229,7 @@ class Record:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of plain values or one of the models above. Raises ValueError: a number is not finite."""
-        plain = json.dumps(
-            content, indent=2, ensure_ascii=False, allow_nan=False, default=lambda model: model.model_dump(mode="json")
-        )
-        write_atomic(self._file(name), plain + "\n")
+        self._write(name, _plain(content))
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write one of the record's tables."""
@@ -209,7 +237,7 @@ class Record:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-        write_atomic(self._file(name), buffer.getvalue())
+        self._write(name, buffer.getvalue())
 
     def write_confusion(self, counts: Sequence[Sequence[int]]) -> None:
         """Write how many test images of each class (a row) were taken for which (a column)."""
@@ -219,19 +247,45 @@ class Record:
     def set_status(self, **changes: Any) -> None:
         """Change fields of the status."""
         old = self.status() if self._file(STATUS).is_file() else Status()
-        self.write_json(STATUS, old.model_copy(update={"error": None, **changes, "updated": _now()}))
+        new = old.model_copy(update={"error": None, **changes, "updated": _now()})
+        digest = _sum_of_status(json.loads(_plain(new)))
+        self.write_json(STATUS, new.model_copy(update={"sha256": {**new.sha256, STATUS: digest}}))
 
     def finish_stage(self, stage: str, seconds: float, peak_memory_bytes: int, **facts: Any) -> None:
-        """Note that a stage is done, with what it took and other facts."""
-        taken = StageFacts(seconds=seconds, peak_memory_bytes=peak_memory_bytes, **facts)
-        self.set_status(stages={**self.status().stages, stage: taken})
+        """Note that a stage is done, with what it took and other facts; its files are not to change any more."""
+        taken, status = StageFacts(seconds=seconds, peak_memory_bytes=peak_memory_bytes, **facts), self.status()
+        self.set_status(stages={**status.stages, stage: taken})
+        self.seal(FINISHED[stage])
+
+    def seal(self, names: Iterable[str]) -> None:
+        """Note the SHA-256 of files that are not to change any more, of those that there are."""
+        sums = {name: _sum(path) for name in names if (path := self._file(name)).is_file()}
+        self.set_status(sha256={**self.status().sha256, **sums})
+
+    def forget(self, stages: Sequence[str]) -> None:
+        """Note that stages are to be repeated."""
+        status, files = self.status(), [name for stage in stages for name in FINISHED[stage]]
+        self.set_status(
+            state="interrupted",
+            stages={stage: facts for stage, facts in status.stages.items() if stage not in stages},
+            sha256={name: digest for name, digest in status.sha256.items() if name not in files},
+        )
+
+    def _write(self, name: str, content: str) -> None:
+        write_atomic(self._file(name), content)
+        if name != STATUS and name in self._known_sums():
+            self.seal([name])
+
+    def _known_sums(self) -> dict[str, str]:
+        sums = self._mapping(STATUS).get("sha256", {}) if self._file(STATUS).is_file() else {}
+        return sums if isinstance(sums, dict) else {}
 
     def _file(self, name: str) -> Path:
         return self._files / name
 
     def _read_json(self, name: str) -> Any:
         try:
-            self._check_size(name)
+            self._check(name)
             return json.loads(self._file(name).read_text(encoding="utf-8"), parse_constant=finite, parse_float=finite)
         except FileNotFoundError as e:
             raise RecordError(f"{self.path} has no {name}: the run has not come that far") from e
@@ -252,10 +306,48 @@ class Record:
             where = quoted(".".join(map(str, first["loc"])))[1:-1] or "it"
             raise RecordError(f"{self.path / name} is damaged: {where}: {first['msg'].lower()}") from e
 
-    def _check_size(self, name: str) -> None:
-        size = self._file(name).stat().st_size
-        if size > LARGEST:
+    def _check(self, name: str, largest: int | None = LARGEST) -> None:
+        """Raise a RecordError where a file is too large to be meant to be read, or not what the run has written."""
+        path = self._file(name)
+        size = path.stat().st_size
+        if largest is not None and size > largest:
             raise RecordError(f"{self.path / name} is damaged: it holds {size >> 20} MiB")
+        if name != STATUS and (known := self._known_sums().get(name)) is not None and _sum(path) != known:
+            raise RecordError(f"{self.path / name} is damaged: {CHANGED}")
+
+
+def _plain(content: Any) -> str:
+    return (
+        json.dumps(
+            content, indent=2, ensure_ascii=False, allow_nan=False, default=lambda model: model.model_dump(mode="json")
+        )
+        + "\n"
+    )
+
+
+def _sum(path: Path) -> str:
+    """Of a file; of a configuration, of what is not a matter of this machine's folders: users may move these."""
+    if path.name != CONFIG:
+        return sha256(path)
+    settings = {name: value for name, value in read_config(path).items() if name not in PLACES}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _sum_of_status(content: Mapping[str, Any]) -> str:
+    """Of all but itself."""
+    sums = {name: digest for name, digest in content.get("sha256", {}).items() if name != STATUS}
+    return hashlib.sha256(json.dumps({**content, "sha256": sums}, sort_keys=True).encode()).hexdigest()
+
+
+def with_sums(status: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """A status with the SHA-256 of those of its files that there are; unchanged where it had none."""
+    known = status.get("sha256")
+    if not known:
+        return dict(status)
+    own = {name: hashlib.sha256(files[name]).hexdigest() for name in known if name in files and name != CONFIG}
+    sums = {**own, CONFIG: known[CONFIG]}  # which places do not enter
+    changed = {**status, "sha256": sums}
+    return {**changed, "sha256": {**sums, STATUS: _sum_of_status(changed)}}
 
 
 def finite(number: str) -> float:

@@ -59,7 +59,6 @@ class Watcher(Callback):
         self._last_snapshot = -1
         self._loss: Any = None
         self._interval = 1
-        self._goes_on = False
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far."""
@@ -69,19 +68,18 @@ class Watcher(Callback):
         """Go on with the curves of an earlier process."""
         vars(self).update(state_dict)
         self._metrics, self._search = ([tuple(row) for row in rows] for rows in (self._metrics, self._search))
-        self._goes_on = True
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Announce the stage."""
-        if not self._goes_on:
+        goes_on = trainer.current_epoch > 0
+        if not goes_on:
             self._fits += 1
             self._steps, self._last_snapshot = 0, -1
         total = int(trainer.num_training_batches) * int(trainer.max_epochs)
         self._interval = max(1, total // SNAPSHOTS)
         name = self._name if self._fits == 1 else f"{self._name} #{self._fits}"
         self._display.stage(name, int(trainer.max_epochs), total, trainer.current_epoch)
-        if self._goes_on:
-            self._goes_on = False
+        if goes_on:
             self._display.say(f"{name} goes on after epoch {trainer.current_epoch}")
             return
         if isinstance(pl_module, DifferentiableModule):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from nasbench import registry
 from nasbench.config import RunConfig
 from nasbench.errors import OptionError, unknown
+from nasbench.files import sha256
 from nasbench.quiet import quiet_libraries
 from nasbench.spaces.operations.fused import GatedEnhancer
 
@@ -115,7 +115,7 @@ def read(config: RunConfig) -> Weights | None:
             why = " ".join(str(e).split())[:300]
             raise OptionError(f"{found.name} cannot be had ({why}): give a file, --weights FILE") from e
         try:
-            return Weights(f"{found.name} ({file.name})", _sha256(file), found.load(file))
+            return Weights(f"{found.name} ({file.name})", sha256(file), found.load(file))
         except Exception as e:
             why = " ".join(str(e).split())[:300]
             raise OptionError(f"{found.name} cannot be read: remove {file} to have them fetched anew ({why})") from e
@@ -129,7 +129,7 @@ def read_file(path: Path) -> Weights:
     """
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-        digest = _sha256(path)
+        digest = sha256(path)
     except Exception as e:
         raise OptionError(f"weights {path} cannot be read: {' '.join(str(e).split())[:200]}") from e
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
@@ -211,10 +211,6 @@ def _mismatch(value: Tensor, own: Tensor | None) -> str:
     if own is None:
         return "not in the network"
     return f"{'×'.join(map(str, own.shape))} ≠ {'×'.join(map(str, value.shape))}"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _torchvision(name: str) -> Published | None:

@@ -18,9 +18,10 @@ from nasbench.cli import LazyGroup, app, main
 from nasbench.commands import COMMANDS
 from nasbench.config import RunConfig
 from nasbench.errors import RecordError
-from nasbench.record import Record
+from nasbench.record import Record, find_records
 from nasbench.results.collect import collect
 from nasbench.terminal import clean, one_line, plain_console, print_json
+from tests.records import unsealed
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x1b]8;;http://x\x1b\\\x9b2J\x08\u202etfel"
 TINY: dict[str, Any] = {
@@ -61,7 +62,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(made: Path, tmp_path: Path) -> Path:
     """The same to be changed."""
-    return Path(shutil.copytree(made, tmp_path / "runs"))
+    copy = Path(shutil.copytree(made, tmp_path / "runs"))
+    for path in find_records(copy):
+        unsealed(path)
+    return copy
 
 
 def record_of(runs: Path) -> Path:

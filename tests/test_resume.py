@@ -18,6 +18,7 @@ from nasbench.errors import OptionError, RecordError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
 from nasbench.record import Record
+from nasbench.stages import RecordIO
 from nasbench.watch import Watcher
 
 TINY: dict[str, Any] = {
@@ -155,3 +156,50 @@ def test_what_is_no_time_is_refused(time: str) -> None:
     with pytest.raises(OptionError, match="is no time"):
         seconds(time)
     assert (seconds(None), seconds("90s"), seconds("1.5h")) == (None, 90, 5400)
+
+
+def test_no_network_that_a_search_has_trained_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TINY | {"strategy": "random", "strategy_options": {"trials": 3}, "epochs": None}
+    whole = run(resolve_config(settings), tmp_path / "whole").path
+    steps = int(Record(whole).curves("metrics.csv")[-1]["step"])
+    broken = tmp_path / "broken"
+    trained: list[str] = []
+    announced = Watcher.on_train_start
+
+    def until_third(self: Any, *arguments: Any) -> None:
+        announced(self, *arguments)
+        trained.append(self._name)
+        if len(trained) == 3:
+            raise LostPowerError
+
+    monkeypatch.setattr(Watcher, "on_train_start", until_third)
+    with pytest.raises(LostPowerError):
+        run(resolve_config(settings), broken)
+    (record,) = broken.iterdir()
+    run(resolve_config(settings), record)
+    assert trained == ["search"] * 4 + ["retrain"]
+    assert_alike(whole, record)
+    assert steps == RETRAIN_STEPS
+
+
+@pytest.mark.parametrize("evaluator", ["classification", "online_distillation"])
+def test_what_was_killed_between_training_and_test_is_only_tested(
+    evaluator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TINY | {"architecture": "none", "evaluator": evaluator}
+    whole = run(resolve_config(settings), tmp_path / "whole").path
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordIO, "tested", lost)
+        with pytest.raises(LostPowerError):
+            run(resolve_config(settings), tmp_path / "broken")
+    (broken,) = (tmp_path / "broken").iterdir()
+    assert list(Record(broken).status().stages) == ["search", "retrain"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Watcher, "on_train_start", lost)
+        run(resolve_config(settings), broken)
+    assert_alike(whole, broken)
+    assert {path.name for path in (broken / "checkpoints").iterdir()} == {"best.ckpt"}
+
+
+def lost(*arguments: Any) -> None:
+    raise LostPowerError

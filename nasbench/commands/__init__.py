@@ -16,5 +16,5 @@ COMMANDS = (
         "sweep",
         "ui",
     ),
-    *("agreement", "migrate", "pack", "export", "predict"),
+    *("agreement", "migrate", "pack", "verify", "clean", "export", "predict"),
 )

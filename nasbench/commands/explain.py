@@ -9,7 +9,8 @@ import typer
 
 from nasbench.commands.options import Trust
 from nasbench.errors import NasbenchError
-from nasbench.record import Record, write_atomic
+from nasbench.files import write_atomic
+from nasbench.record import Record
 from nasbench.results.explain import explain, page, terminal
 from nasbench.results.formats import width
 from nasbench.results.seen import see

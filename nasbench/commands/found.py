@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nasbench.commands.options import DEFAULT_RUNS
 from nasbench.errors import NasbenchError, RecordError
-from nasbench.record import write_atomic
+from nasbench.files import write_atomic
 from nasbench.results.cells import Table
 from nasbench.results.collect import Collection, collect
 from nasbench.results.formats import render, rich, width

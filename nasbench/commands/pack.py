@@ -10,8 +10,9 @@ import typer
 
 from nasbench.config import dump_config
 from nasbench.errors import NasbenchError, OptionError, RecordError
+from nasbench.files import write_atomic
 from nasbench.packs import SUFFIX, write_pack
-from nasbench.record import CONFIG, DATA_FILES, ENVIRONMENT, RESULT, Record, find_records, write_atomic
+from nasbench.record import CONFIG, DATA_FILES, ENVIRONMENT, RESULT, STATUS, Record, find_records, with_sums
 from nasbench.terminal import say
 
 DATA_ROOT = Path("data")  # in the place of this machine's
@@ -62,6 +63,7 @@ def _content(record: Record, name: str) -> dict[str, bytes]:
     files[CONFIG] = dump_config(record.config().model_copy(update={"data_root": DATA_ROOT})).encode()
     files[ENVIRONMENT] = _json(environment)
     files[RESULT] = _json({**record.result().model_dump(mode="json"), "record": name})
+    files[STATUS] = _json(with_sums(json.loads(files[STATUS]), files))
     return files
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.files import write_atomic
 from nasbench.nni_bridge.address import FIRST_PORT, LOOPBACK, PORTS, is_free, is_loopback
 from nasbench.nni_bridge.machines import Machines, is_missing
 from nasbench.nni_bridge.portal import PRELOAD, STOP_SECONDS
 from nasbench.nni_bridge.ssh import Connection, quoted
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, RECORD, SPECIFICATION
-from nasbench.record import CONFIG, RESULT, Record, write_atomic
+from nasbench.record import CONFIG, RESULT, Record
 from nasbench.registry import describe_exception
 
 MOST_FILES, MOST_BYTES = 1900, 290 * 2**20  # NNI packs 2,000 files and 300 MB

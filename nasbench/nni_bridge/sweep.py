@@ -11,13 +11,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nasbench.errors import RecordError
+from nasbench.files import write_atomic
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.address import LOOPBACK
 from nasbench.nni_bridge.allocation import Allocation, allocate, gpu_count
 from nasbench.nni_bridge.experiment import Experiment, Say, check_algorithms
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.trial import Specification
-from nasbench.record import Record, write_atomic
+from nasbench.record import Record
 from nasbench.signals import terminable
 from nasbench.studies.plan import Plan, Result, check, plan, write_results
 from nasbench.studies.study import Study

@@ -16,8 +16,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from nasbench.errors import NasbenchError
+from nasbench.files import write_atomic
 from nasbench.nni_bridge import log
-from nasbench.record import write_atomic
 
 MODULE = "nasbench.nni_bridge.trial"  # this one; as a program it has another name
 SPECIFICATION = "specification.json"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from nasbench.errors import OptionError, RecordError
+from nasbench.files import write_atomic
 from nasbench.reasons import evidence
-from nasbench.record import Record, write_atomic
+from nasbench.record import Record
 from nasbench.results import layers
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import MEASURES, Problem, RunRow, grouped, is_searched, option

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nasbench.errors import OptionError, unknown
-from nasbench.record import write_atomic
+from nasbench.files import write_atomic
 
 COLUMN, PAGE = 3.5, 7.0  # widths of one and two columns in inches
 DPI = 220

@@ -10,7 +10,7 @@ from typing import Any
 
 from nasbench.config import SETTING
 from nasbench.errors import DataError, NasbenchError
-from nasbench.record import write_atomic
+from nasbench.files import write_atomic
 from nasbench.studies.known import Known, expected_seconds, finished, held_out, interrupted, known
 from nasbench.studies.study import Planned, Study
 

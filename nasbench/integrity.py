@@ -1,0 +1,83 @@
+"""What has become of a record's files, and what of it can be made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nasbench import machine
+from nasbench.errors import RecordError
+from nasbench.record import (
+    CHECKPOINTS,
+    CONFIG,
+    CONFUSION,
+    DATA,
+    ENVIRONMENT,
+    METRICS,
+    MODEL,
+    RESULT,
+    SEARCH,
+    STAGES,
+    Record,
+)
+
+REPEATED = {RESULT: "test", CONFUSION: "test", DATA: "retrain", MODEL: "retrain"}  # lost file → stage that makes it
+
+
+def repair(record: Record) -> list[str]:
+    """Make a record ready to go on although files are damaged that can be made again.
+
+    Returns:
+        What is done about each, one line.
+
+    Raises:
+        RecordError: one that cannot is damaged.
+    """
+    done, again = [], set()
+    for name, reason in record.damaged().items():
+        if name == ENVIRONMENT:
+            record.write_json(ENVIRONMENT, {**machine.facts(), "started": None})
+            done.append(f"{name}: {reason}; it tells of this machine now")
+        elif name in REPEATED:
+            again.add(REPEATED[name])
+            done.append(f"{name}: {reason}; the stage {REPEATED[name]} is repeated")
+        else:
+            hint = f"start anew with `nasbench run --config {record.path / CONFIG}`"
+            raise RecordError(f"{record.path / name} is damaged and cannot be made again: {reason}; {hint}")
+    if again:
+        record.forget(STAGES[min(map(STAGES.index, again)) :])
+    return done
+
+
+def check(record: Record) -> str:
+    """Read everything that a record holds.
+
+    Returns:
+        `whole`, or `unsealed` where it was written before there was a SHA-256 of anything.
+
+    Raises:
+        RecordError: the first thing that is wrong.
+    """
+    record.config(), record.environment()
+    status = record.status()
+    for name, reason in record.damaged().items():
+        raise RecordError(f"{name}: {reason}")
+    if "search" in status.stages:
+        record.architecture(), record.decisions()
+    if "retrain" in status.stages:
+        record.data()
+    if "test" in status.stages:
+        record.result(), record.confusion()
+    record.curves(SEARCH), record.curves(METRICS)
+    return "whole" if status.sha256 else "unsealed"
+
+
+def superfluous(record: Record) -> list[Path]:
+    """Files that neither results nor a continued run need; none while a run is writing.
+
+    Raises RecordError: the record's state is damaged.
+    """
+    if record.is_owned():
+        return []
+    checkpoints = sorted((record.path / CHECKPOINTS).glob("*")) if record.finished("test") else []
+    left = [*record.path.glob(".*.tmp"), *record.path.glob(f"{CHECKPOINTS}/.*.tmp")]
+    return sorted({*checkpoints, *left})
