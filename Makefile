@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make test TESTS=all` adds the tests that take minutes.
 TESTS ?= fast
 
-.PHONY: run test fuzz lint types clean
+.PHONY: run test fuzz crash-test lint types clean
 
 run: $(VENV)/.installed
 	$(BIN)/nasbench run --space mbv2_metapool --strategy pmpl --dataset digits --preset quick
@@ -19,6 +19,10 @@ test: lint types
 # Over 2,000 made-up command lines, folders, arrays and records: about half an hour on two cores.
 fuzz: $(VENV)/.installed-test
 	NASBENCH_FUZZ=45 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
+
+# Some 200 kills, 20 full disks and 500 damaged files; writes the figures of docs/reliability.md.
+crash-test: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/crash_test.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -47,6 +47,7 @@ COSTS_HEADER = ("kind", "label", "candidate", "input", "cost", "low", "high")  #
 HEADERS = {SEARCH: SEARCH_HEADER, METRICS: METRICS_HEADER, CONFUSION: CONFUSION_HEADER, COSTS: COSTS_HEADER}
 CHANGED = "it is not what the run wrote, since its SHA-256 is another"
 PLACES = {name for name, field in RunConfig.model_fields.items() if role(field) is Role.PLACE}
+UNBORN = ".tmp"  # ends the name of a folder that is about to become a record
 LARGEST = 2**22  # bytes of a file of settings or facts: a stranger's must not take hours to read
 
 M = TypeVar("M", bound=BaseModel)
@@ -79,16 +80,20 @@ class Record:
                     break
                 except FileExistsError:
                     continue
-            write_atomic(path / CONFIG, dump_config(config))
+            # A record has all of its first files, or does not exist.
+            unborn = folder / f".{path.name}.{os.getpid()}{UNBORN}"
+            unborn.mkdir()
+            write_atomic(unborn / CONFIG, dump_config(config))
+            record = cls(unborn)
+            record.write_json(ENVIRONMENT, {**machine.facts(), "started": _now()})
+            record.set_status(state="running")
+            record.seal(FOUNDED)
+            unborn.replace(path)
         except OSError as e:
             raise RecordError(
                 f"no record can be written in {folder}: {e.strerror}; choose another folder with --out"
             ) from e
-        record = cls(path)
-        record.write_json(ENVIRONMENT, {**machine.facts(), "started": _now()})
-        record.set_status(state="running")
-        record.seal(FOUNDED)
-        return record
+        return cls(path)
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -373,7 +378,7 @@ def find_records(folder: Path) -> Iterator[Path]:
             directories.clear()
             yield Path(root)
             continue
-        directories.sort()
+        directories[:] = sorted(name for name in directories if not name.endswith(UNBORN))
         for name in files:
             if name.endswith(packs.SUFFIX):
                 yield from find_records(Path(root) / name)

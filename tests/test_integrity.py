@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -172,3 +173,16 @@ def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path: Path, mon
     assert getattr(told.exception, "exit_code", None) == 1
     assert "1 MiB are free" in str(told.exception)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_part_of_the_crash_test() -> None:
+    script = Path(__file__).parent.parent / "experiments" / "crash_test.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, script, "--short", "--seed", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=1800, check=False)
+    if "no file system can be mounted here" in done.stderr:
+        pytest.skip("no file system can be mounted here")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "every run went on bit for bit" in done.stdout
+    assert "damaged files" in done.stdout

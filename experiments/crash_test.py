@@ -1,0 +1,269 @@
+"""Kills, full disks and damaged files: every run goes on bit for bit, or says by name what is wrong.
+
+`make crash-test` runs all of it and writes the figures of docs/reliability.md; `--short` a twentieth, for the tests. Needs
+`unshare` (Linux) for the disks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from typer.testing import CliRunner
+
+from nasbench.cli import app
+from nasbench.errors import NasbenchError
+from nasbench.files import write_atomic
+from nasbench.pipeline import run
+from nasbench.presets import resolve_config
+from nasbench.progress import Display
+from nasbench.quiet import silence
+from nasbench.record import DATA_FILES, MODEL, Record, find_records
+from nasbench.watch import Watcher
+
+PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
+BEGIN, END = "<!-- figures of make crash-test -->", "<!-- end -->"
+SAME = ("architecture.json", "decisions.json", "search.csv", "metrics.csv", "confusion.csv", MODEL)
+MACHINE = {"search_seconds": 0.0, "retrain_seconds": 0.0, "peak_memory_bytes": 0, "record": ""}
+TINY: dict[str, Any] = {
+    **{"dataset": "digits", "preset": "quick", "device": "cpu", "space_options": {"width": 0.05}},
+    **{"train_images": 160, "batch_size": 16, "epochs": 4, "retrain_epochs": 4},
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "search by evidence": {"strategy_options": {"fixing": "evidence", "warmup_epochs": 1}},
+    "search by DARTS": {"strategy": "darts"},
+    "retraining with an average of the weights": {"architecture": "global", "evaluator_options": {"ema": 0.9}},
+    "distillation": {"architecture": "none", "evaluator": "online_distillation"},
+    "search that trains networks one by one": {
+        **{"strategy": "random", "strategy_options": {"trials": 3}, "epochs": None, "retrain_epochs": 2},
+    },
+}
+PARALLEL = {"architecture": "none", "devices": 2}
+KINDS = ("flip", "cut", "empty", "null", "[]", "{}", "missing", "noise")
+
+
+class FoundError(Exception):
+    """Something that the promise excludes."""
+
+
+def train(settings: dict[str, Any], out: Path, steps: Path) -> None:
+    """Run or go on in this process, silently; a byte in `steps` for every training step."""
+    done = Watcher.on_train_batch_end
+
+    def counted(self: Any, *arguments: Any) -> None:
+        done(self, *arguments)
+        with steps.open("ab") as file:
+            file.write(b".")
+
+    Watcher.on_train_batch_end = counted  # type: ignore[method-assign]
+    os.setpgid(0, 0)  # other processes of the run die with it
+    try:
+        with silence():
+            run(resolve_config(TINY | settings), out, Display())
+    except BaseException:
+        steps.with_suffix(".error").write_text(traceback.format_exc())
+        raise
+
+
+def one_record(folder: Path) -> Path | None:
+    """The record in a folder, if it has come to one."""
+    return next(find_records(folder), None) if folder.is_dir() else None
+
+
+def alike(one: Path, other: Path) -> None:
+    """Raise a FoundError unless two runs have the same result, to the last bit."""
+    for name in SAME:
+        if (one / name).exists() != (other / name).exists():
+            raise FoundError(f"{name} is there only once: {other}")
+        if (one / name).exists() and (one / name).read_bytes() != (other / name).read_bytes():
+            raise FoundError(f"{name} differs: {other}")
+    results = [Record(path).result().model_copy(update=MACHINE) for path in (one, other)]
+    if results[0] != results[1]:
+        raise FoundError(f"the results differ: {other}")
+
+
+def killed(settings: dict[str, Any], whole: Path, seconds: float, folder: Path, draw: random.Random) -> tuple[int, int]:
+    """Run in processes that are killed at random moments until one gets to the end; (kills, steps in all)."""
+    steps, kills, context = folder.with_suffix(".steps"), 0, multiprocessing.get_context("fork")
+    while True:
+        record = one_record(folder)
+        process = context.Process(target=train, args=(settings, record or folder, steps))
+        process.start()
+        process.join(draw.uniform(0, seconds))
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+            process.join()
+            kills += 1
+        elif process.exitcode:
+            raise FoundError(f"a run that went on failed: {record}\n{steps.with_suffix('.error').read_text()}")
+        else:
+            break
+    found = one_record(folder)
+    assert found is not None
+    alike(whole, found)
+    return kills, steps.stat().st_size
+
+
+def kills(folder: Path, wanted: int, draw: random.Random) -> list[str]:
+    """Kill runs of every kind; lines of a table."""
+    lines = ["| what was killed | kills | runs | repeated at most | all bit-equal |", "|---|---|---|---|---|"]
+    for name, settings in {**SETTINGS, "training in two processes": PARALLEL}.items():
+        where = folder / name.replace(" ", "_")
+        begun = time.perf_counter()
+        process = multiprocessing.get_context("fork").Process(
+            target=train, args=(settings, where / "whole", where / "whole.steps")
+        )
+        where.mkdir(parents=True)
+        process.start()
+        process.join()
+        seconds, whole = time.perf_counter() - begun, one_record(where / "whole")
+        if whole is None or process.exitcode:
+            raise FoundError(f"{name}: not even the undisturbed run ends")
+        usual, total, runs, most = (where / "whole.steps").stat().st_size, 0, 0, 0.0
+        goal = wanted if settings is not PARALLEL else max(1, wanted // 4)
+        while total < goal:
+            count, steps = killed(settings, whole, seconds, where / f"killed{runs}", draw)
+            total, runs = total + count, runs + 1
+            most = max(most, (steps - usual) / usual / max(1, count))
+        lines.append(f"| {name} | {total} | {runs} | {100 * most:.0f} % of a run, each time | yes |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+DISK = """
+mount -t tmpfs -o size=24m tmpfs "$1" || exit 77
+(sleep "$2"; dd if=/dev/zero of="$1/fill" bs=16k 2>/dev/null) &
+"$3" -m nasbench run --config "$4" --out "$1/runs"; code=$?
+wait; rm -f "$1/fill"
+[ $code = 2 ] && ! ls "$1"/runs/*/config.yaml 2>/dev/null && code=1  # there was no room for a record
+[ $code = 0 ] || [ $code = 1 ] || exit 3
+if [ $code = 1 ]; then
+  if ls "$1"/runs/*/config.yaml; then "$3" -m nasbench resume "$1"/runs/*/ || exit 4
+  else "$3" -m nasbench run --config "$4" --out "$1/runs" || exit 5; fi
+fi
+"$3" -m nasbench verify "$1/runs" && cp -r "$1"/runs/* "$5" && exit $code
+"""
+
+
+def disks(folder: Path, wanted: int, draw: random.Random) -> str:
+    """Fill the disk of runs at random moments; a sentence."""
+    where = folder / "disks"
+    mounted = where / "mounted"
+    mounted.mkdir(parents=True)
+    settings = TINY | SETTINGS["search by evidence"]
+    whole = run(resolve_config(settings), where / "whole", Display()).path
+    config = whole / "config.yaml"
+    full, seconds = 0, 0.0
+    words = ["unshare", "-Urm", "sh", "-c", DISK, "sh", mounted]
+    while full < wanted:
+        kept = where / f"kept{full}"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir()
+        begun = time.perf_counter()
+        wait = draw.uniform(0, seconds)
+        done = subprocess.run(
+            [*words, f"{wait:.2f}", sys.executable, config, kept], capture_output=True, text=True, check=False
+        )
+        seconds = max(seconds, time.perf_counter() - begun)
+        if done.returncode == 77:
+            raise FoundError("no file system can be mounted here")
+        if done.returncode not in (0, 1) or "Traceback" in done.stderr:
+            raise FoundError(f"a full disk: {done.stderr[-2000:]}")
+        if done.returncode == 1:
+            if sum(line.startswith("error:") for line in done.stderr.splitlines()) != 1:
+                raise FoundError(f"a full disk is not one line: {done.stderr[-2000:]}")
+            full += 1
+            found = one_record(kept)
+            assert found is not None
+            alike(whole, found)
+    return f"{full} full disks at random moments of a search: one line each, and every run went on bit for bit."
+
+
+def harm(path: Path, kind: str, draw: random.Random) -> None:
+    """Damage a file."""
+    content = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    elif kind == "flip" and content:
+        place = draw.randrange(len(content))
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << draw.randrange(8))]) + content[place + 1 :])
+    elif kind == "cut":
+        path.write_bytes(content[: draw.randrange(max(1, len(content)))])
+    elif kind == "noise":
+        path.write_bytes(draw.randbytes(200))
+    else:
+        path.write_bytes({"empty": b"", "flip": b"x"}.get(kind, kind.encode()))
+
+
+def damages(folder: Path, wanted: int, draw: random.Random) -> str:
+    """Damage the files of a finished run one by one; a sentence."""
+    whole = run(resolve_config(TINY | SETTINGS["search by evidence"]), folder / "sound", Display()).path
+    names = [name for name in (*DATA_FILES, MODEL) if (whole / name).is_file()]
+    runner, copy, page = CliRunner(), folder / "damaged" / "run", folder / "report.html"
+    refused = repaired = 0
+    for number in range(wanted):
+        name, kind = names[number % len(names)], KINDS[number // len(names) % len(KINDS)]
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(whole, copy)
+        before = (copy / name).read_bytes()
+        harm(copy / name, kind, draw)
+        if (copy / name).is_file() and (copy / name).read_bytes() == before:
+            continue
+        told = runner.invoke(app, ["verify", str(copy.parent)])
+        if name not in told.output and not (told.exception and name in str(told.exception)):
+            raise FoundError(f"{kind} of {name} is not named: {told.output}")
+        for words in (["show", copy], ["explain", copy], ["table", "strategies", copy], ["report", copy, "-o", page]):
+            told = runner.invoke(app, [*map(str, words)])
+            sane = told.exception is None or isinstance(told.exception, (NasbenchError, SystemExit))
+            if not sane:
+                raise FoundError(f"{kind} of {name}: {words[0]} ends with {told.exception!r}")
+        told = runner.invoke(app, ["resume", str(copy)])
+        if told.exit_code == 0:
+            alike(whole, copy)
+            repaired += 1
+        elif isinstance(told.exception, NasbenchError) and name in str(told.exception):
+            refused += 1
+        else:
+            raise FoundError(f"{kind} of {name}: resume ends with {told.exception!r}")
+    return (
+        f"{refused + repaired} damaged files ({', '.join(KINDS)}): every one named by `nasbench verify`; "
+        f"`nasbench resume` refused {refused} by name and made {repaired} again, bit for bit."
+    )
+
+
+def main() -> None:
+    """Do it all, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a twentieth of it, and no page")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    draw, part = random.Random(given.seed), 20 if given.short else 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        begun = time.perf_counter()
+        lines = kills(folder, 40 // part, draw)
+        for sentence in (disks(folder, 20 // part, draw), damages(folder, 520 // part, draw)):
+            print(sentence, flush=True)
+            lines += ["", sentence]
+    lines += ["", f"`make crash-test` took {(time.perf_counter() - begun) / 60:.0f} min."]
+    if not given.short:
+        text = PAGE.read_text(encoding="utf-8")
+        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+        write_atomic(PAGE, before + "\n".join([BEGIN, *lines, END]) + after)
+
+
+if __name__ == "__main__":
+    main()
