@@ -222,10 +222,6 @@ class Classification(Lightning):
 
     Takes plain values only and builds module, trainer and data from them, so that NNI can send it to other processes.
     Give all arguments by keyword.
-
-    Attributes:
-        module_class: what is trained. A subclass with a loss of its own sets it, and overrides `module_options` where
-            that class takes more than `ClassificationModule` does.
     """
 
     # The recipe of Dong et al., ICASSP 2023, section 3.1, in `paper`; the smaller presets are scaled from it.
@@ -235,6 +231,8 @@ class Classification(Lightning):
         "paper": {"learning_rate": 0.05, "weight_decay": 4e-5},
         "finetune": {"learning_rate": 0.01, "weight_decay": 1e-4, "label_smoothing": 0.1},
     }
+    # What is trained. A subclass with a loss of its own sets it, and overrides `module_options` where that class takes
+    # more than `ClassificationModule` does.
     module_class: type[ClassificationModule] = ClassificationModule
 
     @checked

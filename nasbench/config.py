@@ -187,11 +187,7 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a YAML file of `RunConfig` fields.
-
-    Raises:
-        OptionError: the file is missing, not YAML, or not a mapping.
-    """
+    """Read a YAML file of `RunConfig` fields. Raises OptionError: the file is missing, not YAML, or not a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:

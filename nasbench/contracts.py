@@ -27,17 +27,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SearchWishes:
-    """What a strategy asks of the evaluator that it is going to search with, `None` where it leaves that alone.
+    """What a strategy asks of the evaluator that it is going to search with, `None` where it leaves that alone."""
 
-    Attributes:
-        epochs: limit of the search.
-        meta_fraction: share of the training images on which architecture parameters learn, 0–1.
-        learning_rate: of the weights θ, at its start.
-    """
-
-    epochs: int | None = None
-    meta_fraction: float | None = None
-    learning_rate: float | None = None
+    epochs: int | None = None  # limit of the search
+    meta_fraction: float | None = None  # share of the training images on which architecture parameters learn, 0–1
+    learning_rate: float | None = None  # of the weights θ, at its start
 
 
 class Wishing:
@@ -68,12 +62,9 @@ class Deciding:
 
 
 class Drawing:
-    """Base of the strategies that draw architectures and ask beforehand which are allowed.
+    """Base of the strategies that draw architectures and ask beforehand which are allowed."""
 
-    Attributes:
-        allows: whether an architecture keeps the limits of the run; the pipeline sets it.
-    """
-
+    # Whether an architecture keeps the limits of the run; the pipeline sets it.
     allows: Callable[[Mapping[str, Any]], bool] = staticmethod(lambda architecture: True)
 
 
@@ -81,12 +72,9 @@ class SearchModule(LightningModule):
     """Base of Lightning modules that tell a one-shot search how their weights are to be trained.
 
     NNI optimises by hand in a search and refuses Lightning's own clipping, so the strategy has to do it.
-
-    Attributes:
-        gradient_clip: largest norm of the gradient of the weights θ, none where `None`.
     """
 
-    gradient_clip: float | None = None
+    gradient_clip: float | None = None  # largest norm of the gradient of the weights θ, none where `None`
 
 
 class Space(Protocol):
@@ -170,22 +158,16 @@ class Dataset(Protocol):
 
     Attributes:
         num_classes: after `setup`.
-        image_size: side S of the images in pixels.
-        batch_size: images a step, over all processes.
     """
 
     @property
     def num_classes(self) -> int: ...  # noqa: D102
 
-    image_size: int
-    batch_size: int
+    image_size: int  # side S of the images in pixels
+    batch_size: int  # images a step, over all processes
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the set, or its index.
-
-        Raises:
-            DataError: it is missing or damaged.
-        """
+        """Read the set, or its index. Raises DataError: it is missing or damaged."""
         ...
 
     def train_dataloader(self) -> Iterable[Any]:
@@ -227,9 +209,9 @@ class Evaluator(Protocol):
 
     Derive from `nasbench.evaluators.classification.Classification` for another loss or another way to train.
     Constructor arguments that are filled in: `dataset`, `data` (its options), `stage` (`search` or `retrain`),
-    `epochs`, `device`, `devices`, `nodes` (without these two it runs in one process), `precision` and
-    `checkpoints` (a folder for `best.ckpt`); `learning_rate`, where the strategy wishes for one. They are plain values:
-    NNI sends evaluators to other processes by them.
+    `epochs`, `device`, `devices`, `nodes` (without these two it runs in one process), `precision` and `checkpoints` (a
+    folder for `best.ckpt`); `learning_rate`, where the strategy wishes for one. They are plain values: NNI sends
+    evaluators to other processes by them.
 
     A one-shot search uses `module`, `trainer` and the loaders of `datamodule` only: the module's `training_step` gives
     the loss, and its `configure_optimizers` one optimiser. A `SearchModule` says how the gradient is clipped.
@@ -237,18 +219,12 @@ class Evaluator(Protocol):
     May have `beside` and `restore`, see `Classification`: without them a run that was killed between training and test
     repeats its last epoch. May have `check_space(self, space) -> None`: raises an `OptionError` where networks of a
     space cannot be trained.
-
-    Attributes:
-        datamodule: the data set, set up.
-        module: Lightning module with `set_model(network)`.
-        trainer: Lightning trainer.
-        fit_kwargs: what `trainer.fit` is called with beside these.
     """
 
-    datamodule: Dataset
-    module: Any
-    trainer: Any
-    fit_kwargs: dict[str, Any]
+    datamodule: Dataset  # the data set, set up
+    module: Any  # Lightning module with `set_model(network)`
+    trainer: Any  # Lightning trainer
+    fit_kwargs: dict[str, Any]  # what `trainer.fit` is called with beside these
 
     def observe(self, callbacks: Sequence[Callback]) -> None:
         """Let Lightning callbacks watch this and every later fit; the record is written by one."""

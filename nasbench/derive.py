@@ -20,25 +20,15 @@ from nasbench.watch import probabilities
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to.
+    """What a search came to."""
 
-    Attributes:
-        architecture: that is trained.
-        wanted: by the strategy, whatever it costs.
-        limits: kind → what the network costs, where there are limits.
-    """
-
-    architecture: Architecture
-    wanted: Architecture
-    limits: Mapping[str, LimitFacts]
+    architecture: Architecture  # that is trained
+    wanted: Architecture  # by the strategy, whatever it costs
+    limits: Mapping[str, LimitFacts]  # kind → what the network costs, where there are limits
 
 
 def within_limits(strategy: Any, budget: Budget | None, wanted: Architecture) -> Found:
-    """What a strategy wants, or the best that the limits allow.
-
-    Raises:
-        LimitError: see `Budget.settle`.
-    """
+    """What a strategy wants, or the best that the limits allow. Raises LimitError: see `Budget.settle`."""
     if budget is None:
         return Found(wanted, wanted, {})
     architecture, facts = budget.settle(wanted, _pi(strategy))

@@ -47,11 +47,7 @@ def native(config: RunConfig) -> tuple[int, int]:
 
 
 def default_architecture(config: RunConfig) -> str:
-    """The name of the first of a space's named architectures.
-
-    Raises:
-        ArchitectureError: it names none.
-    """
+    """The name of the first of a space's named architectures. Raises ArchitectureError: it names none."""
     with quiet_libraries():
         space = build_space(config, *native(config))
         resolve(space, None)

@@ -17,57 +17,34 @@ from nasbench.errors import OptionError
 
 @dataclass(frozen=True)
 class Part:
-    """One block of a network.
+    """One block of a network."""
 
-    Attributes:
-        name: path of the module.
-        params: trainable and other parameters.
-        madds: multiply-adds of one image.
-        output: shape of its output without the batch.
-    """
-
-    name: str
-    params: int
-    madds: int
-    output: tuple[int, ...]
+    name: str  # path of the module
+    params: int  # trainable and other parameters
+    madds: int  # multiply-adds of one image
+    output: tuple[int, ...]  # shape of its output without the batch
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a network takes on the CPU.
+    """How long a network takes on the CPU."""
 
-    Attributes:
-        batch: images at a time.
-        threads: of PyTorch.
-        runs: measured ones.
-        median_seconds: of a forward pass.
-        spread_seconds: first and third quartile.
-    """
-
-    batch: int
-    threads: int
-    runs: int
-    median_seconds: float
-    spread_seconds: tuple[float, float]
+    batch: int  # images at a time
+    threads: int  # of PyTorch
+    runs: int  # measured ones
+    median_seconds: float  # of a forward pass
+    spread_seconds: tuple[float, float]  # first and third quartile
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Cost of a network for one image.
+    """Cost of a network for one image."""
 
-    Attributes:
-        params: number of parameters.
-        madds: multiply-adds of convolutions and matrix products (pooling and activations count nothing).
-        parts: the blocks, in the order of the forward pass.
-        latency: on the CPU, `None` where it was not measured.
-        notes: what to know of the network beside the counts, one line each.
-    """
-
-    params: int
-    madds: int
-    parts: tuple[Part, ...]
-    latency: Latency | None = None
-    notes: tuple[str, ...] = ()
+    params: int  # number of parameters
+    madds: int  # multiply-adds of convolutions and matrix products (pooling and activations count nothing)
+    parts: tuple[Part, ...]  # the blocks, in the order of the forward pass
+    latency: Latency | None = None  # on the CPU, `None` where it was not measured
+    notes: tuple[str, ...] = ()  # what to know of the network beside the counts, one line each
 
 
 def profile(model: nn.Module, image_size: int, channels: int = 3, names: Iterable[str] | None = None) -> Profile:

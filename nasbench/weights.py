@@ -25,55 +25,34 @@ TOLERANCE = 0.01  # in which normalisations are the same
 
 @dataclass(frozen=True)
 class Weights:
-    """Pretrained weights.
+    """Pretrained weights."""
 
-    Attributes:
-        name: the file's, or what the library calls them.
-        sha256: of the file.
-        state: name → tensor.
-    """
-
-    name: str
-    sha256: str
-    state: Mapping[str, Tensor]
+    name: str  # the file's, or what the library calls them
+    sha256: str  # of the file
+    state: Mapping[str, Tensor]  # name → tensor
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that a library brings for one of its networks.
+    """Weights that a library brings for one of its networks."""
 
-    Attributes:
-        name: library, network and weights.
-        mean: of the pixels in 0–1, one a channel, by which the images of their training were normalised.
-        std: likewise.
-        image_size: side of these images in pixels.
-        fetch: their file, from the library's cache or, where it is not there, from its source.
-        load: reads that file.
-    """
-
-    name: str
+    name: str  # library, network and weights
+    # Of the pixels in 0–1, one a channel, by which the images of their training were normalised.
     mean: tuple[float, ...]
-    std: tuple[float, ...]
-    image_size: int
-    fetch: Callable[[], Path]
-    load: Callable[[Path], Mapping[str, Tensor]]
+    std: tuple[float, ...]  # likewise
+    image_size: int  # side of these images in pixels
+    fetch: Callable[[], Path]  # their file, from the library's cache or, where it is not there, from its source
+    load: Callable[[Path], Mapping[str, Tensor]]  # reads that file
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of weights.
+    """What became of weights."""
 
-    Attributes:
-        tensors: that there were.
-        used: of these.
-        left_out: what was not used, and why.
-        convolutions: share of the numbers in the network's convolutions that were filled, 0–1.
-    """
-
-    tensors: int
-    used: int
-    left_out: tuple[str, ...]
-    convolutions: float
+    tensors: int  # that there were
+    used: int  # of these
+    left_out: tuple[str, ...]  # what was not used, and why
+    convolutions: float  # share of the numbers in the network's convolutions that were filled, 0–1
 
     def __str__(self) -> str:
         """One line for a reader."""

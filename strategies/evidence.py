@@ -36,23 +36,15 @@ class Loser:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best two candidates that are left in a layer.
+    """The best two candidates that are left in a layer."""
 
-    Attributes:
-        best: index of the candidate with the smallest mean h.
-        rival: of the next.
-        mean: of d = h_rival − h_best, in units of the layer's scale.
-        deviation: of d, likewise.
-        steps: at which they were compared.
-        needed: such steps from the first to a decision, if d went on like this on images that were not seen before;
-            `None` where there is no end to them.
-    """
-
-    best: int
-    rival: int
-    mean: float
-    deviation: float
-    steps: int
+    best: int  # index of the candidate with the smallest mean h
+    rival: int  # of the next
+    mean: float  # of d = h_rival − h_best, in units of the layer's scale
+    deviation: float  # of d, likewise
+    steps: int  # at which they were compared
+    # Such steps from the first to a decision, if d went on like this on images that were not seen before; `None` where
+    # there is no end to them.
     needed: int | None
 
 

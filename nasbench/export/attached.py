@@ -24,10 +24,6 @@ def describe(card: Card, path: Path) -> None:
 
 
 def described(path: Path) -> Card:
-    """The card of a file.
-
-    Raises:
-        OptionError: an entry is missing or damaged.
-    """
+    """The card of a file. Raises OptionError: an entry is missing or damaged."""
     with zipfile.ZipFile(path) as archive:
         return Card.read({name: archive.read(name).decode() for name in archive.namelist()}, path)

@@ -43,17 +43,11 @@ class Deployed(nn.Module):
 
 @dataclass(frozen=True)
 class Runnable:
-    """A network in the runtime of its format.
+    """A network in the runtime of its format."""
 
-    Attributes:
-        card: what the file says of it.
-        logits: of uint8 images (N, S, S, 3), as (N, classes) on the CPU.
-        runs: whether this machine can compute them.
-    """
-
-    card: Card
-    logits: Callable[[Tensor], Tensor]
-    runs: bool = True
+    card: Card  # what the file says of it
+    logits: Callable[[Tensor], Tensor]  # of uint8 images (N, S, S, 3), as (N, classes) on the CPU
+    runs: bool = True  # whether this machine can compute them
 
 
 class Format(Protocol):
@@ -88,11 +82,7 @@ class Quantising(Format, Protocol):
 
 
 def load_format(name: str) -> Format:
-    """A format by its name.
-
-    Raises:
-        OptionError: there is no such format, or what it needs is not installed.
-    """
+    """A format by its name. Raises OptionError: there is no such format, or what it needs is not installed."""
     if name not in FORMATS:
         raise OptionError(unknown("format", name, FORMATS))
     found = format_of(name)

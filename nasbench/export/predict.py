@@ -20,17 +20,11 @@ BATCH = 32  # pictures at a time
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was seen in a file.
+    """What was seen in a file."""
 
-    Attributes:
-        path: of the file.
-        classes: names and probabilities, the likeliest first; empty for a broken file.
-        error: what is wrong with the file, or nothing.
-    """
-
-    path: Path
-    classes: tuple[tuple[str, float], ...] = ()
-    error: str = ""
+    path: Path  # of the file
+    classes: tuple[tuple[str, float], ...] = ()  # names and probabilities, the likeliest first; empty for a broken file
+    error: str = ""  # what is wrong with the file, or nothing
 
 
 def pictures(paths: Iterable[Path]) -> list[Path]:

@@ -35,23 +35,14 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 @dataclass
 class Comparison:
-    """What was seen of a network in two runtimes, batch by batch.
+    """What was seen of a network in two runtimes, batch by batch."""
 
-    Attributes:
-        images: compared so far.
-        correct: of these, by PyTorch; `None` where there are no labels.
-        found_correct: likewise, by the other runtime.
-        others: given another class by the other runtime.
-        difference: largest, of logits.
-        scale: largest of PyTorch's logits, by amount, at least 1.
-    """
-
-    images: int = 0
-    correct: int | None = 0
-    found_correct: int = 0
-    others: int = 0
-    difference: float = 0.0
-    scale: float = 1.0
+    images: int = 0  # compared so far
+    correct: int | None = 0  # of these, by PyTorch; `None` where there are no labels
+    found_correct: int = 0  # likewise, by the other runtime
+    others: int = 0  # given another class by the other runtime
+    difference: float = 0.0  # largest, of logits
+    scale: float = 1.0  # largest of PyTorch's logits, by amount, at least 1
 
     def add(self, expected: Tensor, found: Tensor, labels: Tensor | None) -> None:
         """Count a batch: logits (N, classes) of PyTorch and of the other runtime, and labels (N,)."""
@@ -72,17 +63,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of an export.
+    """What came of an export."""
 
-    Attributes:
-        card: what the file says.
-        comparison: with PyTorch; `None` where this machine cannot run the file.
-        note: why no test images were compared, or empty.
-    """
-
-    card: Card
-    comparison: Comparison | None
-    note: str
+    card: Card  # what the file says
+    comparison: Comparison | None  # with PyTorch; `None` where this machine cannot run the file
+    note: str  # why no test images were compared, or empty
 
 
 def export(

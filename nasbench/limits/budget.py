@@ -28,17 +28,11 @@ class Unreachable(LimitError):
 
 @dataclass(frozen=True)
 class Budget:
-    """All limits of a run.
+    """All limits of a run."""
 
-    Attributes:
-        costs: of each limit.
-        build: the network of an architecture; without one the space.
-        size: S of images (3, S, S).
-    """
-
-    costs: Sequence[Costs]
-    build: Build
-    size: int
+    costs: Sequence[Costs]  # of each limit
+    build: Build  # the network of an architecture; without one the space
+    size: int  # S of images (3, S, S)
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Whether a network keeps every limit by the tables."""

@@ -23,36 +23,23 @@ Places = Mapping[str, Sequence["Place"]]  # label → where it stands
 
 @dataclass(frozen=True)
 class Place:
-    """Where a choice stands in a network.
+    """Where a choice stands in a network."""
 
-    Attributes:
-        choice: the choice.
-        inputs: that its candidates get, of a batch of one image.
-        held: bytes of activations that live then.
-    """
-
-    choice: LayerChoice
-    inputs: tuple[Any, ...]
-    held: int
+    choice: LayerChoice  # the choice
+    inputs: tuple[Any, ...]  # that its candidates get, of a batch of one image
+    held: int  # bytes of activations that live then
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What the kind of a limit says of every candidate at its place.
+    """What the kind of a limit says of every candidate at its place."""
 
-    Attributes:
-        limit: that is to be kept.
-        base: the cheapest architecture.
-        whole: the cost of its network.
-        places: label → candidate → its own cost there; empty where the architecture is given.
-        inputs: label → the shape of what comes there.
-    """
-
-    limit: Limit
-    base: Architecture
-    whole: Measured
+    limit: Limit  # that is to be kept
+    base: Architecture  # the cheapest architecture
+    whole: Measured  # the cost of its network
+    # Label → candidate → its own cost there; empty where the architecture is given.
     places: Mapping[str, Mapping[Any, Measured]]
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, str]  # label → the shape of what comes there
 
     def of(self, architecture: Mapping[str, Any]) -> float:
         """The cost of a network by this table."""

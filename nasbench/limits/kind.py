@@ -18,17 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """A network, or an operator at its place, with what it is called with.
+    """A network, or an operator at its place, with what it is called with."""
 
-    Attributes:
-        module: in evaluation mode.
-        inputs: of a batch of one image.
-        held: bytes of activations that live already when it is called, its inputs included.
-    """
-
-    module: nn.Module
-    inputs: tuple[Any, ...]
-    held: int = 0
+    module: nn.Module  # in evaluation mode
+    inputs: tuple[Any, ...]  # of a batch of one image
+    held: int = 0  # bytes of activations that live already when it is called, its inputs included
 
 
 @dataclass(frozen=True)
@@ -60,15 +54,10 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that a network may cost.
+    """The most that a network may cost."""
 
-    Attributes:
-        name: of the kind.
-        value: in the kind's unit.
-    """
-
-    name: str
-    value: float
+    name: str  # of the kind
+    value: float  # in the kind's unit
 
     @property
     def kind(self) -> Kind:

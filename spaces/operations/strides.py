@@ -77,11 +77,9 @@ def fit_strides(image_size: int, original: Sequence[int], rule: Rule = "fit") ->
 
     By the rule `fit` the earliest stride-2 layers become stride 1, as many as it takes for the last map to be at least
     4×4; on smaller maps several Meta-Pooling candidates coincide, and none of them could ever lead the others by ρ. The
-    original strides, those at 224×224, are 1 or 2 each; the rule `original` keeps them.
-
-    Raises:
-        OptionError: when even without any stride the last map is under 4×4; by the rule `original` when the last map
-            would be under 1×1, so that strides would act on a single pixel.
+    original strides, those at 224×224, are 1 or 2 each; the rule `original` keeps them. Raises OptionError: when even
+    without any stride the last map is under 4×4; by the rule `original` when the last map would be under 1×1, so that
+    strides would act on a single pixel.
     """
     if rule not in RULES:
         raise OptionError(unknown("rule of the strides", rule, RULES))
