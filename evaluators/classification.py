@@ -25,19 +25,13 @@ from nasbench.spaces.operations.auxiliary import auxiliary_loss
 class ClassificationModule(SearchModule):
     """Cross-entropy training of one network: SGD with momentum, cosine or stepped schedule, top-1 and top-5.
 
-    Source: the recipe of Dong et al., ICASSP 2023, section 3.1 (SGD 0.9, weight decay 4e-5, cosine).
-
-    A loss of one's own is a subclass that defines `loss`; see `Classification.module_class`.
-
-    Batches are (images (N, 3, H, W), labels (N,)).
+    Batches are (images (N, 3, H, W), labels (N,)). A loss of one's own is a subclass that defines `loss`, see
+    `Classification.module_class`. Source: the recipe of Dong et al., ICASSP 2023, section 3.1 (SGD 0.9, weight decay
+    4e-5, cosine).
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a `training_step` of one's own, which would lose the losses that modules add.
-
-        Raises:
-            TypeError: the class has one.
-        """
+        """Refuse a `training_step` of one's own, which would lose the losses that modules add, by a TypeError."""
         super().__init_subclass__(**kwargs)
         if cls.training_step is not ClassificationModule.training_step:
             raise TypeError(f"{cls.__name__} defines training_step: define loss, to which it adds auxiliary losses")
@@ -81,15 +75,7 @@ class ClassificationModule(SearchModule):
         return main_logits(self.model(x))
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss of a batch.
-
-        Args:
-            images: (N, 3, H, W).
-            labels: (N,).
-
-        Returns:
-            A scalar to be differentiated, and further numbers by name, which are logged as `train_NAME`.
-        """
+        """The training loss, a scalar, of images (N, 3, H, W) and labels (N,); and numbers, logged as `train_NAME`."""
         logits = self(images)
         return F.cross_entropy(logits, labels, **self.targets()), {"top1": top1(logits, labels)}
 
@@ -136,15 +122,7 @@ class ClassificationModule(SearchModule):
             self.log(f"train_{name}", value, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
     def measure(self, stage: str, logits: Tensor, labels: Tensor, metrics: Any, suffix: str = "") -> None:
-        """Log loss and accuracies of a batch that is not trained on.
-
-        Args:
-            stage: `val` or `test`.
-            logits: (N, classes).
-            labels: (N,).
-            metrics: name → metric, see `accuracies`; they keep count of the batches.
-            suffix: of the logged names.
-        """
+        """Log loss and accuracies (see `accuracies`) of logits (N, classes) and labels (N,), of `val` or `test`."""
         self.log(f"{stage}_loss{suffix}", F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
         for name, metric in metrics.items():
             metric.update(logits, labels)
@@ -238,51 +216,35 @@ class Classification(Lightning):
     @checked
     def __init__(
         self,
-        dataset: str = "digits",
-        data: dict[str, Any] | None = None,
+        dataset: str = "digits",  # registered name or `module:Class` of a data set
+        data: dict[str, Any] | None = None,  # its options, see `nasbench.data.base.ImageData`
+        # `search` splits the training images into train and meta, `retrain` into train and held out.
         stage: Literal["search", "retrain"] = "retrain",
-        epochs: Count = 10,
-        learning_rate: Rate = 0.05,
-        momentum: Share = 0.9,
-        weight_decay: NonNegative = 4e-5,
-        label_smoothing: Share = 0.0,
+        epochs: Count = 10,  # passes over the training images
+        learning_rate: Rate = 0.05,  # ζ, at the start of the schedule
+        momentum: Share = 0.9,  # of SGD
+        weight_decay: NonNegative = 4e-5,  # L2 penalty of all weights θ
+        label_smoothing: Share = 0.0,  # share of the target spread over all classes, 0–1
+        # `loss` weighs every image by n / (K n_c) in the cross-entropy of the training, where n_c of its n images are
+        # of the image's class, one of K; `none` counts all alike.
         balance: Literal["none", "loss"] = "none",
-        gradient_clip: Positive | None = None,
+        gradient_clip: Positive | None = None,  # largest norm of the gradient, none where `None`
+        # Shares of the training after which the learning rate falls to a tenth, e.g. 0.5 and 0.75; the schedule is a
+        # cosine down to zero where `None`.
         milestones: list[Fraction] | None = None,
-        ema: Fraction | None = None,
-        channels_last: bool = True,
-        device: str = "auto",
-        devices: Count = 1,
-        nodes: Count = 1,
+        ema: Fraction | None = None,  # decay of an exponential moving average of the weights; used in retraining only
+        channels_last: bool = True,  # memory layout of weights and images; faster on most devices
+        device: str = "auto",  # `auto`, `cpu`, `cuda` or `cuda:N`
+        devices: Count = 1,  # processes on each machine, each with a device of its own; they share out every batch
+        nodes: Count = 1,  # machines that work together
+        # `32`, `64`, `bf16` or `16` (these two mixed; 16 for retraining only).
         precision: Literal["32", "bf16", "16", "64"] = "32",
+        # Folder for `best.ckpt`, of the best epoch on held-out images; none is written where `None`.
         checkpoints: str | None = None,
     ) -> None:
         """Describe the training; data are read when it starts.
 
-        Args:
-            dataset: registered name or `module:Class` of a data set.
-            data: its options, see `nasbench.data.base.ImageData`.
-            stage: `search` splits the training images into train and meta, `retrain` into train and held out.
-            epochs: passes over the training images.
-            learning_rate: ζ, at the start of the schedule.
-            momentum: of SGD.
-            weight_decay: L2 penalty of all weights θ.
-            label_smoothing: share of the target spread over all classes, 0–1.
-            balance: `loss` weighs every image by n / (K n_c) in the cross-entropy of the training, where n_c of its n
-                images are of the image's class, one of K; `none` counts all alike.
-            gradient_clip: largest norm of the gradient, none where `None`.
-            milestones: shares of the training after which the learning rate falls to a tenth, e.g. 0.5 and 0.75; the
-                schedule is a cosine down to zero where `None`.
-            ema: decay of an exponential moving average of the weights; used in retraining only.
-            channels_last: memory layout of weights and images; faster on most devices.
-            device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            devices: processes on each machine, each with a device of its own; they share out every batch.
-            nodes: machines that work together.
-            precision: `32`, `64`, `bf16` or `16` (these two mixed; 16 for retraining only).
-            checkpoints: folder for `best.ckpt`, of the best epoch on held-out images; none is written where `None`.
-
-        Raises:
-            OptionError: a value is out of range, the device does not exist, or a batch cannot be shared out equally.
+        Raises OptionError: a value is out of range, the device does not exist, or a batch cannot be shared out equally.
         """
         if precision == "16" and stage == "search":
             raise OptionError(
@@ -320,11 +282,7 @@ class Classification(Lightning):
         self.trainer.callbacks.extend(callbacks)
 
     def evaluate(self, model: nn.Module) -> Any:
-        """Train a network. Every call has a new optimiser, schedule and trainer.
-
-        Args:
-            model: (N, 3, H, W) → (N, classes).
-        """
+        """Train a network (N, 3, H, W) → (N, classes). Every call has a new optimiser, schedule and trainer."""
         if self._used:  # a Lightning trainer that has reached its last epoch trains nothing more
             self.module = self._module(self.datamodule)
             self.trainer = self._trainer()
@@ -347,9 +305,8 @@ class Classification(Lightning):
     def test(self) -> dict[str, Any]:
         """Measure the network that was trained last on the test images.
 
-        Returns:
-            `top1`, `top5` (fractions; `None` with under five classes), `loss`, `balanced_accuracy` (mean of the recalls
-            of the classes that have test images) and `confusion` (images by class and by prediction).
+        Returns `top1`, `top5` (fractions; `None` with under five classes), `loss`, `balanced_accuracy` (mean of the
+        recalls of the classes that have test images) and `confusion` (images by class and by prediction).
         """
         (values,) = self.trainer.test(self.module, datamodule=self.datamodule, verbose=False)
         measured = {"top1": values["test_top1"], "top5": values.get("test_top5"), "loss": values["test_loss"]}
@@ -359,12 +316,9 @@ class Classification(Lightning):
         return measured
 
     def module_options(self, data: Any) -> dict[str, Any]:
-        """What `module_class` is built with beside the arguments of `ClassificationModule`.
+        """What `module_class` is built with, for a data set that is ready, beside what `ClassificationModule` takes.
 
-        Called by the constructor: what it reads of a subclass's options must be set before `super().__init__`.
-
-        Args:
-            data: the data set, ready to be used.
+        The constructor calls it: what it reads of a subclass's options must be set before `super().__init__`.
         """
         return {}
 

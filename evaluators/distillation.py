@@ -1,7 +1,4 @@
-"""Several students and a teacher that are trained together: online distillation.
-
-Source: "Training convolutional neural networks with cheap convolutions and online distillation", arXiv 1909.13063.
-"""
+"""Several students and a teacher that are trained together: online distillation. Source: arXiv 1909.13063."""
 
 from __future__ import annotations
 
@@ -198,9 +195,7 @@ class OnlineDistillation(Classification):
     """Several students and a teacher trained together from scratch; the best student on held-out images counts.
 
     A matter of retraining: searches use plain classification with the same options. Give all arguments by keyword.
-
-    Source: arXiv 1909.13063; its recipe is learning_rate 0.1, weight_decay 2e-4, milestones 0.5 and 0.75, batches of
-    128, 300 epochs.
+    Source: arXiv 1909.13063.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -249,13 +244,9 @@ class OnlineDistillation(Classification):
             fusion_map(space, self.datamodule.image_size)
 
     def evaluate(self, model: nn.Module) -> Any:
-        """Train a network beside further students and a teacher; it then has the weights of the best student.
+        """Train one architecture of an NNI `ModelSpace` beside further students; it then has the best one's weights.
 
-        The network is (N, 3, H, W) → (N, classes), one architecture of an NNI `ModelSpace`.
-
-        Raises:
-            ArchitectureError: further students cannot be built from `model`.
-            OptionError: no teacher can.
+        Raises ArchitectureError: further students cannot be built from it. Raises OptionError: no teacher can.
         """
         result = super().evaluate(model)
         if self.stage == "retrain":
@@ -277,11 +268,7 @@ class OnlineDistillation(Classification):
         return True
 
     def test(self) -> dict[str, Any]:
-        """Measure the networks that were trained last on the test images.
-
-        Returns what `Classification.test` says of the reported student, and `distillation`: its name (`reported`) and
-        the accuracies of students and teacher (`held_out_top1`, `test_top1`).
-        """
+        """What `Classification.test` says of the reported student, and as `distillation` everybody's accuracies."""
         result: dict[str, Any] = super().test()
         if self.stage == "retrain":
             result["distillation"] = {

@@ -13,11 +13,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64
 
 
 def hardware(device: str, devices: int, nodes: int, precision: str) -> dict[str, Any]:
-    """What a Lightning trainer is told of processors and numbers; OptionError where there are not as many devices.
-
-    The device is `auto`, `cpu`, `cuda` or `cuda:N`, with `devices` processes on each machine; the precision one of
-    `PRECISIONS`.
-    """
+    """What a Lightning trainer is told of processors and numbers. Raises OptionError: there are not as many devices."""
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
         raise OptionError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")

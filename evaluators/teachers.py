@@ -1,7 +1,4 @@
-"""Teachers that are trained together with their students, and where in a network they look.
-
-Source: "Training convolutional neural networks with cheap convolutions and online distillation", arXiv 1909.13063.
-"""
+"""Teachers that are trained together with their students, and where they look. Source: arXiv 1909.13063."""
 
 from __future__ import annotations
 
@@ -21,10 +18,7 @@ STANDARD = ("standard", "none")
 
 
 class FusionTeacher(nn.Module):
-    """A classifier on the students' last maps: concatenation → BN → ReLU → global average pooling → linear.
-
-    Shape: maps (N, C_i, H, W) → (N, num_classes).
-    """
+    """Concatenation of maps (N, C_i, H, W) → BN → ReLU → global average pooling → linear: logits (N, num_classes)."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         """Build the classifier for `channels` = Σ C_i."""
@@ -39,10 +33,9 @@ class FusionTeacher(nn.Module):
 
 
 def fusion_map(network: nn.Module, image_size: int) -> tuple[str, int]:
-    """Where in a classifier the fusion teacher looks: the module's name, and the number of its map's channels.
+    """The name of the module whose map the fusion teacher reads, `nasbench.profile.last_map`, and the map's channels.
 
-    That is its last feature map, see `nasbench.profile.last_map`; the network is tried out once in evaluation mode on
-    images of this side in pixels. Raises OptionError: no module returns a map.
+    The network computes one black image of this side in evaluation mode. Raises OptionError: no module returns a map.
     """
     training, first = network.training, next(network.parameters(), None)
     images = torch.zeros(1, 3, image_size, image_size, device=None if first is None else first.device)
@@ -57,10 +50,7 @@ def fusion_map(network: nn.Module, image_size: int) -> tuple[str, int]:
 
 
 def standard_architecture(space: Any) -> Architecture:
-    """The architecture of a space, or of its network, that stands for its standard convolutions.
-
-    Raises OptionError: the space names neither an architecture `standard` nor one `none`.
-    """
+    """The architecture `standard` of a space, or of its network, else `none`. Raises OptionError: it names neither."""
     names = named(space)
     for name in STANDARD:
         if name in names:

@@ -40,10 +40,7 @@ def __dir__() -> list[str]:
 
 
 class _Siblings:
-    """Finds the packages that lie beside this folder in a source tree, and in it once they are installed.
-
-    `python -m nasbench` started in a source tree finds this folder before any installed copy.
-    """
+    """Finds the packages that lie beside this folder in a source tree, before any installed copy of them."""
 
     ROOT = Path(__file__).resolve().parent.parent
     PACKAGES = tuple(f"nasbench.{name}" for name in ("spaces", "strategies", "evaluators", "benchmarks"))

@@ -25,7 +25,7 @@ def named(space: ModelSpace) -> dict[str, Architecture]:
 
 
 def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture:
-    """An architecture in the space's order of labels, if it answers every choice of the space and nothing else.
+    """An architecture in the space's order of labels.
 
     Raises ArchitectureError: a label is missing or unknown, or a candidate is not one of its label's.
     """
@@ -50,10 +50,9 @@ def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture
 
 
 def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Architecture:
-    """Turn what a user wrote into an architecture.
+    """Turn what a user wrote into an architecture: a mapping, a name of the space's, or one candidate for every label.
 
-    That is a mapping; the name of one of the space's named architectures, the first of which stands for `None`; or one
-    candidate for every label. Raises ArchitectureError: it is none of these, or does not fit the space.
+    `None` stands for the first named one. Raises ArchitectureError: it is none of these, or does not fit the space.
     """
     if isinstance(choice, Mapping):
         return validate(space, choice)
@@ -84,11 +83,10 @@ def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, An
 
 
 def fresh_copy(network: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build another network of the same space, with the same options of the space and fresh weights.
+    """Another network of the same space and options, of its own or a validated architecture, with fresh weights.
 
-    The network is one of `instantiate`, or of NNI's simplified format: NNI keeps with it how it was built. Its own
-    architecture is taken where no validated one is given. Raises ArchitectureError: it was not built as one
-    architecture of an NNI ModelSpace.
+    NNI keeps with a network how it was built. Raises ArchitectureError: it is not one architecture of an NNI
+    ModelSpace.
     """
     from nni.nas.nn.pytorch import ModelSpace
 

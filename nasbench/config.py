@@ -169,11 +169,7 @@ def digest(content: Any) -> str:
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:
-    """A configuration of exactly these settings.
-
-    Raises:
-        OptionError: unknown setting, or a value of the wrong kind or out of range.
-    """
+    """A configuration of exactly these settings. Raises OptionError: an unknown one, or a value that is not allowed."""
     for key in settings:
         if key not in RunConfig.model_fields:
             raise OptionError(unknown("setting", key, RunConfig.model_fields))

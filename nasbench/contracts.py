@@ -52,12 +52,7 @@ class Deciding:
 
     @property
     def decisions(self) -> dict[str, dict[str, Any]]:
-        """Label → why it was decided, as plain values of the fields of `nasbench.facts.Decision`.
-
-        `step` counts training batches; `pi` is candidate → probability; `by` is `threshold` or `evidence` (decided
-        during the search), `undecided` (taken by a rule, since evidence did not tell) or `limit` (by the largest π when
-        the search ended); `train_loss` is the mean of the last steps.
-        """
+        """Label → why it was decided: plain values of the fields of `nasbench.facts.Decision`."""
         raise NotImplementedError
 
 
@@ -69,10 +64,7 @@ class Drawing:
 
 
 class SearchModule(LightningModule):
-    """Base of Lightning modules that tell a one-shot search how their weights are to be trained.
-
-    NNI optimises by hand in a search and refuses Lightning's own clipping, so the strategy has to do it.
-    """
+    """Base of modules that say how their gradient is clipped in a one-shot search, where Lightning cannot."""
 
     gradient_clip: float | None = None  # largest norm of the gradient of the weights θ, none where `None`
 
@@ -97,15 +89,12 @@ class Space(Protocol):
 
     def __call__(self, x: Tensor) -> Any:
         """Logits (N, classes) of images (N, 3, S, S), or a tuple of these and auxiliary logits."""
-        ...
 
     def simplify(self) -> Mapping[str, Any]:
         """Label → NNI mutable with `values`, in the order in which records list them. NNI's `ModelSpace` has it."""
-        ...
 
     def freeze(self, sample: Mapping[str, Any]) -> nn.Module:
         """The network of an architecture. NNI's `ModelSpace` has it."""
-        ...
 
 
 class Strategy(Protocol):
@@ -129,19 +118,15 @@ class Strategy(Protocol):
 
     def initialize(self, model_space: Any, engine: Any) -> Any:
         """Take a space with its evaluator; raise a `NasbenchError` for what does not fit. NNI's `Strategy` has it."""
-        ...
 
     def run(self) -> None:
         """Search. NNI's `Strategy` has it; a class of one's own defines `_run`."""
-        ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint, its `ckpt_path`. NNI's `Strategy` has it."""
-        ...
 
     def list_models(self, sort: bool = True, limit: int | None = None) -> Iterator[Any]:
         """The best model first, each with its architecture as `sample`. NNI's `Strategy` lists by metric."""
-        ...
 
 
 class Dataset(Protocol):
@@ -168,40 +153,30 @@ class Dataset(Protocol):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the set, or its index. Raises DataError: it is missing or damaged."""
-        ...
 
     def train_dataloader(self) -> Iterable[Any]:
         """Batches for the weights θ, shuffled."""
-        ...
 
     def val_dataloader(self) -> Iterable[Any]:
         """Search: batches for the architecture parameters α. Retraining: held-out images."""
-        ...
 
     def test_dataloader(self) -> Iterable[Any]:
         """Test images; read once, after the retraining."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Where the shuffled orders stand at the end of an epoch. Lightning's data modules have it, and its reverse."""
-        ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the orders of a checkpoint, before or after the loaders are made."""
-        ...
 
     def summary(self) -> str:
         """One line for the user: what there is to learn from and to be tested on."""
-        ...
 
     def description(self) -> dict[str, Any]:
-        """What the record keeps.
+        """What the record keeps: `class_names`, `image_size`, `mean` and `std` (of each channel, of pixels in 0–1).
 
-        Returns:
-            `class_names`, `image_size`, `mean` and `std` (of each channel, of pixels in 0–1), and anything else that
-            JSON can hold; `train_images`, `meta_images` and `held_out_images` are shown.
+        Anything else that JSON can hold, too; `train_images`, `meta_images` and `held_out_images` are shown.
         """
-        ...
 
 
 class Evaluator(Protocol):
@@ -228,17 +203,12 @@ class Evaluator(Protocol):
 
     def observe(self, callbacks: Sequence[Callback]) -> None:
         """Let Lightning callbacks watch this and every later fit; the record is written by one."""
-        ...
 
     def evaluate(self, model: nn.Module) -> Any:
         """Train a network in place, from the weights that it has; each call anew. Logs `val_top1`, if anything."""
-        ...
 
     def test(self) -> Mapping[str, Any]:
-        """Measure the network that was trained last on the test images.
+        """Measure the network that was trained last: `top1`, `top5` (fractions; `None` under five classes), `loss`.
 
-        Returns:
-            `top1` and `top5` (fractions; `top5` is `None` with under five classes), `loss`, and anything else that JSON
-            can hold; it goes into the result. `confusion`, images by class and by prediction, has a file of its own.
+        Anything else that JSON can hold goes into the result, `confusion` (images by class and prediction) into a file.
         """
-        ...

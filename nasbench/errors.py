@@ -8,10 +8,7 @@ from difflib import get_close_matches
 
 
 class NasbenchError(Exception):
-    """Base of every error that a user can cause and mend.
-
-    The message says what was wrong, where, and what to do; the command line prints it as one line and exits.
-    """
+    """Base of every error that a user can cause and mend: one line that says what was wrong, where, and what to do."""
 
     exit_code = 2  # of the command
 
@@ -64,10 +61,7 @@ def quoted(text: object) -> str:
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> str:
-    """Say that a name of this kind (e.g. `"space"`) is unknown, with the nearest of the valid ones.
-
-    One line, e.g. `unknown space 'mbv2': did you mean 'mbv2_metapool'? (known: mbv2_metapool)`.
-    """
+    """Say in one line that a name of this kind (e.g. `"space"`) is unknown, with the nearest of the valid ones."""
     names = [str(k) for k in known]
     text = str(name)[:LONGEST]
     close = get_close_matches(text.lower(), names, n=1, cutoff=0.5) or [k for k in names if text and k.startswith(text)]

@@ -41,11 +41,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 class FiniteGuard(Callback):
-    """Ends the training when something is no longer finite.
-
-    Looks at the losses every few steps; at everything at the end of an epoch, before its checkpoint is written, and
-    before a network is tested.
-    """
+    """Ends the training when a loss (every few steps) or anything (each epoch, before a test) is no longer finite."""
 
     def __init__(self, stage: str) -> None:
         self._stage, self._steps = stage, 0

@@ -1,7 +1,6 @@
 """Options that parts have got since records of them are kept, with what runs did before there was a choice.
 
-A record says what ran, so a run from before an option has nothing to say of it. These values are history: they stay
-what they are, whatever an option's default becomes.
+These values are history: they stay what they are, whatever an option's default becomes.
 """
 
 from __future__ import annotations

@@ -26,15 +26,9 @@ LONGEST_LABEL = 40  # characters of the options in a run's label; longer ones ar
 
 
 def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
-    """Build the search space of a configuration for a data set.
+    """Build the search space of a configuration; classes and image size go by the names that the space has for them.
 
-    Args:
-        config: names the space and its options.
-        num_classes: passed on under the name that the space has for it.
-        image_size: likewise.
-
-    Raises:
-        OptionError: unknown space or option, or a value out of range.
+    Raises OptionError: unknown space or option, or a value out of range.
     """
     context = dict.fromkeys(registry.CLASSES_NAMES, num_classes) | dict.fromkeys(registry.SIZE_NAMES, image_size)
     return registry.build("space", config.space, config.space_options, **context)
@@ -61,35 +55,18 @@ def named_architectures(config: RunConfig) -> list[str]:
 
 
 def derived(config: RunConfig, architecture: Architecture, data: DataFacts) -> nn.Module:
-    """The network of an architecture, with fresh weights.
-
-    Args:
-        config: names the space and its options.
-        architecture: label → candidate.
-        data: of the run.
-
-    Raises:
-        ArchitectureError: it does not fit the space.
-    """
+    """The network of an architecture for a run's data, with fresh weights; ArchitectureError: there is none."""
     classes, size = len(data.class_names), data.image_size
     architecture = validate(build_space(config, classes, size), architecture)
     return instantiate(lambda: build_space(config, classes, size), architecture)
 
 
 def load_model(path: str | Path, trust: bool = False) -> nn.Module:
-    """The derived, trained network of a record.
+    """The derived, trained network of a record, (N, 3, S, S) → (N, classes), in evaluation mode.
 
-    Args:
-        path: the record's folder.
-        trust: build spaces that are not registered, which runs the code of the module that the record names.
-
-    Returns:
-        A plain `torch.nn.Module` in evaluation mode, (N, 3, S, S) → (N, classes); images are to be normalised with
-        the mean and standard deviation of the record's `data.json`.
-
-    Raises:
-        RecordError: the record has no trained network, or it is damaged.
-        OptionError: its space is not registered, and not trusted.
+    Images are to be normalised with the mean and standard deviation of the record's `data.json`. `trust` allows spaces
+    that are not registered, whose code then runs. Raises RecordError: there is no trained network, or it is damaged.
+    Raises OptionError: its space is neither registered nor trusted.
     """
     record = Record(path)
     state = weights_of(record)
@@ -131,11 +108,6 @@ def label_of(config: RunConfig, architecture: Mapping[str, Any], names: Sequence
 
     Parts put words in the place of their options by a static method `words`: option → text. Other options of the space
     are told where they are not the default, except for the width, which readers are told apart.
-
-    Args:
-        config: complete.
-        architecture: that it trains.
-        names: of the architecture, see `names_of`.
     """
     of_space = registry.words("space", config.space, config.space_options)
     candidates = of_space.pop("candidates", "")
@@ -163,17 +135,10 @@ def label_of(config: RunConfig, architecture: Mapping[str, Any], names: Sequence
 def profile_architecture(
     config: RunConfig, use_dataset: bool = False, timed: bool = False
 ) -> tuple[Architecture, Profile]:
-    """Count parameters and multiply-adds of one architecture.
+    """Count parameters and multiply-adds of a configuration's architecture, or of the first that its space names.
 
-    Args:
-        config: names the space, its options, the architecture (where it gives none, the first that the space names),
-            the data set and the image size.
-        use_dataset: take the number of classes and the image size from the data set; else the space's
-            `profile_defaults`, or 1000 and 224 where it has none.
-        timed: measure its latency on the CPU too.
-
-    Raises:
-        NasbenchError: the space, its options or the architecture are wrong, or the data set is missing.
+    Classes and image size are the data set's with `use_dataset`, else the space's `profile_defaults`. Raises
+    NasbenchError: the space, its options or the architecture are wrong, or the data set is missing.
     """
     with quiet_libraries():
         classes, size = native(config)
@@ -186,15 +151,9 @@ def profile_architecture(
 
 
 def profile_record(record: Record, timed: bool = False, trust: bool = False) -> tuple[Architecture, Profile]:
-    """Count the network of a record: its own space, options, classes and image size.
+    """Count the network of a record whose search is done: its own space, options, classes and image size.
 
-    Args:
-        record: whose search is done.
-        timed: measure its latency on the CPU too.
-        trust: see `load_model`.
-
-    Raises:
-        NasbenchError: the record is damaged, or has not come that far.
+    Raises NasbenchError: the record is damaged, has not come that far, or is not trusted.
     """
     with quiet_libraries(), registry.trusting(trust):
         data = record.data()

@@ -38,10 +38,9 @@ OPTIONAL = ("image_size", "train_images", "weights")  # where none is a value, a
 def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lambda line: None) -> RunConfig:
     """Fill in the preset and the parts' defaults under what was given; the configuration is complete.
 
-    What is absent comes from the preset (by default the data set's), else from the part itself. `strategy: fixed` with
-    the option `choice` stands for an `architecture` that is given. Width and image size may be `auto` where there are
-    limits; `say` is told what that came to. Raises OptionError: unknown field, name or option, or a value of the wrong
-    kind or out of range.
+    What is absent comes from the preset (by default the data set's), else from the part itself. Width and image size
+    may be `auto` where there are limits; `say` is told what that came to. Raises OptionError: unknown field, name or
+    option, or a value of the wrong kind or out of range.
     """
     for key in given:
         if key not in RunConfig.model_fields:
@@ -109,10 +108,7 @@ def layer(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete(config: RunConfig) -> RunConfig:
-    """The same settings with every option of every part, converted and in its normal form.
-
-    Raises OptionError: unknown name or option, or a value of the wrong kind or out of range.
-    """
+    """The same settings with every option of every part, converted and in its normal form. Raises OptionError."""
     changed: dict[str, Any] = {"limits": {limit.name: normal(limit) for limit in parse(config.limits)}}
     options = dict(config.space_options)
     if isinstance(config.architecture, str):

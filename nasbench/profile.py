@@ -48,16 +48,9 @@ class Profile:
 
 
 def profile(model: nn.Module, image_size: int, channels: int = 3, names: Iterable[str] | None = None) -> Profile:
-    """Count parameters and multiply-adds.
+    """Count parameters and multiply-adds (half of what `torch.utils.flop_counter` counts) of a network.
 
-    Args:
-        model: network of images (N, channels, image_size, image_size).
-        image_size: side of the image in pixels.
-        channels: of the image.
-        names: of the modules that are counted one by one; its blocks where `None`.
-
-    Returns:
-        The counts; multiply-adds are half of what `torch.utils.flop_counter` counts.
+    Images are (N, channels, image_size, image_size); counted one by one are its blocks, or the modules called `names`.
     """
     blocks = _blocks(model) if names is None else {name: model.get_submodule(name) for name in names}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -92,16 +85,7 @@ def profile(model: nn.Module, image_size: int, channels: int = 3, names: Iterabl
 def latency(
     model: nn.Module, image_size: int, channels: int = 3, batch: int = 1, seconds: float = 0.5, runs: int = 5
 ) -> Latency:
-    """Time forward passes in evaluation mode, where the network is, after three to warm up.
-
-    Args:
-        model: network of images (batch, channels, image_size, image_size), on the CPU.
-        image_size: side of the image in pixels.
-        channels: of the image.
-        batch: images at a time.
-        seconds: how long to measure.
-        runs: at least so many, even if they take longer.
-    """
+    """Time forward passes on the CPU in evaluation mode, after three to warm up: so many `seconds`, at least `runs`."""
     training = model.training
     images = torch.zeros(batch, channels, image_size, image_size)
     times: list[float] = []
@@ -121,21 +105,11 @@ def latency(
 
 
 def last_map(network: nn.Module, images: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """The last feature map that a network computes.
+    """The last feature map (N, C', H, W) that a network computes of images (N, C, S, S), behind its module's name.
 
     That is the output of the module `features`, where the network has one that returns a map. Otherwise it is, of all
     modules that return a map, the output of the last one whose H·W is over 1 (what comes after it has been pooled
-    already), or simply of the last one where no map is larger.
-
-    Args:
-        network: in whatever mode it is.
-        images: (N, C, S, S).
-
-    Returns:
-        The module's name within the network, and the map (N, C', H, W).
-
-    Raises:
-        OptionError: no module returns a map.
+    already), or simply of the last one where no map is larger. Raises OptionError: no module returns a map.
     """
     found: dict[str, torch.Tensor] = {}
     names = {module: name for name, module in network.named_modules() if name}

@@ -50,10 +50,7 @@ def entries(kind: str) -> dict[str, EntryPoint]:
 
 
 def summaries(kind: str) -> dict[str, str]:
-    """The first docstring line of every registered class of a kind, by name, read without importing it.
-
-    Empty where there is no docstring or no source.
-    """
+    """The first docstring line, if any, of every registered class of a kind, by name, read without importing it."""
     return {name: _first_docstring_line(entry) for name, entry in entries(kind).items()}
 
 
@@ -143,10 +140,9 @@ def declared(factory: Any, what: str, default: Any) -> Any:
 
 
 def preset(kind: str, name: str, which: str, common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a part has in a preset, beside its class as `presets`: preset → options.
+    """The options that a part has in a preset: of its `presets`, or of its class method `preset_options`.
 
-    A part whose options depend on what the preset says of every run (`common`), or on what this run has (`settings`),
-    has a class method `preset_options` of the last three arguments instead.
+    The latter gets what the preset says of every run (`common`) and what this run has (`settings`).
     """
     factory = load(kind, name)
     scaled = declared(factory, "preset_options", None)

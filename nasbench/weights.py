@@ -62,11 +62,7 @@ class Fit:
 
 
 def published(config: RunConfig) -> Published | None:
-    """The weights that a library brings for the backbone of a space; `None` where there are none.
-
-    Raises:
-        OptionError: the space or its backbone is unknown.
-    """
+    """The weights that a library brings for a space's backbone, if any. Raises OptionError: either is unknown."""
     backbone = registry.declared(registry.load("space", config.space), "pretrained_backbone", lambda options: "")
     source, _, name = backbone(config.space_options).partition(":")
     return LIBRARIES[source](name) if source in LIBRARIES else None
@@ -75,8 +71,7 @@ def published(config: RunConfig) -> Published | None:
 def read(config: RunConfig) -> Weights | None:
     """The weights that a run starts from; `None` where it starts from none.
 
-    Raises:
-        OptionError: the file cannot be read, or the library has no weights or cannot fetch them.
+    Raises OptionError: the file cannot be read, or the library has no weights or cannot fetch them.
     """
     if config.weights is None:
         return None
@@ -101,11 +96,7 @@ def read(config: RunConfig) -> Weights | None:
 
 
 def read_file(path: Path) -> Weights:
-    """The weights in a file, `.safetensors` or a torch file of a state dict (loaded without running code).
-
-    Raises:
-        OptionError: the file cannot be read.
-    """
+    """The weights in a file, `.safetensors` or a torch file of a state dict (loaded without running code)."""
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
         digest = sha256(path)
@@ -118,15 +109,10 @@ def read_file(path: Path) -> Weights:
 
 
 def fill(model: nn.Module, weights: Weights, partial: bool = False) -> Fit:
-    """Copy every tensor whose name and shape fit into a network.
+    """Copy every tensor whose name and shape fit into a network or space.
 
-    Args:
-        model: the network or space.
-        weights: to be copied.
-        partial: take weights although under half of the network's convolutions get any.
-
-    Raises:
-        OptionError: too little fits, or a tensor is not finite.
+    Raises OptionError: a tensor is not finite, or too little fits (half of the convolutions' numbers, unless
+    `partial`).
     """
     state = weights.state
     begin_as_identity(model, state)
@@ -157,12 +143,7 @@ def fill(model: nn.Module, weights: Weights, partial: bool = False) -> Fit:
 
 
 def cautions(config: RunConfig, data: Any) -> Iterator[str]:
-    """Where data or training are not what pretrained weights are for, one line each.
-
-    Args:
-        config: with weights.
-        data: the data set, ready to be used.
-    """
+    """Where a run or its data, ready to be used, are not what pretrained weights are for, one line each."""
     if config.retrain == "scratch":
         yield "only the search starts from these weights, the network that it finds from scratch (retrain=scratch)"
     known, seen = published(config), data.description()

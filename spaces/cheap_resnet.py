@@ -19,9 +19,9 @@ CANDIDATES = ("standard", *CHEAP)
 
 
 class ResidualBlock(nn.Module):
-    """What the blocks share: a shortcut that is the identity, or a strided 1×1 convolution and BN for a new shape.
+    """What the blocks share: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉), and a shortcut.
 
-    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    That is the identity, or a strided 1×1 convolution and BN for a new shape.
     """
 
     def __init__(self, inp: int, oup: int, stride: int) -> None:
@@ -32,10 +32,7 @@ class ResidualBlock(nn.Module):
 
 
 class StandardBlock(ResidualBlock):
-    """The basic block: two 3×3 convolutions, and a ReLU after the sum.
-
-    Source: He et al., CVPR 2016, figure 5 left, section 4.2.
-    """
+    """Two 3×3 convolutions, and a ReLU after the sum. Source: He et al., CVPR 2016, figure 5 left, section 4.2."""
 
     def __init__(self, inp: int, oup: int, stride: int) -> None:
         super().__init__(inp, oup, stride)
@@ -52,10 +49,8 @@ class StandardBlock(ResidualBlock):
 class CheapBlock(ResidualBlock):
     """Each 3×3 convolution of the basic block replaced by a cheap operation and a 1×1 convolution.
 
-    The cheap operations keep shape and channels, the 1×1 convolutions mix the channels, the second of them has the
-    stride; nothing stands between an operation and its convolution, and nothing after the sum.
-
-    Source: arXiv 1909.13063.
+    The cheap operations keep shape and channels, the second 1×1 convolution has the stride; nothing stands between an
+    operation and its convolution, and nothing after the sum. Source: arXiv 1909.13063.
     """
 
     def __init__(self, inp: int, oup: int, stride: int, operation: Callable[[int], nn.Module]) -> None:
@@ -75,12 +70,9 @@ class CheapResNet(FittedSpace, ModelSpace):
     """Cheap convolutions in a ResNet for small images: each block is standard, depthwise, grouped or shifted.
 
     One `LayerChoice` a block, labelled `block01.conv` … `block27.conv` (at depth 56). Its candidates are whole blocks:
-    the standard one has a ReLU after the sum, the others have not.
-
+    the standard one has a ReLU after the sum, the others have not. (N, 3, S, S) → (N, num_classes), S = `image_size`.
     Source: arXiv 1909.13063 (the cheap blocks); He et al., CVPR 2016, section 4.2 (the network), with 1×1 convolutions
     on the shortcuts that change shape.
-
-    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
     """
 
     # What the network was made for: classes and image size of a profile without a data set.

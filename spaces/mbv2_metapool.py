@@ -32,15 +32,11 @@ REDUCTION = {"expanded": 24, "output": 8}  # of the attention's candidates, by p
 
 
 class EnhancedInvertedResidual(InvertedResidual):
-    """Inverted residual block with a spatial enhancer.
+    """torchvision's inverted residual block, parameter names included, with a spatial enhancer.
 
-    The enhancer stands on the expanded features (after the depthwise conv–BN–ReLU6, before the linear projection) or
-    on the block's output (after the projection's batch normalisation, before the residual sum). The parameters of the
-    block itself keep torchvision's names.
-
-    Source: Sandler et al., CVPR 2018 (the block); Dong et al., ICASSP 2023 (the enhancer).
-
-    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    It stands on the expanded features (after the depthwise conv–BN–ReLU6, before the linear projection) or on the
+    block's output (after the projection's batch normalisation, before the residual sum). (N, C_in, H, W) → (N, C_out,
+    ⌈H/stride⌉, ⌈W/stride⌉). Source: Sandler et al., CVPR 2018 (the block); Dong et al., ICASSP 2023 (the enhancer).
     """
 
     enhancer: nn.Module
@@ -77,12 +73,9 @@ class EnhancedInvertedResidual(InvertedResidual):
 class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV2: each of the 17 blocks chooses no, a local or the global enhancer.
 
-    One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`.
-
-    Source: Dong et al., ICASSP 2023, sections 2.1 and 3; the backbone is torchvision's MobileNetV2, parameter names
-    included.
-
-    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`. (N, 3, S, S) → (N, num_classes), S =
+    `image_size`. Source: Dong et al., ICASSP 2023, sections 2.1 and 3; the backbone and its parameters' names are
+    torchvision's.
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}
@@ -158,10 +151,9 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
         return {**set_words(options["candidates"]), "position": where, **reduction}
 
     def architectures(self) -> dict[str, dict[str, str]]:
-        """Named architectures of this space, as far as its candidates allow them.
+        """`none`, `local` (avg3) and `global` everywhere, and `paper`: blocks 9–17 global, the others without enhancer.
 
-        `none`, `local` (avg3) and `global` everywhere, and `paper`: blocks 9–17 global, the others without enhancer,
-        which is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
+        That is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
         """
         paper = {enhancer_label(i): "global" if i > 8 else "none" for i in range(1, 18)}
         named = uniform_architectures(enhancer_labels(17), self.candidate_names)

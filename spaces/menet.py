@@ -58,12 +58,7 @@ MODELS = {
 
 
 class ChannelShuffle(nn.Module):
-    """Channel shuffle: channel j of group i goes to place j·g + i, so that the next groups mix the ones before.
-
-    Source: Zhang et al., ShuffleNet, CVPR 2018, section 3.1.
-
-    Shape: (N, C, H, W) → (N, C, H, W).
-    """
+    """Moves channel j of group i of (N, C, H, W) to j·g + i. Source: ShuffleNet, CVPR 2018, section 3.1."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -77,12 +72,9 @@ class ChannelShuffle(nn.Module):
 class MergingEvolutionGate(nn.Module):
     """The merging and evolution operations: a narrow map of all groups' features gates the main branch.
 
-    Merging: 1×1 convolution to σ channels, BatchNorm, ReLU; evolution: 3×3 convolution, BatchNorm, ReLU; then 1×1
-    back to C, BatchNorm, sigmoid. No convolution has a bias.
-
+    Merging: 1×1 convolution to σ channels, BatchNorm, ReLU; evolution: 3×3 convolution, BatchNorm, ReLU; then 1×1 back
+    to C, BatchNorm, sigmoid. No convolution has a bias. (N, C, H, W), (N, C, stride·H, stride·W) → (N, C, H, W).
     Source: Qin et al., "Merging-and-Evolution Networks for Mobile Vision Applications", 2018 (arXiv 1803.09127).
-
-    Shape: (N, C, H, W), (N, C, stride·H, stride·W) → (N, C, H, W).
     """
 
     def __init__(self, channels: int, side: int, stride: int) -> None:
@@ -104,11 +96,8 @@ class MEModule(nn.Module):
     1×1 group convolution to a quarter of the output channels – BatchNorm – ReLU – channel shuffle – depthwise 3×3 –
     BatchNorm – gate – 1×1 group convolution – BatchNorm; then the sum with the input, or in the first module of a stage
     the concatenation with the (average-pooled) input; ReLU. The gate is one of the enhancers, or
-    `MergingEvolutionGate`, which also sees the depthwise convolution's input.
-
-    Source: Qin et al. 2018; the candidates other than `me` are those of Dong et al., ICASSP 2023, section 2.1.
-
-    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    `MergingEvolutionGate`, which also sees the depthwise convolution's input. (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉,
+    ⌈W/stride⌉). Source: Qin et al. 2018.
     """
 
     def __init__(
@@ -169,13 +158,9 @@ class MENetSpace(FittedSpace, ModelSpace):
     """MENet: each of the 16 modules chooses its gate (merging-and-evolution, Meta-Pooling, none) and its groups.
 
     Two labels a module: `block01.enhancer` … `block16.enhancer`, and `block01.groups` …, whose candidates are `g1`,
-    `g3`, …; a module whose channels only one count divides has no choice of groups. The eight published networks are
-    named architectures.
-
-    Source: Qin et al., "Merging-and-Evolution Networks for Mobile Vision Applications", 2018 (arXiv 1803.09127); Dong
-    et al., ICASSP 2023, for the Meta-Pooling candidates.
-
-    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    `g3`, …; a module whose channels only one count divides has no choice of groups. (N, 3, S, S) → (N, num_classes), S
+    = `image_size`. Source: Qin et al. 2018 (arXiv 1803.09127); Dong et al., ICASSP 2023, for the Meta-Pooling
+    candidates.
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}
@@ -243,11 +228,7 @@ class MENetSpace(FittedSpace, ModelSpace):
         return set_words(options["candidates"], (GATE,))
 
     def architectures(self) -> dict[str, dict[str, str]]:
-        """Named architectures of this space, as far as its candidates allow them.
-
-        The published network that `model` names, and `none`, `local` (avg3) and `global`: the same network with
-        another gate everywhere.
-        """
+        """The published network `model`, and with `none`, `local` (avg3) or `global` as every gate of it."""
         own = MODELS[self.model].groups
         if not all(own in counts for counts in self.group_counts):
             return {}

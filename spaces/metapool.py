@@ -26,41 +26,28 @@ class MetaPool(ModelSpace):
     The enhancer stands behind the convolution's normalisation and activation; in a backbone that activates no depthwise
     convolution (ShuffleNetV2, RepViT), behind the normalisation. One `LayerChoice` a place, labelled by the module
     behind which it stands, e.g. `features.1.conv.0.2.enhancer`. The backbone's modules and parameters keep their names.
-
-    Source: Dong et al., ICASSP 2023, section 2.1; the backbones are torchvision's, timm's or anyone's.
-
-    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    (N, 3, S, S) → (N, num_classes), S = `image_size`. Source: Dong et al., ICASSP 2023, section 2.1.
     """
 
     @checked
     def __init__(
         self,
+        # `torchvision:NAME`, `timm:NAME`, or `package.module:factory`, a function of `num_classes`.
         backbone: str = "torchvision:mobilenet_v2",
+        # Width multiplier, of backbones that have an option `width_mult` (torchvision's MobileNets).
         width: Width = 1.0,
-        candidates: Candidates = "full",
-        reduction: Count = 32,
-        where: str = "",
-        min_map: Count = 4,
-        grouped: bool = False,
-        num_classes: Count = 1000,
-        image_size: Count = 224,
+        candidates: Candidates = "full",  # `full`, `ablation`, or names (see `candidate_names`)
+        reduction: Count = 32,  # of spatial separable pooling
+        where: str = "",  # regular expression; only places in whose path it is found
+        min_map: Count = 4,  # least side in pixels of the maps that are enhanced
+        grouped: bool = False,  # take every convolution of several groups, not only the depthwise ones
+        num_classes: Count = 1000,  # outputs of the classifier
+        image_size: Count = 224,  # side of the input in pixels; the backbone's strides stay as they are
     ) -> None:
         """Build the space.
 
-        Args:
-            backbone: `torchvision:NAME`, `timm:NAME`, or `package.module:factory`, a function of `num_classes`.
-            width: width multiplier, of backbones that have an option `width_mult` (torchvision's MobileNets).
-            candidates: `full`, `ablation`, or names (see `candidate_names`).
-            reduction: of spatial separable pooling.
-            where: regular expression; only places in whose path it is found.
-            min_map: least side in pixels of the maps that are enhanced.
-            grouped: take every convolution of several groups, not only the depthwise ones.
-            num_classes: outputs of the classifier.
-            image_size: side of the input in pixels; the backbone's strides stay as they are.
-
-        Raises:
-            OptionError: a value is unknown or out of range, the backbone cannot be built or computed, or has no place
-                for an enhancer.
+        Raises OptionError: a value is unknown or out of range, or the backbone cannot be built or computed, or has no
+        place.
         """
         super().__init__()
         self.candidate_names = candidate_names(candidates)
@@ -112,15 +99,9 @@ class MetaPool(ModelSpace):
 
 
 def build_backbone(name: str, num_classes: int, width: float = 1.0) -> nn.Module:
-    """Build a network by name, with fresh weights.
+    """Build a network by name (see `MetaPool`), with fresh weights; it gets the width as `width_mult`, unless it is 1.
 
-    Args:
-        name: see `MetaPool`.
-        num_classes: outputs of the classifier.
-        width: given to the factory as `width_mult`, unless it is 1.
-
-    Raises:
-        OptionError: there is no such network, it cannot be built, or its code is not to be trusted.
+    Raises OptionError: there is no such network, it cannot be built, or its code is not to be trusted.
     """
     source, colon, _ = name.partition(":")
     if not colon:

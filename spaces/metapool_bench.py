@@ -26,13 +26,10 @@ class MetaPoolBench(ModelSpace):
     """A short MobileNetV2, one block in each of five stages, each of which chooses its receptive field.
 
     With the three candidates of the Meta-Pooling paper's ablation these are 243 networks: few enough to train all of
-    them with several seeds, so that it is known where the answer of a search stands among all answers.
-
-    One `LayerChoice` a block, labelled `stage1.enhancer` … `stage5.enhancer`, on the expanded features.
-
-    Source: Sandler et al., CVPR 2018 (the blocks); Dong et al., ICASSP 2023, Table 3 (the candidates).
-
-    Shape: (N, 3, S, S) → (N, num_classes); made for S of 32 to 64.
+    them with several seeds, so that it is known where the answer of a search stands among all answers. One
+    `LayerChoice` a block, labelled `stage1.enhancer` … `stage5.enhancer`, on the expanded features. (N, 3, S, S) → (N,
+    num_classes); made for S of 32 to 64. Source: Sandler et al., CVPR 2018 (the blocks); Dong et al., ICASSP 2023,
+    Table 3 (the candidates).
     """
 
     profile_defaults = (10, 48)

@@ -26,15 +26,11 @@ NETWORKS = {"large": mobilenet_v3_large, "small": mobilenet_v3_small}
 
 
 class EnhancedV3Residual(InvertedResidual):
-    """Inverted residual block of MobileNetV3 with a spatial enhancer.
+    """torchvision's inverted residual block of MobileNetV3, parameter names included, with a spatial enhancer.
 
-    The enhancer stands after the depthwise convolution, its batch normalisation and its activation; a
-    squeeze-and-excitation layer keeps its place behind that, before the projection. The parameters of the block
-    itself keep torchvision's names.
-
-    Source: Howard et al., ICCV 2019, figure 4 (the block); Dong et al., ICASSP 2023 (the enhancer).
-
-    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    It stands after the depthwise convolution, its batch normalisation and its activation, before squeeze-and-excitation
+    and projection. (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉). Source: Howard et al., ICCV 2019, figure 4
+    (the block); Dong et al., ICASSP 2023 (the enhancer).
     """
 
     enhancer: nn.Module
@@ -56,12 +52,9 @@ class EnhancedV3Residual(InvertedResidual):
 class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV3: each of the 15 (large) or 11 (small) blocks chooses its enhancer, or none.
 
-    One `LayerChoice` a block, labelled `block01.enhancer`, ….
-
-    Source: Howard et al., "Searching for MobileNetV3", ICCV 2019; Dong et al., ICASSP 2023, section 2.1; the backbone
-    is torchvision's, parameter names included.
-
-    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    One `LayerChoice` a block, labelled `block01.enhancer`, …. (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    Source: Howard et al., ICCV 2019; Dong et al., ICASSP 2023, section 2.1; the backbone and its parameters' names are
+    torchvision's.
     """
 
     presets: ClassVar = {"quick": {"model": "small", "width": 0.25}}

@@ -19,13 +19,10 @@ NEEDED = dict(zip(LABELS, CANDIDATES, strict=False))
 class Planted(ModelSpace):
     """Nine layers whose right receptive field on data set `planted` is known, or known not to exist.
 
-    The image is cut into 3×3 tiles. Each has a choice of its own, of windows of 1, 3, 5 and 7 pixels, and is read out
-    at its centre: nothing else widens the receptive field, no layer can do the work of another, and the network of an
-    architecture is as good as the number of its right choices.
-
-    One `LayerChoice` a tile, labelled `tile1.enhancer` … `tile9.enhancer`.
-
-    Shape: (N, 3, S, S) → (N, num_classes); made for S = 21.
+    The image is cut into 3×3 tiles. Each has a choice of its own, of windows of 1, 3, 5 and 7 pixels, labelled
+    `tile1.enhancer` … `tile9.enhancer`, and is read out at its centre: nothing else widens the receptive field, no
+    layer can do the work of another, and the network of an architecture is as good as the number of its right choices.
+    (N, 3, S, S) → (N, num_classes); made for S = 21.
     """
 
     profile_defaults = (32, 21)

@@ -29,8 +29,7 @@ CHANNELS = {
 def channels(width: float) -> list[int]:
     """Channels of the stem, the three stages and the head.
 
-    Widths 0.5, 1, 1.5 and 2 are the published networks; at any other the channels of 1 are scaled, stem and head
-    included, to even numbers of at least 8.
+    At widths that are not published the channels of 1 are scaled, stem and head included, to even numbers from 8 on.
     """
     if width in CHANNELS:
         return list(CHANNELS[width])
@@ -38,14 +37,11 @@ def channels(width: float) -> list[int]:
 
 
 class EnhancedUnit(InvertedResidual):
-    """Unit of ShuffleNetV2 with a spatial enhancer in its main branch.
+    """torchvision's unit of ShuffleNetV2, parameter names included, with a spatial enhancer in its main branch.
 
-    The enhancer stands after the depthwise convolution and its batch normalisation, before the second 1×1
-    convolution. The parameters of the unit itself keep torchvision's names.
-
-    Source: Ma et al., ECCV 2018, figure 3 c and d (the unit); Dong et al., ICASSP 2023 (the enhancer).
-
-    Shape: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    It stands after the depthwise convolution and its batch normalisation, before the second 1×1 convolution. (N, C_in,
+    H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉). Source: Ma et al., ECCV 2018, figure 3 c and d (the unit); Dong et al.,
+    ICASSP 2023 (the enhancer).
     """
 
     enhancer: nn.Module
@@ -70,12 +66,9 @@ class EnhancedUnit(InvertedResidual):
 class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
     """Meta-Pooling on ShuffleNetV2: each of the 16 units chooses no, a local or the global enhancer.
 
-    One `LayerChoice` a unit, labelled `block01.enhancer` … `block16.enhancer`.
-
-    Source: Ma et al., "ShuffleNet V2", ECCV 2018; Dong et al., ICASSP 2023, section 2.1; the backbone is torchvision's,
-    parameter names included.
-
-    Shape: (N, 3, S, S) → (N, num_classes), S = `image_size`.
+    One `LayerChoice` a unit, labelled `block01.enhancer` … `block16.enhancer`. (N, 3, S, S) → (N, num_classes), S =
+    `image_size`. Source: Ma et al., "ShuffleNet V2", ECCV 2018; Dong et al., ICASSP 2023, section 2.1; the backbone and
+    its parameters' names are torchvision's.
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}

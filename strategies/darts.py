@@ -46,10 +46,7 @@ class DartsModule(DifferentiableModule):
 
 
 class DARTS(Differentiable):
-    """DARTS: gradient descent on a continuous mixture of candidates, of first or second order.
-
-    Source: Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019. NNI's own has the first order only.
-    """
+    """DARTS, of first or second order. Source: Liu et al., ICLR 2019. NNI's own has the first order only."""
 
     module_class = DartsModule
     alpha_decay = 1e-3  # as published
@@ -67,14 +64,6 @@ class DARTS(Differentiable):
 
     @checked
     def __init__(self, *, order: Literal[1, 2] = 1, **options: Any) -> None:
-        """Set the options.
-
-        Args:
-            order: 1, or 2 (unrolled; about three times the passes).
-            **options: of `Differentiable`.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Set the order, 1 or 2 (unrolled; about three times the passes), and the options of `Differentiable`."""
         super().__init__(**options)
         self.order = order

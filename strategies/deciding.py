@@ -28,10 +28,9 @@ class Excluded:
 
 
 class Evidence:
-    """The races between the candidates of every label, see `Races`.
+    """The races between the candidates of every label (`values`), at δ = `delta` for the whole network; see `Races`.
 
-    Attributes:
-        excluded: label → candidate → why it is out, in the form of records.
+    `excluded` is label → candidate → why it is out, in the form of records.
     """
 
     def __init__(self, values: Mapping[str, Sequence[Any]], delta: float) -> None:
@@ -49,18 +48,10 @@ class Evidence:
     def observe(
         self, gradients: Mapping[str, Tensor], alphas: Mapping[str, Tensor], second_half: bool, looks: float
     ) -> list[Excluded]:
-        """Take in the gradients of a step.
+        """Take in the gradients ∂L/∂α (K,) of a step, taken at α (K,), by label; returns who is out if the caller acts.
 
-        With π = softmax(α), ∂L/∂α_k = π_k (h_k − Σ π_j h_j): a gradient divided by π is h up to a constant.
-
-        Args:
-            gradients: label → ∂L/∂α (K,), of the labels that are searched.
-            alphas: label → α (K,) at which they were taken.
-            second_half: whether more than half of the search is over.
-            looks: how often an image was seen so far, on average.
-
-        Returns:
-            The candidates that are out for good if the caller acts on it, each an `Excluded`.
+        With π = softmax(α), ∂L/∂α_k = π_k (h_k − Σ π_j h_j): a gradient divided by π is h up to a constant. `looks` is
+        how often an image was seen so far, on average.
         """
         if not gradients:
             return []
@@ -115,15 +106,9 @@ class Evidence:
 
 
 def pick(rule: Undecided, label: str, survivors: Sequence[Any], pi: Mapping[Any, float], network: nn.Module) -> Any:
-    """The candidate that is taken where several are left.
+    """The candidate that is taken of a label's survivors, by their π or, in the supernet, by their cost.
 
-    Args:
-        rule: `cheapest`: the fewest parameters, then the smallest window of a pooling, then the first in the space;
-            `largest_pi`.
-        label: of the choice.
-        survivors: the candidates that are left.
-        pi: candidate → π.
-        network: the supernet.
+    `cheapest` has the fewest parameters, then the smallest window of a pooling, then the first place in the space.
     """
     if rule == "largest_pi":
         return max(survivors, key=lambda candidate: pi[candidate])

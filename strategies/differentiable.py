@@ -34,37 +34,29 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     def __init__(
         self,
         *,
+        # Learning rate η of α (Adam); by default such that a candidate that wins every step leads by ρ after a quarter
+        # of the search, see `fitting_eta`.
         eta: Rate | None = None,
-        zeta: Rate | None = None,
-        warmup_epochs: Whole = 0,
+        zeta: Rate | None = None,  # learning rate ζ of θ at its start; the evaluator's where `None`
+        warmup_epochs: Whole = 0,  # epochs in which only θ is trained and nothing is decided
+        # Limit of the search, the evaluator's where `None`; what is open then is decided by its largest π.
         epochs: Count | None = None,
+        # Share of the training images on which α learns; the data set's where `None`.
         meta_fraction: Fraction | None = None,
+        # What leaves the network during the search: `none`, or by `evidence` every candidate that is shown to be worse
+        # than another (see `nasbench.strategies.evidence`).
         fixing: Literal["none", "lead", "evidence"] = "none",
+        # Δ, the probability that evidence throws out anything where no candidate is better than another, over the whole
+        # network.
         delta: Fraction = 0.05,
+        # Which of the candidates is taken that evidence has left: the `cheapest` (see
+        # `nasbench.strategies.deciding.pick`), or the one with the largest π.
         undecided: Undecided = "cheapest",
+        # R, that are trained in turns on the same choices: what they agree on repeats better than what one of them
+        # prefers. With R times the epochs each is trained as long as one alone.
         supernets: Count = 1,
     ) -> None:
-        """Set the options.
-
-        Args:
-            eta: learning rate η of α (Adam); by default such that a candidate that wins every step leads by ρ after a
-                quarter of the search, see `fitting_eta`.
-            zeta: learning rate ζ of θ at its start; the evaluator's where `None`.
-            warmup_epochs: epochs in which only θ is trained and nothing is decided.
-            epochs: limit of the search, the evaluator's where `None`; what is open then is decided by its largest π.
-            meta_fraction: share of the training images on which α learns; the data set's where `None`.
-            fixing: what leaves the network during the search: `none`, or by `evidence` every candidate that is shown
-                to be worse than another (see `nasbench.strategies.evidence`).
-            delta: δ, the probability that evidence throws out anything where no candidate is better than another, over
-                the whole network.
-            undecided: which of the candidates is taken that evidence has left: the `cheapest` (see
-                `nasbench.strategies.deciding.pick`), or the one with the largest π.
-            supernets: R, that are trained in turns on the same choices: what they agree on repeats better than what one
-                of them prefers. With R times the epochs each is trained as long as one alone.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Set the options. Raises OptionError: a value is out of range."""
         super().__init__()
         self.supernets = supernets
         self.fixing, self.delta, self.undecided = fixing, delta, undecided

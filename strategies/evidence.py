@@ -58,26 +58,15 @@ class Races:
     often one looks. A candidate is out as soon as M, divided by the number of comparisons, reaches 1/δ. No learning
     rate, threshold on π or scale of the loss is in it.
 
-    h is divided by a running scale of its layer that is known before the step, so that steps count alike while the
-    loss falls. r is V of the first steps, which are then thrown away. S² is divided by what adds to its variance beyond
-    the theory: by 1 + 2 Σ ρ_l over the first lags l (never less than 1), since weights move slowly and d is correlated
-    with its own past; and by the number of times that an image was seen, since a second look at the same images says
-    little about others. So the odds are about images that were not seen, and few images never suffice, however many
-    steps.
-
-    Attributes:
-        alive: (layers, K) which candidates are in the race.
-        steps: (layers,) comparisons made after the burn-in.
+    h is divided by a running scale of its layer that is known before the step, so that steps count alike while the loss
+    falls. r is V of the first steps, which are then thrown away. S² is divided by what adds to its variance beyond the
+    theory: by 1 + 2 Σ ρ_l over the first lags l (never less than 1), since weights move slowly and d is correlated with
+    its own past; and by the number of times that an image was seen, since a second look at the same images says little
+    about others. So the odds are about images that were not seen, and few images never suffice, however many steps.
     """
 
     def __init__(self, sizes: Sequence[int], delta: float, comparisons: int | None = None) -> None:
-        """Start.
-
-        Args:
-            sizes: number of candidates of each layer.
-            delta: δ, the probability that anything is thrown out where no candidate is better than another.
-            comparisons: over which δ is shared out; by default Σ K (K − 1) over all layers.
-        """
+        """Start with so many candidates in each layer; δ is shared out over all comparisons, by default Σ K (K − 1)."""
         layers, most = len(sizes), max(sizes, default=1)
         self.alive = np.arange(most) < np.array(sizes, int)[:, None]
         self.steps = np.zeros(layers, int)
@@ -94,15 +83,10 @@ class Races:
         self._halves = np.where(self.alive, 0.0, np.inf)[None].repeat(2, 0)
 
     def update(self, h: Floats, second_half: bool = False, looks: float = 1.0) -> list[Loser]:
-        """Take in a step.
+        """Take in h (layers, K), not a number where a candidate takes no part; returns who is out now.
 
-        Args:
-            h: (layers, K) gradients; not a number where a candidate takes no part.
-            second_half: whether more than half of the search is over.
-            looks: how often an image was seen so far, on average.
-
-        Returns:
-            Who is out now.
+        `second_half` says whether more than half of the search is over, `looks` how often an image was seen, on
+        average.
         """
         seen = np.isfinite(h) & self.alive
         values = np.where(seen, h, 0.0)
@@ -128,12 +112,7 @@ class Races:
         return self._losers(second_half, max(1.0, looks)) if running.any() else []
 
     def can_decide(self, steps: int, batches: int) -> bool:
-        """Whether a candidate could be out in time if every batch preferred another to it alike.
-
-        Args:
-            steps: of the search.
-            batches: that have all images once.
-        """
+        """Whether a candidate can be out in so many steps on so many batches of images if all prefer another alike."""
         step = np.arange(BURN_IN + 1, steps + 1)
         gained = (step - BURN_IN) ** 2 / (2 * step * np.maximum(1, step / batches))
         log_odds = gained - 0.5 * np.log(step / BURN_IN) - self._log_comparisons

@@ -17,13 +17,10 @@ from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm, is_iden
 class MixedLayer(DifferentiableMixedLayer):
     """Weighted sum of a layer's candidates, Σ_k π_k β_k(x) with π = softmax(α), until one of them is fixed.
 
-    Candidates that are excluded before are not computed either.
-
-    The candidates that declare themselves as pooling terms are computed by one fused operator, and those that declare
-    themselves as gates of rows and columns are added by another (see `nasbench.spaces.operations.fused`); of all others
-    the forward pass is called.
-
-    Source: Liu et al., DARTS, ICLR 2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
+    Those that are excluded before are not computed either. The candidates that declare themselves as pooling terms are
+    computed by one fused operator, and those that declare themselves as gates of rows and columns are added by another
+    (see `nasbench.spaces.operations.fused`); of all others the forward pass is called. Source: Liu et al., DARTS, ICLR
+    2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -105,15 +102,7 @@ def live_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def pooling_name(module: nn.Module) -> str | None:
-    """What the fused operator calls a module.
-
-    Args:
-        module: a candidate.
-
-    Returns:
-        `none`, `avg3` … `max7`: the name of a `PoolingTerm`, or of torch's module that is exactly the same operation;
-        `None` for any other module.
-    """
+    """What the fused operator calls a `PoolingTerm`, or torch's module of exactly the same operation, if it is one."""
     module = _operation(module)
     if isinstance(module, PoolingTerm):
         return module.name

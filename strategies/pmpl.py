@@ -18,31 +18,20 @@ EVIDENCE = {"fixing": "evidence", "undecided": "largest_pi"}
 
 
 def lead(pi: Sequence[float]) -> tuple[int, float]:
-    """The best candidate and its lead over the second best, π_best − max over m ≠ best of π_m.
+    """The index of the best candidate, and its lead over the second best, π_best − max over m ≠ best of π_m.
 
     Source: Dong et al., ICASSP 2023, eq. 4. (The loop printed in its Algorithm 1 lets m be the best itself and can
-    never fire.)
-
-    Args:
-        pi: probabilities of one layer's candidates.
-
-    Returns:
-        Index of the best, and the lead; a single candidate leads by its whole π.
+    never fire.) A single candidate leads by its whole π.
     """
     order = sorted(range(len(pi)), key=lambda i: -pi[i])
     return order[0], pi[order[0]] - (pi[order[1]] if len(pi) > 1 else 0.0)
 
 
 def reachable_lead(steps: int, eta: float, candidates: int) -> float:
-    """The largest lead in π that α can have after some steps of Adam, from equal α.
+    """The largest lead in π that α of K ≥ 2 candidates can have after some steps of Adam at η, from equal α.
 
     A step of Adam moves α by η at most, so the gap between two by 2η; with the other candidates equal, a gap of g in α
     is a lead of (1 − e^−g) / (1 + (K − 1) e^−g) in π.
-
-    Args:
-        steps: of α.
-        eta: η, the learning rate of α.
-        candidates: K, two or more.
     """
     rest = math.exp(-2 * eta * steps)
     return (1 - rest) / (1 + (candidates - 1) * rest)
@@ -91,10 +80,8 @@ class PMPL(Differentiable):
     """Progressive Meta-Pooling Learning: first-order MAML on α, layers fixed one by one.
 
     By the paper a layer is fixed when one candidate leads by ρ (`fixing=lead`). By `evidence` every candidate leaves as
-    soon as it is shown to be worse than another, and a layer is fixed when one is left.
-
-    Source: Dong et al., "Progressive Meta-Pooling Learning for Lightweight Image Classification Model", ICASSP 2023,
-    Algorithm 1 and eq. 2–4.
+    soon as it is shown to be worse than another, and a layer is fixed when one is left. Source: Dong et al., ICASSP
+    2023, Algorithm 1 and eq. 2–4.
     """
 
     module_class = ProgressiveModule
@@ -114,15 +101,6 @@ class PMPL(Differentiable):
 
     @checked
     def __init__(self, *, rho: Fraction = 0.2, fixing: Literal["lead", "evidence"] = "lead", **options: Any) -> None:
-        """Set the options.
-
-        Args:
-            rho: lead ρ in π at which a layer is fixed, and for which η is fitted.
-            fixing: what fixes a layer: the `lead` of the paper, or `evidence`.
-            **options: of `Differentiable`.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Set ρ, the lead in π at which a layer is fixed and for which η is fitted, and what fixes a layer."""
         super().__init__(fixing=fixing, **options)
         self.rho = rho

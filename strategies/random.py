@@ -23,16 +23,7 @@ class Random(Drawing, Strategy):
 
     @checked
     def __init__(self, *, trials: Count = 1, seed: Seed = 0) -> None:
-        """Set the options.
-
-        Args:
-            trials: architectures that are drawn; more than one are each trained and compared, as many as the engine's
-                budget allows.
-            seed: of the draws.
-
-        Raises:
-            OptionError: a value is out of range.
-        """
+        """Set how many are drawn; several are trained, as far as the engine's budget goes, and compared."""
         super().__init__()
         self.trials, self.seed = trials, seed
         self._single: Any = None

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def moved(parameters: Sequence[Tensor], directions: Sequence[Tensor], scale: float) -> Iterator[None]:
-    """Put θ + scale · direction in the place of θ.
-
-    Args:
-        parameters: θ.
-        directions: one for each, of its shape.
-        scale: of all directions.
-    """
+    """Put θ + scale · direction in the place of θ, with one direction for each parameter."""
     saved = [p.detach().clone() for p in parameters]
     try:
         with torch.no_grad():

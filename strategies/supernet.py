@@ -29,18 +29,12 @@ RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many step
 
 
 def fitting_eta(steps: int, rho: float, candidates: int, share: float = FITTING) -> float:
-    """The η with which a candidate that wins every step leads by ρ after a share of the search.
+    """The η with which one of K candidates that wins every step leads by ρ after a share f of T steps of α.
 
     A step of Adam moves α by about η whatever the gradient's size, so the gap between two by 2η; with the other
     candidates equal, a lead of ρ in π is a gap of κ = ln((1 + ρ (K − 1)) / (1 − ρ)) in α. Hence η = κ / (2 f T). Under
-    pure noise the gap's deviation at the end is about η √(2T), so that κ is f √(2T) of them away: over 4 with
-    f = 1/4 and T ≥ 130.
-
-    Args:
-        steps: T, of α.
-        rho: ρ.
-        candidates: K.
-        share: f.
+    pure noise the gap's deviation at the end is about η √(2T), so that κ is f √(2T) of them away: over 4 with f = 1/4
+    and T ≥ 130.
     """
     return math.log((1 + rho * (candidates - 1)) / (1 - rho)) / (2 * share * max(steps, 1))
 
@@ -50,15 +44,6 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     Every step: θ is trained on a training batch; after the warm-up epochs, α is trained first, on a meta batch, with
     the gradient that `architecture_gradient` gives. Only the training of θ moves batch statistics.
-
-    Attributes:
-        alphas: label → architecture parameter (K,), in the space's order, of every label that can be fixed.
-        all_alphas: these, and those that cannot be fixed.
-        fixed: label → candidate, of the labels that are fixed.
-        decisions: label → why it was decided, see `nasbench.record.Decision`.
-        evidence: what the gradients of α have said of the candidates so far.
-        eta: η in this search.
-        steps: training batches seen.
     """
 
     def __init__(self, training_module: Any, strategy: Any) -> None:
@@ -126,10 +111,6 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
         The parameters of what left stay in the module with `requires_grad=False`, because an optimiser's saved state
         can only be loaded into groups of the same parameters.
-
-        Args:
-            label: of the space.
-            candidate: one of its values.
         """
         alpha = self.alphas[label]
         for module in self.supernet_modules():
@@ -214,16 +195,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         optimizer.zero_grad()
 
     def architecture_gradient(self, train: Any, meta: Any, alphas: Sequence[nn.Parameter]) -> list[Tensor]:
-        """∇_α of the strategy's objective.
-
-        Args:
-            train: batch for the weights θ.
-            meta: batch for the architecture parameters.
-            alphas: the α that are not fixed yet.
-
-        Returns:
-            One gradient an α, of its shape.
-        """
+        """∇_α of the strategy's objective, of a batch for θ and one for α: one gradient an open α, of its shape."""
         raise NotImplementedError
 
     def after_step(self) -> None:

@@ -11,24 +11,17 @@ from torch import Tensor, nn
 
 
 class Turns(nn.Module):
-    """Supernets of the same space with weights of their own and common α, one of which takes part in each step.
+    """Supernets of the same space with weights of their own and common α, one of which takes part in each `turn`.
 
     What one supernet prefers is in part its own accident, which others do not share: preferences that are added up over
     several of them are such as repeat. A step costs what it costs with one; each supernet has its share of the steps.
-
-    Attributes:
-        networks: the supernets.
-        turn: index of the one that takes part.
     """
 
     def __init__(self, network: nn.Module, count: int, fresh: bool = True) -> None:
-        """Copy a supernet.
+        """Copy a supernet, so that there are `count` in all.
 
-        Args:
-            network: the first of them.
-            count: how many there are in all.
-            fresh: whether the others begin with weights of their own: the entries of every kernel and matrix in another
-                order, which is another draw from the same distribution; else (pretrained weights) with the same ones.
+        `fresh` ones have the entries of every kernel and matrix in another order, which is another draw from the same
+        distribution; the others (of pretrained weights) begin with the same ones.
         """
         super().__init__()
         shared = {id(a): a for m in network.modules() if isinstance(m, BaseSuperNetModule) for a in _alphas(m)}

@@ -64,14 +64,9 @@ class Card(BaseModel):
 
     @classmethod
     def read(cls, texts: Mapping[str, str], what: object) -> Card:
-        """Read what `texts` wrote.
+        """Read what `texts` wrote, among other entries, of a file named in the message.
 
-        Args:
-            texts: by name; others may be among them.
-            what: the file that has them, for the message.
-
-        Raises:
-            OptionError: an entry is missing or damaged.
+        Raises OptionError: an entry is missing or damaged.
         """
         try:
             fields = {k: f.annotation for k, f in cls.model_fields.items() if k in texts}
@@ -95,11 +90,7 @@ class Card(BaseModel):
         return self.model_copy(update={"usage": self.usage.replace("(N, ", "(1, ")})
 
     def network(self) -> nn.Module:
-        """The network with fresh weights.
-
-        Raises:
-            NasbenchError: its space is not registered and not trusted, or it does not fit the space.
-        """
+        """The network with fresh weights. Raises NasbenchError: its space is not trusted, or has no such network."""
         settings = {"space": self.space, "space_options": self.space_options, "architecture": self.architecture}
         facts = DataFacts(class_names=self.class_names, image_size=self.image_size)
         with quiet_libraries():
@@ -109,9 +100,8 @@ class Card(BaseModel):
 def card_of(record: Record) -> Card:
     """What a file of a finished record's network is to say.
 
-    Raises:
-        RecordError: the record is damaged, or not finished.
-        OptionError: its data set is not registered and not trusted, or prepares its pictures in an unknown way.
+    Raises RecordError: the record is damaged, or not finished. Raises OptionError: its data set is not registered and
+    not trusted, or prepares its pictures in an unknown way.
     """
     config, data, result = record.config(), record.data(), record.result()
     fit = registry.declared(registry.load("dataset", config.dataset), "fit", "stretch")

@@ -95,12 +95,8 @@ def load_format(name: str) -> Format:
 def load_network(path: Path, trust: bool = False) -> Runnable:
     """The network of a record or of an exported file, which says by its name what it is.
 
-    Args:
-        path: of either.
-        trust: read formats and build spaces that may run the code of whoever made them.
-
-    Raises:
-        NasbenchError: it is neither, damaged, or not trusted.
+    `trust` allows formats and spaces that may run the code of whoever made them. Raises NasbenchError: it is neither,
+    damaged, or not trusted.
     """
     with registry.trusting(trust):
         if is_record(path):
@@ -123,8 +119,7 @@ def load_network(path: Path, trust: bool = False) -> Runnable:
 def read(name: str, path: Path) -> Runnable:
     """Load a file, and try it on one black image, without chatter.
 
-    Raises:
-        OptionError: it is damaged, was not written by nasbench, or does not compute what it says.
+    Raises OptionError: it is damaged, was not written by nasbench, or does not compute what it says.
     """
     try:
         # Weights made in inference mode could not be used outside of it.

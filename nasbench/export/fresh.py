@@ -30,11 +30,7 @@ class Fresh:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, env=paths)
 
     def read(self, name: str, path: Path, trust: bool) -> tuple[Card, bool]:
-        """Load a file of a format; returns what it says, and whether this machine can run it.
-
-        Raises:
-            NasbenchError: see `nasbench.export.format.read`.
-        """
+        """Load a file: what it says, and whether this machine can run it. Raises NasbenchError: see `format.read`."""
         return self._ask((name, path, trust))
 
     def logits(self, images: Tensor) -> Tensor:

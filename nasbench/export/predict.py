@@ -30,8 +30,7 @@ class Prediction:
 def pictures(paths: Iterable[Path]) -> list[Path]:
     """Files as they were named, and the pictures in folders at any depth, in alphabetical order.
 
-    Raises:
-        OptionError: a path does not exist, or a folder holds no picture.
+    Raises OptionError: a path does not exist, or a folder holds no picture.
     """
     found = []
     for path in paths:
@@ -66,13 +65,7 @@ def logits(network: Runnable, paths: Iterable[Path]) -> Iterator[tuple[Path, Ten
 
 
 def predict(network: Runnable, paths: Iterable[Path], top: int) -> Iterator[Prediction]:
-    """The likeliest classes of every file.
-
-    Args:
-        network: see `load_network`.
-        paths: of the files, see `pictures`.
-        top: how many classes, fewer where there are not as many.
-    """
+    """The likeliest classes of every file, `top` of them or all where there are not as many; see `pictures`."""
     names = network.card.class_names
     for path, found in logits(network, paths):
         if isinstance(found, BrokenPicture):

@@ -73,19 +73,12 @@ class Report:
 def export(
     record: Record, name: str, output: Path, force: bool = False, trust: bool = False, quantise: str = ""
 ) -> Report:
-    """Write the network of a record to a file, and try it there.
+    """Write the network of a finished record to a file, and try it there.
 
-    Args:
-        record: finished, with its weights.
-        name: of the format.
-        output: file; its name ends as the format's do.
-        force: write over a file that exists.
-        trust: see `load_model`.
-        quantise: `int8` for whole numbers; computes about the same, and its accuracy is measured.
-
-    Raises:
-        ExportError: the format cannot hold the network, or the file computes something else; nothing is written.
-        NasbenchError: the record, the format or the file's name are not what is needed.
+    `quantise="int8"` gives whole numbers, which compute about the same and whose accuracy is measured; `force` writes
+    over a file that exists; `trust` as in `load_model`. Raises ExportError: the format cannot hold the network, or the
+    file computes something else; nothing is written. Raises NasbenchError: record, format or file name are not what is
+    needed.
     """
     chosen = load_format(name)
     if not output.name.endswith(chosen.SUFFIX):
@@ -172,13 +165,9 @@ def _calibration(record: Record) -> Tensor:
 
 
 def test_batches(record: Record, card: Card) -> tuple[Batches, str]:
-    """The test images of a run, uint8 (N, S, S, 3), with labels; random ones where the data are not there any more.
+    """The test images of a run, uint8 (N, S, S, 3), with labels; random ones, and why, where the data are not there.
 
-    Returns:
-        The batches, and why they are random, or nothing.
-
-    Raises:
-        OptionError: the data set is not registered and not trusted.
+    Raises OptionError: the data set is not registered and not trusted.
     """
     try:
         data = test_data(record)
@@ -188,12 +177,7 @@ def test_batches(record: Record, card: Card) -> tuple[Batches, str]:
 
 
 def test_data(record: Record) -> ImageData:
-    """The data set of a run, read.
-
-    Raises:
-        DataError: it is not there any more, or another one now.
-        OptionError: it is not registered and not trusted.
-    """
+    """The data set of a run, read. Raises DataError: it is not there, or another one now; OptionError: not trusted."""
     data, facts = _dataset(record), record.data()
     if (data.class_names, data.image_size) != (facts.class_names, facts.image_size):
         raise DataError(f"{data.name}: its classes are others now")

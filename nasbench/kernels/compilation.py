@@ -1,7 +1,6 @@
-"""Compile the CPU's kernels at first use, and keep them.
+"""Compile the CPU's kernels at first use (several seconds), and keep them in a folder named after their source.
 
-Compiling takes several seconds once; afterwards the kernels come from a folder named after their source: in
-`NUMBA_CACHE_DIR` if set, else in the user's cache. Where neither can be written, each process compiles its own.
+That is in `NUMBA_CACHE_DIR`, else in the user's cache; where neither can be written, each process compiles its own.
 """
 
 from __future__ import annotations

@@ -1,19 +1,16 @@
-"""The pooling mixture's backward pass on the CPU, compiled by numba.
-
-Nothing but x is kept from the forward pass: the maxima are built again, and nothing ever stores an index.
+"""The pooling mixture's backward pass on the CPU, compiled by numba: of x alone, from which the maxima are built again.
 
 *Maxima.* A row's maximum over seven pixels is the larger of the two over five, and so on down; the gradient goes back
 the same way, at each level to the larger one and, of equal ones, to the left one. Then the columns, where of equal ones
-the upper one takes it. That is the first maximum in row-major order, the one torch chooses. A vertical walk sends g
-to the rows' maxima of 7, 5 and 3 pixels (different planes), a horizontal walk sends those through each other to the
+the upper one takes it. That is the first maximum in row-major order, the one torch chooses. A vertical walk sends g to
+the rows' maxima of 7, 5 and 3 pixels (different planes), a horizontal walk sends those through each other to the
 pixels: the gradient of seven joins that of five, both join that of three.
 
 *Averages.* Zero-padded averages are their own adjoint. v_k, the sums of g over k rows, are left in planes; their sums
 along the row give the gradient of x, and their products with the row sums of x the gradient of pi.
 
-As in the forward pass a task is one image and one block of channels, and the number in names like `r4` says how many
-pixels behind the newest one it lies. The planes hold maxima of rows (3, 5, 7), which the columns' walk replaces by
-their gradients, then v3 and v5, and g, which v7 replaces.
+The planes hold maxima of rows (3, 5, 7), which the columns' walk replaces by their gradients, then v3 and v5, and g,
+which v7 replaces.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The pooling mixture's forward pass on the CPU, compiled by numba.
 
 One task is one image and one block of `LANES` channels; a pixel is then one vector. Every window separates into rows
-and columns, and is built from the next smaller one: max5 at w is the larger of max3 at w - 1 and w + 1, and so on.
-A task first goes along the rows and leaves six planes in its scratch, which stay in the second-level cache, then
-along the columns. Both walks keep their windows in registers: in names like `x3`, the number says how many pixels
-behind the newest one it lies.
+and columns, and is built from the next smaller one: max5 at w is the larger of max3 at w - 1 and w + 1, and so on. A
+task first goes along the rows and leaves six planes in its scratch, which stay in the second-level cache, then along
+the columns. Both walks keep their windows in registers: in names like `x3`, the number says how many pixels behind the
+newest one it lies.
 
 The averages need no plane each: with U7 = c7·sum7, U5 = U7 + c5·sum5 and U3 = U5 + c3·sum3 of a row (c_k = pi_k / k²),
 a row adds U3 to the outputs at most one row away, U5 to those two away and U7 to those three away.
@@ -49,17 +49,9 @@ def write(array: Any, index: int, count: int, value: Any) -> None:
 
 @compiled
 def row_maxima(x: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int, plane: int) -> None:
-    """Write one row's maxima over 3, 5 and 7 pixels into three planes of the scratch.
+    """Write one row's maxima over 3, 5 and 7 pixels into three planes of the scratch; arguments as in `forward_task`.
 
-    Args:
-        x: the images, flat, NHWC.
-        scratch: the planes, flat.
-        place: index of the row's first pixel (and the block's first channel) in x.
-        line: index of the row in a plane.
-        count: the block's channels.
-        width: pixels in a row.
-        channels: distance of two pixels in x.
-        plane: size of a plane.
+    `place` is here the index of the row's first pixel in x, `line` that of the row in a plane, `plane` a plane's size.
     """
     low = splat(scratch, LOW)
     x1 = x2 = low
@@ -193,20 +185,11 @@ def forward_task(
     averages: bool,
     maxima: bool,
 ) -> None:
-    """Mix one block of channels of one image.
+    """Mix one block of channels of one image: of x to y, flat and NHWC, by a scratch of `FORWARD_PLANES` planes.
 
-    Args:
-        x: the images, flat, NHWC.
-        y: the mixture, flat, NHWC.
-        scratch: room for `FORWARD_PLANES` planes of `plane_size(height, width)`.
-        place: index of the block's first channel in the image's first pixel.
-        count: the block's channels.
-        height: rows of the image.
-        width: pixels in a row.
-        channels: distance of two pixels in x and y.
-        weights: pi of `none`, pi of the averages over k², pi of the maxima: 3, 5, 7 each.
-        averages: whether any average takes part.
-        maxima: whether any maximum takes part.
+    `place` is the index of the block's first channel in the image's first pixel, `count` the block's channels,
+    `channels` the distance of two pixels. `weights` are pi of `none`, of the averages over k², of the maxima (3, 5, 7
+    each); `averages` and `maxima` say whether any takes part.
     """
     line = (width | 1) * LANES
     plane = height * line

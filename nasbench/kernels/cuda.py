@@ -1,7 +1,4 @@
-"""The pooling mixture on CUDA: tile sizes, launches and the sums over all programs.
-
-Everything is added up in float32 and the programs' sums in a fixed order, so results repeat bit for bit.
-"""
+"""The pooling mixture on CUDA. Sums are in float32 and in a fixed order: results repeat bit for bit."""
 
 from __future__ import annotations
 

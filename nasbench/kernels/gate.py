@@ -21,22 +21,11 @@ def reference_gate(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, bas
 def spatial_gate(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, base: Tensor | None = None) -> Tensor:
     """Gate each pixel by its row and its column: weight · x · a_h · a_w + base, in one pass.
 
-    Only x and the gates are kept for the backward pass. Derivatives are exact and of first order. On the CPU in
-    float32, bfloat16 (both added up in float32) and float64 a fused kernel computes it, elsewhere plain torch.
-
-    Args:
-        x: input, shape (N, C, H, W); fast in channels_last memory format.
-        rows: gate a_h, shape (N, C, H, 1), in x's type.
-        columns: gate a_w, shape (N, C, 1, W), in x's type.
-        weight: factor, one element, e.g. the candidate's pi.
-        base: what to add, shape (N, C, H, W), in x's type, e.g. the pooling mixture.
-
-    Returns:
-        Shape (N, C, H, W), in x's type, channels_last if x is, else contiguous.
-
-    Raises:
-        OptionError: if the shapes do not go together.
-        NasbenchError: when a second derivative is asked for.
+    Shapes: x and base (N, C, H, W), rows a_h (N, C, H, 1), columns a_w (N, C, 1, W), all of one type, weight one
+    number. The result has x's shape and type, and is channels_last if x is. Derivatives are exact and of first order;
+    only x and the gates are kept for them. On the CPU in float32, bfloat16 (both added up in float32) and float64 a
+    fused kernel computes it, elsewhere plain torch. Raises OptionError: shapes do not go together. Raises
+    NasbenchError: for a second derivative.
 
     Source: Meta-Pooling, section 2.1 (the global candidate, spatial separable pooling).
     """

@@ -28,30 +28,18 @@ _warned: set[str] = set()
 
 
 def pooling_mixture(x: Tensor, pi: Tensor, names: Sequence[str]) -> Tensor:
-    """Mix pooling candidates in one pass: Σ_k pi_k · candidate_k(x).
+    """Mix K different pooling candidates of `POOLING_NAMES` in one pass: Σ_k pi_k · candidate_k(x).
 
-    Stride 1 and padding k // 2 keep the shape. Averages are padded with zeros that count, maxima with -inf. All is
-    added up in float32, or in float64 if x is. Of equal maxima the first in row-major order takes the gradient, as in
-    torch. Only x and pi are kept for the backward pass. Derivatives are exact and of first order;
-    `NASBENCH_KERNELS=reference` in the environment takes plain torch instead, which has those of any order.
+    Shapes: x (N, C, H, W), pi (K,); the result has x's shape and type, and is channels_last if x is, which is fast:
+    other layouts are copied. Stride 1 and padding k // 2 keep the shape. Averages are padded with zeros that count,
+    maxima with -inf. All is added up in float32, or in float64 if x is. Of equal maxima the first in row-major order
+    takes the gradient, as in torch; where a window holds a NaN, averages are NaN, but a maximum may overlook it.
+    Derivatives are exact and of first order. The kernels take float32, bfloat16 and float64 on the CPU, float32,
+    bfloat16 and float16 on CUDA; elsewhere (with one warning), and with `NASBENCH_KERNELS=reference`, plain torch stands in, which has
+    derivatives of any order.
 
-    Where a candidate's window holds a NaN, the averages are NaN as in torch, but a maximum may overlook it.
-
-    Args:
-        x: input, shape (N, C, H, W). Fast in channels_last memory format; any other is copied to it and back. The
-            kernels take float32, bfloat16 and float64 on the CPU, float32, bfloat16 and float16 on CUDA; for any other
-            type or device the reference stands in, with one warning.
-        pi: one weight per candidate, shape (K,).
-        names: K different candidates out of `POOLING_NAMES`.
-
-    Returns:
-        The mixture, shape (N, C, H, W), in x's type, channels_last if x is, else contiguous.
-
-    Raises:
-        OptionError: if the arguments do not go together, or `NASBENCH_KERNELS` has an unknown value.
-        NasbenchError: when a second derivative is asked for.
-
-    Source: Meta-Pooling, section 2.1 (the parameterised spatial enhancer's local candidates).
+    Raises OptionError: the arguments do not go together, or `NASBENCH_KERNELS` is unknown. Raises NasbenchError: for a
+    second derivative. Source: Meta-Pooling, section 2.1 (the parameterised spatial enhancer's local candidates).
     """
     codes = check(x, pi, names)
     if takes_reference(x):

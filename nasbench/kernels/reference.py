@@ -64,9 +64,5 @@ def mix(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
 
 
 def reference_mixture(x: Tensor, pi: Tensor, names: Sequence[str]) -> Tensor:
-    """Compute `pooling_mixture` in plain torch, one candidate after the other; arguments as there.
-
-    Averages are padded with zeros (`count_include_pad`), maxima with -inf. Differentiable any number of times, in every
-    floating-point type.
-    """
+    """Compute `pooling_mixture` in plain torch, in every type and differentiable any number of times."""
     return mix(x, pi, check(x, pi, names))

@@ -1,12 +1,9 @@
 """Run a compiled function on several threads: on torch's own OpenMP team where there is one.
 
-After each parallel operation torch's worker threads go on spinning for about a millisecond. Any second team (numba's
-threading layers, Python threads) competes with them for the same cores: measured on 2 cores, a backward pass of
-3.7 ms took 3.8 ms on two Python threads and 2.2 ms on torch's team. So the kernels borrow that team through
-`GOMP_parallel`, which GNU's and LLVM's OpenMP both export, and take plain Python threads elsewhere.
-
-Both are safe to call from several Python threads at once. A forked child runs on one thread: no OpenMP team survives
-a fork (torch's own operations have the same limit; a `DataLoader`'s workers run on one thread anyway).
+Torch's workers spin for about a millisecond after an operation, and any second team competes with them: on 2 cores a
+backward pass took 3.8 ms on two Python threads and 2.2 ms on torch's team, which `GOMP_parallel` of GNU's and LLVM's
+OpenMP lends. Elsewhere Python threads do it. Both are safe to call from several Python threads at once. A forked child
+runs on one thread: no OpenMP team survives a fork.
 """
 
 from __future__ import annotations
@@ -61,8 +58,7 @@ def _team() -> Callable[..., None] | None:
 def run(body: Any, argument: int, workers: int) -> None:
     """Call `body(argument)` at the same time on every one of `workers` threads, this one included, and wait for all.
 
-    The body, e.g. a compiled `numba.cfunc`'s `.ctypes`, runs without the GIL on an address. It shares out its work by
-    itself, so it is right with fewer threads than asked for, too.
+    The body runs without the GIL and shares out its work by itself: it is right with fewer threads than asked for, too.
     """
     team = _team() if workers > 1 else None
     if team is not None:

@@ -1,11 +1,8 @@
-"""Explicit SIMD vectors for numba: eight lanes of float32 or float64.
+"""Explicit SIMD vectors for numba: eight lanes of float32 or float64; arrays of uint16 hold bfloat16.
 
 LLVM vectorises a loop by itself only when it can prove that its arrays do not overlap, which it cannot for rings and
-planes inside one scratch array. With a vector *type* nothing needs proving: a kernel written in terms of `load`, `+`,
-`maximum` and `store` keeps its sliding windows in registers. Eight lanes are one AVX register, half an AVX-512 one
-and two NEON ones; sixteen measured no faster on AVX-512 (Zen 4) and waste lanes on 8 and 24 channels.
-
-Arrays of uint16 are read and written as bfloat16, and computed with in float32.
+planes inside one scratch array. With a vector *type* nothing needs proving. Eight lanes are one AVX register, half an
+AVX-512 one and two NEON ones; sixteen measured no faster on AVX-512 (Zen 4) and waste lanes on 8 and 24 channels.
 """
 
 from __future__ import annotations

@@ -39,13 +39,10 @@ class Budget:
         return all(costs.allows(architecture) for costs in self.costs)
 
     def best(self, scores: Mapping[str, Mapping[Any, float]]) -> Architecture | None:
-        """The architecture with the largest sum of scores that keeps every limit; `None` where none does.
+        """The architecture with the largest sum of scores (label → candidate → score) that keeps every limit, if any.
 
         Exact: a knapsack with one candidate of each layer, solved by HiGHS's branch and bound. What keeps a limit only
         within that solver's tolerance is cut off.
-
-        Args:
-            scores: label → candidate → score.
         """
         from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -79,17 +76,10 @@ class Budget:
     def settle(
         self, wanted: Architecture, pi: Mapping[str, Mapping[Any, float]]
     ) -> tuple[Architecture, dict[str, LimitFacts]]:
-        """What a strategy wants, or the best that is allowed.
+        """What a strategy wants, or the best that is allowed, and kind → what its network costs, measured again.
 
-        Args:
-            wanted: by the strategy.
-            pi: label → candidate → π, 0 where a candidate has left; empty where only `wanted` will do.
-
-        Returns:
-            The architecture, and kind → what its network costs, measured again.
-
-        Raises:
-            LimitError: the network does not cost what the tables say, or more than a limit.
+        `pi` is label → candidate → π, 0 where a candidate has left; empty where only `wanted` will do. Raises
+        LimitError: the network does not cost what the tables say, or more than a limit.
         """
         scores = {
             label: {value: float(np.log(max(p, LEAST))) if p > 0 else LEFT for value, p in own.items()}
@@ -109,8 +99,7 @@ class Budget:
     def measured(self, architecture: Architecture) -> dict[str, LimitFacts]:
         """What a network costs as a whole, beside the cheapest: what slows both down is no mistake in the tables.
 
-        Raises:
-            LimitError: it does not cost what the tables say.
+        Raises LimitError: it does not cost what the tables say.
         """
         facts, network = dict[str, LimitFacts](), self.build(architecture)
         for costs in self.costs:
@@ -133,11 +122,7 @@ class Budget:
         return facts
 
     def check(self) -> None:
-        """See whether some network keeps all limits, and whether some drawn at random cost what the tables say.
-
-        Raises:
-            LimitError: they do not.
-        """
+        """Raise a LimitError unless some network keeps all limits, and some at random cost what the tables say."""
         values = {label: list(own) for label, own in self.costs[0].places.items()}
         if self.best({label: dict.fromkeys(own, 0.0) for label, own in values.items()}) is None:
             alone = ", ".join(f"{c.limit} ({c.limit.text(c.whole.value)} is reachable alone)" for c in self.costs)
@@ -165,16 +150,9 @@ class Budget:
 
 
 def budget(limits: Sequence[Limit], build: Build, size: int, architecture: Architecture | None = None) -> Budget:
-    """Measure what candidates cost, and see whether the limits can be kept.
+    """Measure what candidates, or the network of a given architecture, cost under one or more limits.
 
-    Args:
-        limits: at least one.
-        build: see `Budget`.
-        size: likewise.
-        architecture: that is given.
-
-    Raises:
-        LimitError: a limit cannot be kept, or the costs of candidates do not add up to those of networks.
+    Raises LimitError: a limit cannot be kept, or the costs of candidates do not add up to those of networks.
     """
     found = Budget(tables(limits, build, size, architecture), build, size)
     for costs in found.costs:

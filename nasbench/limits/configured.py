@@ -24,15 +24,9 @@ def network(config: RunConfig, classes: int, size: int, architecture: Architectu
 
 
 def budget_of(config: RunConfig, classes: int, size: int) -> Budget:
-    """Measure what a configuration's limits are about, see `budget`.
+    """Measure what a complete configuration's limits are about, for so many classes and images (3, size, size).
 
-    Args:
-        config: complete, with at least one limit.
-        classes: of the data.
-        size: S of its images.
-
-    Raises:
-        NasbenchError: a limit cannot be kept, or is none.
+    Raises NasbenchError: a limit cannot be kept, or is none.
     """
     given = None if config.strategy else resolve(build_space(config, classes, size), config.architecture)
     return budget(parse(config.limits), partial(network, config, classes, size), size, given)

@@ -56,14 +56,7 @@ class Costs:
 def tables(limits: Sequence[Limit], build: Build, size: int, architecture: Architecture | None = None) -> list[Costs]:
     """Measure every candidate of a space, and the cheapest network; or only the network of an architecture.
 
-    Args:
-        limits: whose kinds measure.
-        build: of the space.
-        size: S of images (3, S, S).
-        architecture: that is given.
-
-    Raises:
-        LimitError: the space has a choice that is none between operators.
+    Images are (3, size, size). Raises LimitError: the space has a choice that is none between operators.
     """
     if architecture is not None:
         network = build(architecture)
@@ -99,11 +92,7 @@ def _own(limit: Limit, places: Places, values: Mapping[str, Sequence[Any]]) -> d
 
 
 def _places(space: Any, size: int) -> dict[str, list[Place]]:
-    """Where every choice of a space stands, found by a forward pass with the first candidates.
-
-    Raises:
-        LimitError: one was not met there.
-    """
+    """Where every choice of a space stands, found by a forward pass with the first candidates."""
     seen: dict[str, list[tuple[LayerChoice, Any, int]]] = {label: [] for label in choices(space)}
     image = torch.rand(1, 3, size, size)
     living = Living(image.numel() * image.element_size())

@@ -81,11 +81,7 @@ def normal(limit: Limit) -> str:
 
 
 def parse(limits: Mapping[str, Any]) -> list[Limit]:
-    """The limits that a user has written as kind → value with its unit.
-
-    Raises:
-        OptionError: there is no such kind, unit or runtime, the value is no positive number, or a package is missing.
-    """
+    """The limits that a user has written as kind → value with its unit. Raises OptionError: one is none."""
     return [_parsed(name, str(value)) for name, value in limits.items()]
 
 

@@ -18,16 +18,10 @@ STEP, LARGEST = 32, 224  # image sizes are multiples, up to this or to the data 
 def taken(
     settings: Mapping[str, Any], complete: Callable[[dict[str, Any]], RunConfig], say: Callable[[str], object]
 ) -> RunConfig:
-    """The configuration of settings in which the width or the image size may be `auto`.
+    """The configuration of settings in which the width or the image size may be `auto`; `say` is told what was taken.
 
-    Args:
-        settings: of a run.
-        complete: makes a configuration of settings with plain values.
-        say: told what was taken.
-
-    Raises:
-        LimitError: the cheapest network keeps the limits with no value.
-        OptionError: both are `auto`, there is no limit, or the space takes no such value.
+    `complete` makes a configuration of plain settings. Raises LimitError: the cheapest network keeps the limits with no
+    value. Raises OptionError: both are `auto`, there is no limit, or the space takes no such value.
     """
     options = dict(settings.get("space_options") or {})
     if AUTO not in (options.get("width"), settings.get("image_size")):

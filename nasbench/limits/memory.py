@@ -17,12 +17,7 @@ RUNTIME, PACKAGES, TOLERANCE, JOIN = "", (), 0.0, max
 
 
 class Living(TorchDispatchMode):
-    """Follows the storages that operators make, until they are gone.
-
-    Attributes:
-        now: bytes that live.
-        peak: most of them so far.
-    """
+    """Follows the storages that operators make, until they are gone: bytes that live `now`, and at their `peak`."""
 
     def __init__(self, held: int) -> None:
         """Start with so many bytes."""

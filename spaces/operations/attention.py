@@ -1,25 +1,8 @@
-"""Attention modules of Tables 2 and 4: SE, CBAM, SK and CoordAttention.
+"""Attention modules of Tables 2 and 4: SE, CBAM, SK and CoordAttention, each (N, C, H, W) → (N, C, H, W).
 
-All four are timm's (`timm.layers`), sub-classed only to fix the widths with which the networks of the
-Meta-Pooling paper have their printed parameter counts: timm's own defaults round the hidden width to
-multiples of eight or scale it, which gives other counts. No module had to be written anew.
-
-MobileNetV2 with the module in all 17 inverted residuals, 1000 classes, parameters in millions at widths
-1.0 / 0.75 / 0.5 (the tests build these networks):
-
-| module | where | reduction | counted | printed |
-|---|---|---|---|---|
-| SE | expanded features | 24 | 3.888 / 2.855 / 2.067 | 3.89 / 2.86 / 2.1 |
-| CBAM | expanded features | 24 | 3.890 / 2.857 / 2.069 | 3.89 / 2.86 / 2.1 |
-| SE | block output | 8 | 3.563 | 3.56 |
-| CBAM | block output | 8 | 3.565 | 3.57 |
-| SK | in place of the depthwise 3×3–BN–ReLU6 | 8 | 5.278 | 5.28 |
-| CoordAttention | expanded features | 32 | 3.952 / 2.892 / 2.096 | 3.95 |
-
-"Expanded features" is after the depthwise conv–BN–ReLU6 and before the linear 1×1 projection; "block output"
-is after the projection's BatchNorm and before the residual sum.
-
-A module is made for C = `channels`; a number of channels, reduction or stride below 1 is an OptionError.
+All four are timm's (`timm.layers`), sub-classed only to fix the widths with which the networks of the Meta-Pooling
+paper have their printed parameter counts (the tests build these): timm's own defaults round the hidden width to
+multiples of eight or scale it. A number of channels, reduction or stride below 1 is an OptionError.
 """
 
 from __future__ import annotations
@@ -44,13 +27,8 @@ def _hidden(channels: int, reduction: int, minimum: int) -> int:
 class SE(SqueezeExcite):
     """Squeeze-and-excitation (Hu, Shen and Sun, CVPR 2018, equations 2–4), timm's `SqueezeExcite`.
 
-    z = mean of x over height and width; y = x · sigmoid(W2 · relu(W1 · z + b1) + b2), with W1 of shape m×C,
-    W2 of shape C×m and m = max(1, C // reduction). m is handed to timm, which would round it to a multiple of
-    8.
-    Parameters: 2Cm + m + C.
-
-    Shape: (N, C, H, W) → (N, C, H, W).
-
+    z = mean of x over height and width; y = x · sigmoid(W2 · relu(W1 · z + b1) + b2), with W1 of shape m×C, W2 of shape
+    C×m and m = max(1, C // reduction), which timm would round to a multiple of 8. Parameters: 2Cm + m + C.
     """
 
     @checked
@@ -61,14 +39,10 @@ class SE(SqueezeExcite):
 class CBAM(CbamModule):
     """Convolutional block attention module (Woo et al., ECCV 2018, equations 1–3), timm's `CbamModule`.
 
-    Channel: x' = x · sigmoid(M(mean of x over space) + M(maximum of x over space)), with one shared M(z) = W2
-    · relu(W1 · z + b1) + b2 of hidden width m = max(1, C // reduction).
-    Spatial: y = x' · sigmoid(BN(conv7×7([mean of x' over channels, maximum of x' over channels]))), the
-    convolution without bias. timm leaves out M's biases unless asked; the printed counts need them.
-    Parameters: 2Cm + m + C + 2·49 + 2.
-
-    Shape: (N, C, H, W) → (N, C, H, W).
-
+    Channel: x' = x · sigmoid(M(mean of x over space) + M(maximum of x over space)), with one shared M(z) = W2 · relu(W1
+    · z + b1) + b2 of hidden width m = max(1, C // reduction). Spatial: y = x' · sigmoid(BN(conv7×7([mean of x' over
+    channels, maximum of x' over channels]))), the convolution without bias. timm leaves out M's biases unless asked;
+    the printed counts need them. Parameters: 2Cm + m + C + 2·49 + 2.
     """
 
     @checked
@@ -79,18 +53,12 @@ class CBAM(CbamModule):
 class SK(SelectiveKernel):
     """Selective kernel convolution (Li et al., CVPR 2019, equations 1–6), timm's `SelectiveKernel`.
 
-    u_k = relu6(BN(depthwise 3×3 of dilation k on x)), k = 1, 2; z = relu(BN(W · mean over space of (u_1 +
-    u_2))) with W of shape m×C, m = max(8, C // reduction); a = softmax over k of (A_k · z); y = a_1 · u_1 +
-    a_2 · u_2, per channel. No convolution has a bias. Both branches see all channels (timm would give each
-    its half) and end in ReLU6 like the depthwise convolution–BN–ReLU6 of MobileNetV2 that this module stands
-    in for.
-    Parameters: 2(9C + 2C) + Cm + 2m + 2Cm.
-
-    In training the BatchNorm on z sees one value per image and channel, so a batch of one image is refused by
-    torch.
-
-    Shape: (N, C, H, W) → (N, C, H, W); with stride 2 (N, C, ceil(H/2), ceil(W/2)).
-
+    u_k = relu6(BN(depthwise 3×3 of dilation k on x)), k = 1, 2; z = relu(BN(W · mean over space of (u_1 + u_2))) with W
+    of shape m×C, m = max(8, C // reduction); a = softmax over k of (A_k · z); y = a_1 · u_1 + a_2 · u_2, per channel.
+    No convolution has a bias. Both branches see all channels (timm would give each its half) and end in ReLU6 like what
+    this stands in for, the depthwise convolution–BN–ReLU6 of MobileNetV2. Parameters: 2(9C + 2C) + Cm + 2m + 2Cm. With
+    stride 2 (N, C, ⌈H/2⌉, ⌈W/2⌉). In training torch refuses a batch of one image, of which the BatchNorm on z would see
+    one value.
     """
 
     @checked
@@ -111,19 +79,11 @@ class SK(SelectiveKernel):
 class CoordAttention(CoordAttn):
     """Coordinate attention (Hou, Zhou and Feng, CVPR 2021, equations 4–9), timm's `CoordAttn`.
 
-    z_h = mean of x over width, z_w = mean of x over height; f = hswish(BN(F · [z_h, z_w] + b)), joined along
-    space, split again into f_h and f_w; y = x · sigmoid(A_h · f_h + b_h) · sigmoid(A_w · f_w + b_w), with m =
-    max(8, C // reduction) hidden channels. All three 1×1 convolutions have a bias, as in the authors'
-    release; timm leaves them out by default, and its hidden width of 2C/3r rounded to eights is not the
-    published one.
-    Parameters: 3Cm + 3m + 2C.
-
-    The paper's 3.95 M needs reduction 32 on the expanded features: 3.952 M, against 4.088 M at 24 and 3.937 M
-    at 32 without biases. It is the `global` candidate of Meta-Pooling plus the m biases of its first
-    convolution.
-
-    Shape: (N, C, H, W) → (N, C, H, W).
-
+    z_h = mean of x over width, z_w = mean of x over height; f = hswish(BN(F · [z_h, z_w] + b)), joined along space,
+    split again into f_h and f_w; y = x · sigmoid(A_h · f_h + b_h) · sigmoid(A_w · f_w + b_w), with m = max(8, C //
+    reduction) hidden channels. All three 1×1 convolutions have a bias, as in the authors' release; timm leaves them out
+    by default, and rounds. Parameters: 3Cm + 3m + 2C. The paper's 3.95 M needs reduction 32 on the expanded features.
+    It is the `global` candidate of Meta-Pooling plus the m biases of its first convolution.
     """
 
     @checked

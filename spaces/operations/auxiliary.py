@@ -25,11 +25,10 @@ class AuxiliaryLoss(nn.Module):
 
 
 def auxiliary_loss(model: nn.Module) -> Tensor | None:
-    """The sum of the auxiliary losses of a network's last training forward, a scalar to be added to the training loss.
+    """The sum of the auxiliary losses of a network's last training forward, a scalar; `None` where there is none.
 
     Each loss is handed out once and forgotten by its module. So a module that a later step does not run (a candidate
-    that was not sampled) adds nothing to that step, where its old graph could no longer be differentiated. `None` where
-    there is no `AuxiliaryLoss`, or none has run in training mode since the last call.
+    that was not sampled) adds nothing to that step, where its old graph could no longer be differentiated.
     """
     losses = []
     for module in model.modules():

@@ -28,23 +28,15 @@ def depthwise(channels: int) -> nn.Conv2d:
 
 
 def grouped(channels: int, groups: int) -> nn.Conv2d:
-    """3×3 convolution of C = `channels` in g = `groups`: 9C²/g parameters.
-
-    Where g does not divide C, the largest divisor of C below it takes its place, so with g ≥ C every channel is a group
-    of its own.
-    """
+    """3×3 convolution of C = `channels` in g = `groups`, or the largest divisor of C below: 9C²/g parameters."""
     return convolution(channels, channels, 3, groups=max(g for g in range(1, groups + 1) if channels % g == 0))
 
 
 class Shift(nn.Module):
-    """Moves the channels in nine directions: no parameters and no multiply-adds.
+    """Moves the channels of (N, C, H, W) in nine directions: no parameters and no multiply-adds.
 
     Of C channels the first 9·⌊C/9⌋ move: channel c by (c mod 3) − 1 columns to the right and (⌊c/3⌋ mod 3) − 1 rows
-    down; what moves in is zero. The others stay.
-
-    Shape: (N, C, H, W) → (N, C, H, W); channels_last stays so, every other layout becomes contiguous.
-
-    Source: arXiv 1909.13063, with the assignment of directions to channels of Wu et al., CVPR 2018.
+    down; what moves in is zero. The others stay. channels_last stays so, every other layout becomes contiguous.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,10 +16,9 @@ UNIFORM = {"none": "none", "local": "avg3", "global": "global"}
 
 
 def enhancer_choice(label: str, names: Iterable[str], channels: int, reductions: Mapping[str, int]) -> nn.Module:
-    """The choice of one block's enhancer; under `model_context` the chosen candidate itself.
+    """The choice of one block's enhancer, keys of `ENHANCERS` for features of C = `channels`.
 
-    Its candidates are keys of `ENHANCERS` for features of C = `channels`; those that squeeze channels have their own
-    defaults where `reductions` lacks them.
+    Those that squeeze channels have their own defaults where `reductions` lacks them.
     """
     candidates = OrderedDict((name, enhancer(name, channels, reductions.get(name))) for name in names)
     return LayerChoice(candidates, label=label)
@@ -42,10 +41,7 @@ def uniform_architectures(labels: Iterable[str], candidates: Sequence[str]) -> d
 
 
 class OnFirst(nn.Module):
-    """An operation of one tensor among candidates that need several: it is applied to the first.
-
-    NNI's choices hand one argument to their candidates, so several tensors travel as a tuple.
-    """
+    """An operation of one tensor among candidates that need several, which travel as a tuple: it gets the first."""
 
     def __init__(self, operation: nn.Module) -> None:
         super().__init__()

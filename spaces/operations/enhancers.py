@@ -21,16 +21,13 @@ from nasbench.spaces.operations.pooling import ENHANCERS as POOLING
 
 
 class SpatialSeparablePooling(GatedEnhancer):
-    """Spatial separable pooling (SSP), the global enhancer.
+    """Spatial separable pooling (SSP), the global enhancer: (N, C, H, W) → (N, C, H, W).
 
-    With z_h the mean over the width and z_w the mean over the height, both are concatenated along space, squeezed to
-    m = max(8, C // reduction) channels by a shared 1×1 convolution (no bias), batch-normalised, passed through
-    h-swish, split again and expanded by one 1×1 convolution (with bias) each; their sigmoids gate the rows and the
-    columns: y = x · a_h · a_w.
-
-    Source: Dong et al. 2023, section 2.1; the form is coordinate attention's (Hou et al., CVPR 2021, eq. 4–8).
-
-    Shape: (N, C, H, W) → (N, C, H, W).
+    With z_h the mean over the width and z_w the mean over the height, both are concatenated along space, squeezed to m
+    = max(8, C // reduction) channels by a shared 1×1 convolution (no bias), batch-normalised, passed through h-swish,
+    split again and expanded by one 1×1 convolution (with bias) each; their sigmoids gate the rows and the columns: y =
+    x · a_h · a_w. Source: Dong et al. 2023, section 2.1; the form is coordinate attention's (Hou et al., CVPR 2021, eq.
+    4–8).
     """
 
     def __init__(self, channels: int, reduction: int = 32) -> None:
@@ -77,11 +74,10 @@ ENHANCERS: dict[str, Callable[[int], nn.Module]] = {**META_POOLING, **ATTENTION,
 
 
 def candidate_names(candidates: str | Iterable[str], extra: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The names of a candidate set, in the given order.
+    """The names of a set, `full` (section 2.1 of the paper) or `ablation` (its Table 3), or of a list, or with commas.
 
-    A set is `full` (all eight, section 2.1 of the paper), `ablation` (the legend of its Table 3), names separated by
-    commas, or a list of names. Candidates of the space's own, `extra`, it has after `none`. Raises OptionError: unknown
-    name, a name twice, or none at all.
+    A set has candidates of the space's own, `extra`, after `none`. Raises OptionError: unknown or repeated name, or
+    none.
     """
     if isinstance(candidates, str) and candidates in CANDIDATE_SETS:
         none, *others = CANDIDATE_SETS[candidates]

@@ -17,12 +17,8 @@ from nasbench.kernels.reference import FIRST_MAX, POOLING_NAMES, WINDOWS
 class PoolingTerm(nn.Module):
     """Pooling at stride 1 that `nasbench.kernels.pooling_mixture` adds up with others, or the identity.
 
-    Averages are padded with zeros that count, which keeps the operation linear and its own adjoint; maxima with −∞.
-
-    Shape: (N, C, H, W) → (N, C, H, W).
-
-    Attributes:
-        name: `none`, `avg3`, `avg5`, `avg7`, `max3`, `max5` or `max7`.
+    Averages are padded with zeros that count, which keeps the operation linear and its own adjoint; maxima with −∞. (N,
+    C, H, W) → (N, C, H, W).
     """
 
     def __init__(self, name: str) -> None:
@@ -55,12 +51,9 @@ def is_identity(candidate: nn.Module) -> bool:
 
 
 class GatedEnhancer(nn.Module):
-    """Base of candidates that gate rows and columns, y = x · a_h · a_w, and do nothing else.
+    """Base of candidates that gate rows and columns of (N, C, H, W), y = x · a_h · a_w, and do nothing else.
 
-    A supernet asks for the gates only and applies them within its sum, so a subclass defines `gates` and may not define
-    `forward`.
-
-    Shape: (N, C, H, W) → (N, C, H, W).
+    A supernet asks for the gates only and applies them within its sum, so a subclass defines `gates` and no `forward`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

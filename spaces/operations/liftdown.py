@@ -19,12 +19,10 @@ def high_precision(x: Tensor) -> Tensor:
 
 
 def _filter(channels: int, axis: int) -> nn.Sequential:
-    """Return P or U: depthwise convolution along one axis – ReLU – depthwise 1×1 – tanh.
+    """P or U: depthwise convolution along one axis – ReLU – depthwise 1×1 – tanh, the borders replicated.
 
-    The borders are replicated, which works for any length; reflecting needs more samples than late maps have.
-    The last convolution starts at zero, so that P = U = 0: the lazy wavelet, whose sub-bands are the four
-    pixels of a 2×2 cell. PyTorch's default for a depthwise 1×1 (uniform in ±1) would start with random
-    offsets instead.
+    The last convolution starts at zero, so that P = U = 0: the lazy wavelet, whose sub-bands are the pixels of a 2×2
+    cell.
     """
     kernel = (_TAPS, 1) if axis == 2 else (1, _TAPS)
     padding = (_TAPS // 2, 0) if axis == 2 else (0, _TAPS // 2)
@@ -74,19 +72,13 @@ class LiftDownPool(AuxiliaryLoss):
     """LiftDownPool-2D (Zhao and Snoek, "LiftPool: bidirectional ConvNet pooling", ICLR 2021).
 
     A lifting step along the width gives s and d; one along the height of each gives LL, LH (from s) and HL, HH (from
-    d); y = LL + LH + HL + HH. P and U are a convolution (5 taps along the axis, depthwise) – ReLU – 1×1 depthwise –
-    tanh. The three steps have weights of their own, since s and d have nothing in common.
+    d); y = LL + LH + HL + HH. The three steps have weights of their own, since s and d have nothing in common. Training
+    adds λ_u · mean (s − (x_e + x_o)/2)² + λ_p · mean d² (`update_weight` and `predict_weight`), summed over the three
+    steps.
 
-    Training adds λ_u · mean (s − (x_e + x_o)/2)² + λ_p · mean d² (`update_weight` and `predict_weight`), summed over
-    the three steps, kept in `auxiliary_loss` until the evaluator collects it, see
-    `nasbench.spaces.operations.auxiliary`.
-
-    There is no form at stride 1: the operator is the merging of four sub-sampled bands.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)). An odd height or width is first extended by the reflection of
-    its last but one row or column (a single row or column is repeated). Parameters: 48C.
-
-    Raises OptionError: if the stride is not 2, a weight is negative or `channels` is below 1.
+    (N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉). An odd height or width is first extended by the reflection of its last but one
+    row or column (a single one is repeated). Parameters: 48C. Raises OptionError: the stride is not 2, since the
+    operator merges four sub-sampled bands, a weight is negative or `channels` is below 1.
     """
 
     @checked

@@ -130,16 +130,13 @@ class _Trace(TorchDispatchMode):
 
 
 def find_places(network: nn.Module, image_size: int, grouped: bool = False) -> tuple[list[Place], Tensor]:
-    """Find the places behind depthwise convolutions, their normalisation and their activation.
+    """Find the places behind depthwise convolutions, their normalisation and their activation, in order of computation.
 
-    The network of images (N, 3, S, S), on the CPU, computes one black image and comes back as it was. Names and classes
-    of modules do not matter: what counts is which operation reads what another has computed. Parallel depthwise
-    branches that are summed, as in re-parameterised blocks, are one convolution; `grouped` takes every convolution of
-    several groups for a depthwise one.
-
-    Returns:
-        In the order of computation the places behind activations, or, in a network that has none there, those behind
-            normalisations; and what the network returns.
+    The network of images (N, 3, S, S), on the CPU, computes one black image, also returned, and comes back as it was.
+    Names and classes of modules do not matter: what counts is which operation reads what another has computed. Parallel
+    depthwise branches that are summed, as in re-parameterised blocks, are one convolution; `grouped` takes every
+    convolution of several groups for a depthwise one. In a network with no place behind an activation, those behind
+    normalisations count.
     """
     trace = _Trace(network, grouped)
     modes = {module: module.training for module in network.modules()}

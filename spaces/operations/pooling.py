@@ -1,15 +1,11 @@
 """The pooling baselines of Table 1, for down-sampling by 2 and, at stride 1, as fixed enhancers.
 
-At stride 2 every operator maps (N, C, H, W) to (N, C, ceil(H/2), ceil(W/2)), like the stride-2 convolution
-(3×3, padding 1) which it replaces after that convolution's stride has become 1. The windows are the 2×2
-cells; where H or W is odd, the last cells are cut off at the border and their statistics are those of the
-pixels that exist.
-
-At stride 1 every operator keeps the shape and looks at the 3×3 window around each pixel. Three coincide with
-candidates of Meta-Pooling (`skip` with `none`, `max` with `max3`, `average` with `avg3`): a search should not
-offer both.
-
-An operator is made for C = `channels` and a stride of 2 or 1; any other stride, or no channels, is an OptionError.
+At stride 2 every operator maps (N, C, H, W) to (N, C, ⌈H/2⌉, ⌈W/2⌉), like the stride-2 convolution (3×3, padding 1)
+which it replaces after that convolution's stride has become 1. The windows are the 2×2 cells; where H or W is odd, the
+last cells are cut off at the border and their statistics are those of the pixels that exist. At stride 1 every operator
+keeps the shape and looks at the 3×3 window around each pixel. Three coincide with candidates of Meta-Pooling (`skip`
+with `none`, `max` with `max3`, `average` with `avg3`): a search should not offer both. Any other stride, or no
+channels, is an OptionError.
 """
 
 from __future__ import annotations
@@ -58,11 +54,7 @@ def _windows(x: Tensor, stride: int) -> Tensor:
 
 
 class SkipPool(nn.Module):
-    """Strided sub-sampling: y(i, j) = x(2i, 2j); at stride 1 the identity.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
-
-    """
+    """Strided sub-sampling: y(i, j) = x(2i, 2j); at stride 1 the identity."""
 
     def __init__(self, channels: int, stride: int = 2) -> None:
         super().__init__()
@@ -75,11 +67,7 @@ class SkipPool(nn.Module):
 
 
 class MaxPool(nn.MaxPool2d):
-    """Max pooling: y = maximum of x over the window, pixels beyond the border counting as −∞.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
-
-    """
+    """Max pooling: y = maximum of x over the window, pixels beyond the border counting as −∞."""
 
     def __init__(self, channels: int, stride: int = 2) -> None:
         size = _window_size(channels, stride)
@@ -89,11 +77,7 @@ class MaxPool(nn.MaxPool2d):
 class AveragePool(nn.AvgPool2d):
     """Average pooling: y = mean of x over the window.
 
-    A 2×2 cell cut off at the border is averaged over the pixels it has. At stride 1 pixels beyond the border
-    count as zeros, as in the Meta-Pooling candidate `avg3`.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
-
+    A 2×2 cell cut off at the border is averaged over the pixels it has; at stride 1 pixels beyond the border are zeros.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:
@@ -104,11 +88,8 @@ class AveragePool(nn.AvgPool2d):
 class BlurPool(BlurPool2d):
     """BlurPool (Zhang, "Making convolutional networks shift-invariant again", ICML 2019): timm's.
 
-    y = x filtered per channel by the fixed [1 2 1] ⊗ [1 2 1] / 16, borders reflected, sampled at (2i, 2j). At
-    stride 1 it is the blur alone. No parameters.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1. Reflection needs H, W ≥ 2.
-
+    y = x filtered per channel by the fixed [1 2 1] ⊗ [1 2 1] / 16, borders reflected (H, W ≥ 2), sampled at (2i, 2j);
+    at stride 1 the blur alone. No parameters.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:
@@ -122,16 +103,11 @@ class DetailPreservingPool(nn.Module):
     Over each window Ω of pixels I, with the reference Ĩ = mean of Ω: e = (I − Ĩ)² + 10⁻³ (asymmetric, for what is
     brighter: max(0, I − Ĩ) is squared); ê = e / mean of e over Ω; w = ê^exp(λ_c) + exp(α_c); y = Σ wI / Σ w. λ and α
     are learned per channel and start at 0. In the "full" form Ĩ comes from a learned 3×3 filter per channel with the
-    operator's stride, which starts as the mean of Ω, so that training begins at the "lite" form.
+    operator's stride, which starts as the mean of Ω. Parameters: 2C, full 11C.
 
-    α → ∞ is average pooling; large exp(λ) in the asymmetric form tends to the maximum. The weights are formed
-    as a softmax of log w, so that no power overflows. (The authors' program raises ê to exp(λ)/2, which is λ
-    shifted by ln 2.)
-
-    The definition carries over to stride 1, where Ω is the 3×3 window around the pixel, borders repeated.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1. Parameters: 2C, full 11C.
-
+    α → ∞ is average pooling; large exp(λ) in the asymmetric form tends to the maximum. The weights are formed as a
+    softmax of log w, so that no power overflows. (The authors' program raises ê to exp(λ)/2, which is λ shifted by ln
+    2.)
     """
 
     def __init__(self, channels: int, stride: int = 2, asymmetric: bool = False, full: bool = False) -> None:
@@ -173,13 +149,9 @@ class DetailPreservingPool(nn.Module):
 class GatedPool(nn.Module):
     """Gated max-average pooling (Lee, Gallagher and Tu, AISTATS 2016, section 3).
 
-    Over each window x: y = σ(ω·x) · max x + (1 − σ(ω·x)) · mean x, with a learned ω of the window's shape,
-    shared by the channels of the layer or one per channel. ω starts at 0, half-way between max and average.
-    Borders are repeated, so that the output always lies between a window's mean and its maximum.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1. Parameters: 4 at stride 2, 9 at
-    stride 1, times C if per channel.
-
+    Over each window x: y = σ(ω·x) · max x + (1 − σ(ω·x)) · mean x, with a learned ω of the window's shape, shared by
+    the channels of the layer or one per channel. ω starts at 0, half-way between max and average. Borders are repeated,
+    so that the output always lies between a window's mean and its maximum.
     """
 
     def __init__(self, channels: int, stride: int = 2, per_channel: bool = False) -> None:
@@ -200,19 +172,11 @@ class GatedPool(nn.Module):
 class GaussianPool(nn.Module):
     """Gaussian-based pooling, iSP form (Kobayashi, NeurIPS 2019, "inverse softplus-Gaussian").
 
-    Over each window y = μ_X + softplus(μ_0 + σ_0 ε) · σ_X, with μ_X and σ_X the window's mean and standard
-    deviation (variance not below 10⁻⁶) and ε ~ N(0, 1) for each output element while training, 0 in
-    evaluation. From the global average of x come h = relu(BN(W x)) of max(1, C // 2) channels, μ_0 = BN(W_μ
-    h) and σ_0 = sigmoid(BN(W_σ h)), one of each per image and channel. The three 1×1 convolutions have no
-    bias, since BatchNorm would remove it. Borders are repeated, so that constant images have no deviation
-    there.
-
-    In training the BatchNorms see one value per image and channel, so a batch of one image is refused by
-    torch.
-
-    Shape: (N, C, H, W) → (N, C, ceil(H/2), ceil(W/2)); unchanged at stride 1.
-    Parameters: 3Cm + 2m + 4C, m = max(1, C // 2).
-
+    Over each window y = μ_X + softplus(μ_0 + σ_0 ε) · σ_X, with μ_X and σ_X the window's mean and standard deviation
+    (variance not below 10⁻⁶) and ε ~ N(0, 1) for each output element while training, 0 in evaluation. From the global
+    average of x come h = relu(BN(W x)) of m = max(1, C // 2) channels, μ_0 = BN(W_μ h) and σ_0 = sigmoid(BN(W_σ h)),
+    one of each per image and channel. Borders are repeated, so that constant images have no deviation there. In
+    training torch refuses a batch of one image, of which the BatchNorms would see one value. Parameters: 3Cm + 2m + 4C.
     """
 
     def __init__(self, channels: int, stride: int = 2) -> None:

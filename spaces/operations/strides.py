@@ -16,10 +16,7 @@ RULES = ("fit", "original")
 
 @dataclass(frozen=True)
 class Strides:
-    """The strides of a chain of layers, and what was done to them.
-
-    Every layer pads so that a side of n becomes ⌈n / stride⌉.
-    """
+    """The strides of a chain of layers, each of which makes ⌈n / stride⌉ of a side of n, and what was done to them."""
 
     image_size: int  # side of the square input in pixels
     original: tuple[int, ...]  # strides at 224×224, from the stem to the last stage
@@ -33,8 +30,8 @@ class Strides:
     def notes(self) -> list[str]:
         """What differs from a network at its usual size, in no or one line.
 
-        A convolution's multiply-adds are proportional to the area of its output, so the areas of the maps with and
-        without the dropped strides tell between what factors they lie.
+        A convolution's multiply-adds are proportional to the area of its output, so areas tell between what factors
+        they lie.
         """
         usual, fitted = list(sides(self.image_size, self.original)), list(sides(self.image_size, self.chosen))
         total = sum(s > 1 for s in self.original)
@@ -77,9 +74,8 @@ def fit_strides(image_size: int, original: Sequence[int], rule: Rule = "fit") ->
 
     By the rule `fit` the earliest stride-2 layers become stride 1, as many as it takes for the last map to be at least
     4×4; on smaller maps several Meta-Pooling candidates coincide, and none of them could ever lead the others by ρ. The
-    original strides, those at 224×224, are 1 or 2 each; the rule `original` keeps them. Raises OptionError: when even
-    without any stride the last map is under 4×4; by the rule `original` when the last map would be under 1×1, so that
-    strides would act on a single pixel.
+    rule `original` keeps those at 224×224. Raises OptionError: the last map cannot be 4×4, or is under 1×1 by
+    `original`.
     """
     if rule not in RULES:
         raise OptionError(unknown("rule of the strides", rule, RULES))
