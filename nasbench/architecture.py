@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from nasbench.errors import ArchitectureError, unknown
+from nasbench.registry import declared
 
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
@@ -20,8 +21,8 @@ def choices(space: ModelSpace) -> dict[str, list[Any]]:
 
 
 def named(space: ModelSpace) -> dict[str, Architecture]:
-    """The architectures that a space gives names to (its method `architectures`, if it has one)."""
-    return dict(space.architectures()) if hasattr(space, "architectures") else {}
+    """The architectures that a space gives names to, by its method `architectures`."""
+    return dict(declared(space, "architectures", dict)())
 
 
 def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture:

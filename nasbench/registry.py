@@ -29,6 +29,13 @@ GROUPS = {
     "evaluator": "nasbench.evaluators",
     "dataset": "nasbench.datasets",
 }
+# What every part of a kind derives from; importing it takes seconds.
+BASES = {
+    "space": "nni.nas.nn.pytorch:ModelSpace",
+    "strategy": "nni.nas.strategy:Strategy",
+    "evaluator": "nni.nas.evaluator:Evaluator",
+    "dataset": "pytorch_lightning:LightningDataModule",
+}
 # What the framework says to a part itself; no option of a user's. Spaces have several names for the same.
 CLASSES_NAMES = ("num_classes", "num_labels", "n_classes")
 SIZE_NAMES = ("image_size", "input_size", "img_size")
@@ -108,27 +115,9 @@ def imported(kind: str, name: str) -> Any:
     return getattr(module, attribute)
 
 
-def _base(kind: str) -> type:
-    """What every part of a kind derives from."""
-    if kind == "dataset":
-        from pytorch_lightning import LightningDataModule
-
-        return LightningDataModule
-    if kind == "evaluator":
-        from nni.nas.evaluator import Evaluator
-
-        return Evaluator
-    if kind == "strategy":
-        from nni.nas.strategy import Strategy
-
-        return Strategy
-    from nni.nas.nn.pytorch import ModelSpace
-
-    return ModelSpace
-
-
 def _checked(kind: str, name: str, found: Any) -> Any:
-    base = _base(kind)
+    module, _, of_kind = BASES[kind].partition(":")
+    base = getattr(importlib.import_module(module), of_kind)
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise OptionError(f"{kind} {name!r} is no {base.__module__.partition('.')[0]} {base.__name__}")
     return found
@@ -257,13 +246,10 @@ def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]
     for option, value in options.items():
         if option in OWNED[kind]:
             raise OptionError(f"{kind} {name!r}: {option} is not given as an option; the run's own settings tell it")
-        if option not in named:
-            if not open_ended:
-                raise OptionError(unknown(f"option of {kind} {name!r}", option, named))
-            checked[option] = value
-            continue
+        if option not in named and not open_ended:
+            raise OptionError(unknown(f"option of {kind} {name!r}", option, named))
         checked[option] = value
-        if option in hints:
+        if option in named and option in hints:
             hint = hints[option]
             try:
                 plain = inspect.isclass(hint) and (issubclass(hint, (str, Path)) or hasattr(hint, "model_config"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
 from typing import Any, ClassVar, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
@@ -13,8 +12,8 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.attention import SK
-from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, enhancer_labels, uniform_architectures
-from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
+from nasbench.spaces.operations.choices import EnhancedSpace, enhancer_label
+from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
@@ -70,7 +69,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         return x + features if self.use_res_connect else features
 
 
-class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
+class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV2: each of the 17 blocks chooses no, a local or the global enhancer.
 
     One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`. (N, 3, S, S) → (N, num_classes), S =
@@ -107,18 +106,17 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
             raise OptionError("depthwise 'sk' brings its own stride: it goes with downsampling 'stride' only")
         if attention_reduction is None:
             attention_reduction = REDUCTION[position]
-        self.candidate_names = candidate_names(candidates)
         reductions = {"global": reduction, "se": attention_reduction, "cbam": attention_reduction}
+        self.choose_among(candidates, reductions)
         self.strides = fit_strides(image_size, STRIDES, strides)
         stem_stride, *stage_strides = self.strides.chosen
-        numbers = count(1)
 
         def block(*args: Any, **kwargs: Any) -> EnhancedInvertedResidual:
             module = EnhancedInvertedResidual(
                 *args, position=position, downsampling=downsampling, depthwise=depthwise, **kwargs
             )
             channels = module.expanded_channels if position == "expanded" else module.out_channels
-            module.enhancer = enhancer_choice(enhancer_label(next(numbers)), self.candidate_names, channels, reductions)
+            module.enhancer = self.choice(channels)
             return module
 
         setting = [[t, c, n, stride] for (t, c, n, _), stride in zip(SETTING, stage_strides, strict=True)]
@@ -148,7 +146,7 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
         # The attention's reduction goes with the position, unless it was chosen.
         usual = options["attention_reduction"] == REDUCTION[options["position"]]
         reduction = {"attention_reduction": ""} if usual else {}
-        return {**set_words(options["candidates"]), "position": where, **reduction}
+        return {**EnhancedSpace.words(options), "position": where, **reduction}
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """`none`, `local` (avg3) and `global` everywhere, and `paper`: blocks 9–17 global, the others without enhancer.
@@ -156,5 +154,4 @@ class MobileNetV2MetaPooling(FittedSpace, ModelSpace):
         That is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
         """
         paper = {enhancer_label(i): "global" if i > 8 else "none" for i in range(1, 18)}
-        named = uniform_architectures(enhancer_labels(17), self.candidate_names)
-        return named | ({"paper": paper} if {"none", "global"} <= set(self.candidate_names) else {})
+        return super().architectures() | ({"paper": paper} if {"none", "global"} <= set(self.candidate_names) else {})

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from nasbench import registry
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Width, checked
-from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
-from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
+from nasbench.spaces.operations.choices import EnhancedSpace
+from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.places import Place, find_places, put_behind
 
 
-class MetaPool(ModelSpace):
+class MetaPool(EnhancedSpace, ModelSpace):
     """Meta-Pooling on any backbone: every depthwise convolution chooses its enhancer, or none.
 
     The enhancer stands behind the convolution's normalisation and activation; in a backbone that activates no depthwise
@@ -50,17 +50,21 @@ class MetaPool(ModelSpace):
         place.
         """
         super().__init__()
-        self.candidate_names = candidate_names(candidates)
+        self.choose_among(candidates, {"global": reduction})
         network = build_backbone(backbone, num_classes, width)
-        places, output = _places(backbone, network, image_size, grouped)
+        try:
+            places, output = find_places(network, image_size, grouped)
+        except Exception as e:
+            why = registry.describe_exception(e)
+            size = f"{image_size}×{image_size}"
+            raise OptionError(f"backbone {backbone!r} cannot compute images of {size} pixels: {why}") from e
         if not isinstance(output, Tensor) or output.shape != (1, num_classes):
             raise OptionError(f"backbone {backbone!r} is no classifier: it does not return {num_classes} logits")
         taken, self.left_out = _select(places, where, min_map)
         if not taken:
             raise OptionError(f"backbone {backbone!r} has no place for an enhancer: {_reason(self.left_out, grouped)}")
         for place in taken:
-            choice = enhancer_choice(_label(place), self.candidate_names, place.shape[0], {"global": reduction})
-            put_behind(network.get_submodule(place.name), choice)
+            put_behind(network.get_submodule(place.name), self.choice(place.shape[0], f"{place.name}.enhancer"))
         self.places = taken
         # The backbone's own forward pass on its own attributes, but its parts are this module's: names of weights have
         # no prefix, and whoever replaces or copies parts here does so there, because the dictionaries are the same.
@@ -78,15 +82,6 @@ class MetaPool(ModelSpace):
     def pretrained_backbone(options: Mapping[str, Any]) -> str:
         """The network whose pretrained weights fit by name: what `--weights default` takes."""
         return str(options["backbone"]) if options["width"] == 1 else ""
-
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
-        """What a run's label says in the place of options' values."""
-        return set_words(options["candidates"])
-
-    def architectures(self) -> dict[str, dict[str, str]]:
-        """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
-        return uniform_architectures(map(_label, self.places), self.candidate_names)
 
     def notes(self) -> list[str]:
         """Where the enhancers stand, and which places were left out."""
@@ -140,14 +135,6 @@ def _timm(name: str) -> Callable[..., nn.Module]:
 SOURCES = {"torchvision": _torchvision, "timm": _timm}
 
 
-def _places(name: str, network: nn.Module, image_size: int, grouped: bool) -> tuple[list[Place], Any]:
-    try:
-        return find_places(network, image_size, grouped)
-    except Exception as e:
-        why = registry.describe_exception(e)
-        raise OptionError(f"backbone {name!r} cannot compute images of {image_size}×{image_size} pixels: {why}") from e
-
-
 def _select(places: list[Place], where: str, min_map: int) -> tuple[list[Place], Counter[str]]:
     """The places to be taken; reason → how many were left out for it."""
     try:
@@ -176,7 +163,3 @@ def _reason(left_out: Mapping[str, int], grouped: bool) -> str:
         return f"all that were found are left out: {_listed(left_out)}"
     also = "" if grouped else "; grouped=true takes grouped convolutions too"
     return f"no depthwise convolution of it is followed by a normalisation{also}"
-
-
-def _label(place: Place) -> str:
-    return f"{place.name}.enhancer"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import count
 from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
@@ -13,8 +11,8 @@ from torchvision.ops import Conv2dNormActivation
 
 from nasbench.options import Count, Width, checked
 from nasbench.spaces.mbv2_metapool import EnhancedInvertedResidual
-from nasbench.spaces.operations.choices import enhancer_choice, uniform_architectures
-from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
+from nasbench.spaces.operations.choices import EnhancedSpace
+from nasbench.spaces.operations.enhancers import Candidates
 
 # Expansion, channels, blocks and stride of the stages; with the stem's stride a map is an eighth of the image.
 SETTING = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 1), (6, 96, 1, 1))
@@ -22,7 +20,7 @@ HEAD = 256  # channels before the classifier; MobileNetV2's 1,280 would take mos
 LABELS = tuple(f"stage{number}.enhancer" for number in range(1, len(SETTING) + 1))
 
 
-class MetaPoolBench(ModelSpace):
+class MetaPoolBench(EnhancedSpace, ModelSpace):
     """A short MobileNetV2, one block in each of five stages, each of which chooses its receptive field.
 
     With the three candidates of the Meta-Pooling paper's ablation these are 243 networks: few enough to train all of
@@ -44,15 +42,14 @@ class MetaPoolBench(ModelSpace):
     ) -> None:
         """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
-        self.candidate_names = candidate_names(candidates)
-        numbers = count()
+        self.choose_among(candidates, {"global": reduction})
+        labels = iter(LABELS)
 
         def block(*args: Any, **kwargs: Any) -> EnhancedInvertedResidual:
             module = EnhancedInvertedResidual(
                 *args, position="expanded", downsampling="stride", depthwise="conv", **kwargs
             )
-            label, channels = LABELS[next(numbers)], module.expanded_channels
-            module.enhancer = enhancer_choice(label, self.candidate_names, channels, {"global": reduction})
+            module.enhancer = self.choice(module.expanded_channels, next(labels))
             return module
 
         network = MobileNetV2(num_classes, width, [list(stage) for stage in SETTING], block=block)
@@ -64,12 +61,3 @@ class MetaPoolBench(ModelSpace):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
         return self.classifier(self.features(x).mean((2, 3)))
-
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
-        """What a run's label says in the place of options' values."""
-        return set_words(options["candidates"])
-
-    def architectures(self) -> dict[str, dict[str, str]]:
-        """`none`, `local` (avg3) and `global` in all stages, as far as the candidates allow them."""
-        return uniform_architectures(LABELS, self.candidate_names)

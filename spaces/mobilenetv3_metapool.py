@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import count
 from typing import Any, ClassVar, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
@@ -13,8 +12,8 @@ from torchvision.models import mobilenet_v3_large, mobilenet_v3_small
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
 
 from nasbench.options import Count, Share, Width, checked
-from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, enhancer_labels, uniform_architectures
-from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
+from nasbench.spaces.operations.choices import EnhancedSpace
+from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 # Strides of the stem and of every block at 224×224 (Tables 1 and 2 of the paper).
@@ -49,7 +48,7 @@ class EnhancedV3Residual(InvertedResidual):
         return x + features if self.use_res_connect else features
 
 
-class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
+class MobileNetV3MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV3: each of the 15 (large) or 11 (small) blocks chooses its enhancer, or none.
 
     One `LayerChoice` a block, labelled `block01.enhancer`, …. (N, 3, S, S) → (N, num_classes), S = `image_size`.
@@ -75,19 +74,15 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
     ) -> None:
         """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
-        self.candidate_names = candidate_names(candidates)
+        self.choose_among(candidates, {"global": reduction})
         self.strides = fit_strides(image_size, STRIDES[model], strides)
         stem, *block_strides = self.strides.chosen
-        self.blocks = len(block_strides)
         remaining: Iterator[int] = iter(block_strides)
-        numbers = count(1)
 
         def block(config: InvertedResidualConfig, norm_layer: Callable[..., nn.Module]) -> EnhancedV3Residual:
             config.stride = next(remaining)
             module = EnhancedV3Residual(config, norm_layer)
-            module.enhancer = enhancer_choice(
-                enhancer_label(next(numbers)), self.candidate_names, config.expanded_channels, {"global": reduction}
-            )
+            module.enhancer = self.choice(config.expanded_channels)
             return module
 
         # The published momentum 0.01 makes batch statistics lag behind by hundreds of steps: a network trained for
@@ -109,12 +104,3 @@ class MobileNetV3MetaPooling(FittedSpace, ModelSpace):
     def pretrained_backbone(options: Mapping[str, Any]) -> str:
         """The network whose pretrained weights fit by name: what `--weights default` takes."""
         return f"torchvision:mobilenet_v3_{options['model']}" if options["width"] == 1 else ""
-
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
-        """What a run's label says in the place of options' values."""
-        return set_words(options["candidates"])
-
-    def architectures(self) -> dict[str, dict[str, str]]:
-        """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
-        return uniform_architectures(enhancer_labels(self.blocks), self.candidate_names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import count
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2, channel_shuffle
 
 from nasbench.options import Count, Width, checked
-from nasbench.spaces.operations.choices import enhancer_choice, enhancer_label, enhancer_labels, uniform_architectures
-from nasbench.spaces.operations.enhancers import Candidates, candidate_names, set_words
+from nasbench.spaces.operations.choices import EnhancedSpace
+from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 REPEATS = (4, 8, 4)
@@ -63,7 +62,7 @@ class EnhancedUnit(InvertedResidual):
         return channel_shuffle(torch.cat((kept, features), dim=1), 2)
 
 
-class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
+class ShuffleNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on ShuffleNetV2: each of the 16 units chooses no, a local or the global enhancer.
 
     One `LayerChoice` a unit, labelled `block01.enhancer` … `block16.enhancer`. (N, 3, S, S) → (N, num_classes), S =
@@ -85,18 +84,16 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
     ) -> None:
         """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
-        self.candidate_names = candidate_names(candidates)
+        self.choose_among(candidates, {"global": reduction})
         self.strides = fit_strides(image_size, (2, 2, 2, 2, 2), strides)
         stem, pool, *stages = self.strides.chosen
         remaining: Iterator[int] = iter(stages)
-        numbers = count(1)
 
         def unit(inp: int, oup: int, stride: int) -> EnhancedUnit:
             module = EnhancedUnit(inp, oup, stride)
             if stride == 2:
                 module.down_sample(next(remaining))
-            label, channels = enhancer_label(next(numbers)), oup // 2
-            module.enhancer = enhancer_choice(label, self.candidate_names, channels, {"global": reduction})
+            module.enhancer = self.choice(oup // 2)
             return module
 
         network = ShuffleNetV2(list(REPEATS), channels(width), num_classes, inverted_residual=unit)
@@ -122,12 +119,3 @@ class ShuffleNetV2MetaPooling(FittedSpace, ModelSpace):
         """The network whose pretrained weights fit by name: what `--weights default` takes."""
         width = float(options["width"])
         return f"torchvision:shufflenet_v2_x{width}".replace(".", "_") if width in (0.5, 1, 1.5, 2) else ""
-
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
-        """What a run's label says in the place of options' values."""
-        return set_words(options["candidates"])
-
-    def architectures(self) -> dict[str, dict[str, str]]:
-        """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
-        return uniform_architectures(enhancer_labels(sum(REPEATS)), self.candidate_names)

@@ -168,7 +168,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
             self._train_alphas(train, meta)
         with without_gradient(self.all_alphas):
             outcome = self.training_module.training_step(train, batch_idx)
-            loss = outcome["loss"] if isinstance(outcome, dict) else outcome
+            loss = _loss(outcome)
             self.advance_optimization(loss, batch_idx, self._gradient_clip())
         self.advance_lr_schedulers(batch_idx)
         self._recent.append(loss.detach())
@@ -228,14 +228,10 @@ class DifferentiableModule(BaseOneShotLightningModule):
             "meta images; more training images, a larger meta_fraction, smaller batches or more epochs give more"
         )
 
-    def loss(self, batch: Any) -> Tensor:
-        """The evaluator's training loss of a batch."""
-        outcome = self.training_module.training_step(batch, 0)
-        return outcome["loss"] if isinstance(outcome, dict) else outcome
-
     def gradient(self, batch: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the loss of a batch; zeros where a parameter takes no part."""
-        gradients = torch.autograd.grad(self.loss(batch), parameters, allow_unused=True)
+        loss = _loss(self.training_module.training_step(batch, 0))
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
     def weights(self) -> list[nn.Parameter]:
@@ -353,6 +349,11 @@ class DifferentiableModule(BaseOneShotLightningModule):
             yield
         finally:
             self.training_module.log = log
+
+
+def _loss(outcome: Any) -> Tensor:
+    loss: Tensor = outcome["loss"] if isinstance(outcome, dict) else outcome
+    return loss
 
 
 def granted(option: str, wish: float | None, found: float | None, name: str) -> None:

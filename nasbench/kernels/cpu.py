@@ -16,9 +16,7 @@ from nasbench.kernels.cpu_backward import BACKWARD_PLANES, backward_task
 from nasbench.kernels.cpu_forward import FORWARD_PLANES, forward_task
 from nasbench.kernels.vector import LANES, fetch_add, pointer
 
-# What a kernel is told, as 64-bit integers: two counters, sizes, then addresses (see `_run`).
-_FIELDS = 16
-_Arguments = ctypes.c_int64 * _FIELDS
+FIELDS = 16  # what a kernel is told at most, as 64-bit integers: counters, sizes, then addresses
 
 # The kernels add up windows and know no division: the averages' 1 / k² is part of their weights.
 _SCALE = (1, 1 / 9, 1 / 25, 1 / 49, 1, 1, 1)
@@ -34,7 +32,7 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
 
     The images are float32, float64 or uint16 (bfloat16) in memory (`kind`), and computed in float32 or float64.
     """
-    a = carray(address, (_FIELDS,), np.int64)
+    a = carray(address, (FIELDS,), np.int64)
     images, height, width, channels, grain = a[2], a[3], a[4], a[5], a[6]
     averages, maxima, size = a[7] != 0, a[8] != 0, a[9]
     numbers = images * height * width * channels
@@ -55,24 +53,11 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
             block = (task % blocks) * LANES
             place = (task // blocks) * height * width * channels + block
             count = min(LANES, channels - block)
+            rest = (scratch, place, count, height, width, channels, weights, averages, maxima)
             if is_backward:
-                backward_task(
-                    x,
-                    g,
-                    y,
-                    dots[task],
-                    scratch,
-                    place,
-                    count,
-                    height,
-                    width,
-                    channels,
-                    weights,
-                    averages,
-                    maxima,
-                )
+                backward_task(x, g, y, dots[task], *rest)
             else:
-                forward_task(x, y, scratch, place, count, height, width, channels, weights, averages, maxima)
+                forward_task(x, y, *rest)
 
 
 def _work_float32(address: Any) -> None:
@@ -100,6 +85,22 @@ def computes_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def nhwc(tensor: Tensor) -> Tensor:
+    """A tensor without its history, in channels_last memory format."""
+    return tensor.detach().contiguous(memory_format=torch.channels_last)
+
+
+def address_of(tensor: Tensor | None) -> int:
+    """Where a tensor lies, 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def launch(kernel: Callable[[Any], None], fields: Sequence[int], workers: int) -> None:
+    """Run a kernel on so many threads; fields that are not given are 0."""
+    arguments = (ctypes.c_int64 * FIELDS)(*fields)
+    threads.run(body(kernel), ctypes.addressof(arguments), workers)
+
+
 def _run(
     x: Tensor, y: Tensor, pi: Tensor, codes: Sequence[int], planes: int, g: Tensor | None, dots: Tensor | None
 ) -> None:
@@ -113,19 +114,15 @@ def _run(
     workers = max(1, min(threads.count(), images * blocks))
     size = planes * height * (width | 1) * LANES
     scratch = torch.empty(workers * size, dtype=inner)
-    arguments = _Arguments(
-        *(0, 0, images, height, width, channels),
-        blocks if images >= _IMAGES_PER_THREAD * workers else 1,
-        *(any(1 <= code < 4 for code in codes), any(code >= 4 for code in codes), size),
-        *(weights.data_ptr(), scratch.data_ptr(), x.data_ptr(), y.data_ptr()),
-        *(0 if g is None else g.data_ptr(), 0 if dots is None else dots.data_ptr()),
-    )
-    threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)
+    grain = blocks if images >= _IMAGES_PER_THREAD * workers else 1
+    kinds = (any(1 <= code < 4 for code in codes), any(code >= 4 for code in codes))
+    places = map(address_of, (weights, scratch, x, y, g, dots))
+    launch(_BODIES[x.dtype], [0, 0, images, height, width, channels, grain, *kinds, size, *places], workers)
 
 
 def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
     """Mix x (N, C, H, W), of one of `DTYPES` and any layout, by weights pi (K,); in channels_last memory format."""
-    x = x.detach().contiguous(memory_format=torch.channels_last)
+    x = nhwc(x)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     if x.numel():
         _run(x, y, pi, codes, FORWARD_PLANES, None, None)
@@ -134,8 +131,7 @@ def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
 
 def backward(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The gradients of x (channels_last) and of pi (in double precision), from the mixture's gradient g."""
-    x = x.detach().contiguous(memory_format=torch.channels_last)
-    g = g.detach().to(x.dtype).contiguous(memory_format=torch.channels_last)
+    x, g = nhwc(x), nhwc(g.to(x.dtype))
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     dots = torch.zeros(x.shape[0] * -(-x.shape[1] // LANES), 7, dtype=torch.float64)
     if x.numel():

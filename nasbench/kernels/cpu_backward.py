@@ -31,6 +31,21 @@ def _copy_row(g: Any, scratch: Any, place: int, line: int, count: int, width: in
 
 
 @compiled
+def _to_larger(first: Any, second: Any, dfirst: Any, d: Any) -> Any:
+    """Send the gradient d of a maximum of two to the larger one: returned are the gradients of both, the second new."""
+    is_first = first >= second
+    return add_where(is_first, dfirst, d), keep(~is_first, d)
+
+
+@compiled
+def _to_largest(first: Any, second: Any, largest: Any, dfirst: Any, dsecond: Any, d: Any) -> Any:
+    """Send the gradient d of a maximum of three to the first that has it: the gradients of all, the third new."""
+    dfirst, rest = _to_larger(first, largest, dfirst, d)
+    dsecond, dthird = _to_larger(second, largest, dsecond, rest)
+    return dfirst, dsecond, dthird
+
+
+@compiled
 def _column_max7(scratch: Any, rows: int, grad: int, height: int, line: int, pi: Any) -> Any:
     """Replace one column of row maxima by their gradient under the maximum over seven rows.
 
@@ -58,19 +73,10 @@ def _column_max7(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
                 g = load(scratch, grad + at - 3 * line)
                 dot = dot + g * maximum(t4, t2)
                 g = g * pi
-                upper = t4 >= t2
-                dt4 = add_where(upper, dt4, g)
-                dt2 = keep(~upper, g)
+                dt4, dt2 = _to_larger(t4, t2, dt4, g)
         if i >= 3:
-            upper = s5 >= s3
-            ds5 = add_where(upper, ds5, dt4)
-            ds3 = keep(~upper, dt4)
-            upper = r6 >= s5
-            dr6 = add_where(upper, dr6, ds5)
-            rest = keep(~upper, ds5)
-            middle = r5 >= s5
-            dr5 = add_where(middle, dr5, rest)
-            dr4 = keep(~middle, rest)
+            ds5, ds3 = _to_larger(s5, s3, ds5, dt4)
+            dr6, dr5, dr4 = _to_largest(r6, r5, s5, dr6, dr5, ds5)
             if i >= 6:
                 store(scratch, rows + at - 6 * line, dr6)
         r6, r5, r4, r3, r2, r1 = r5, r4, r3, r2, r1, r0
@@ -102,16 +108,9 @@ def _column_max5(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
                 g = load(scratch, grad + at - 2 * line)
                 dot = dot + g * maximum(s3, s1)
                 g = g * pi
-                upper = s3 >= s1
-                ds3 = add_where(upper, ds3, g)
-                ds1 = keep(~upper, g)
+                ds3, ds1 = _to_larger(s3, s1, ds3, g)
         if i >= 2:
-            upper = r4 >= s3
-            dr4 = add_where(upper, dr4, ds3)
-            rest = keep(~upper, ds3)
-            middle = r3 >= s3
-            dr3 = add_where(middle, dr3, rest)
-            dr2 = keep(~middle, rest)
+            dr4, dr3, dr2 = _to_largest(r4, r3, s3, dr4, dr3, ds3)
             if i >= 4:
                 store(scratch, rows + at - 4 * line, dr4)
         r4, r3, r2, r1 = r3, r2, r1, r0
@@ -139,12 +138,7 @@ def _column_max3(scratch: Any, rows: int, grad: int, height: int, line: int, pi:
             s1 = maximum(maximum(r2, r1), r0)
             dot = dot + g * s1
             g = g * pi
-            upper = r2 >= s1
-            dr2 = add_where(upper, dr2, g)
-            rest = keep(~upper, g)
-            middle = r1 >= s1
-            dr1 = add_where(middle, dr1, rest)
-            dr0 = keep(~middle, rest)
+            dr2, dr1, dr0 = _to_largest(r2, r1, s1, dr2, dr1, g)
         if i >= 2:
             store(scratch, rows + at - 2 * line, dr2)
         r2, r1 = r1, r0
@@ -262,23 +256,14 @@ def _row_maxima(
             s2 = maximum(r3, r1)
             if j >= 3:
                 g = load(scratch, at - 3 * LANES + 2 * plane)
-                left = s4 >= s2
-                ds4 = add_where(left, ds4, g)
-                ds2 = keep(~left, g)
+                ds4, ds2 = _to_larger(s4, s2, ds4, g)
         if j >= 3:
             if 4 <= j < width + 4:
                 ds4 = ds4 + load(scratch, at - 4 * LANES + plane)
             if 5 <= j < width + 5:
                 dr5 = dr5 + load(scratch, at - 5 * LANES)
-            left = r5 >= r3
-            dr5 = add_where(left, dr5, ds4)
-            dr3 = keep(~left, ds4)
-            left = x6 >= r5
-            dx6 = add_where(left, dx6, dr5)
-            rest = keep(~left, dr5)
-            middle = x5 >= r5
-            dx5 = add_where(middle, dx5, rest)
-            dx4 = keep(~middle, rest)
+            dr5, dr3 = _to_larger(r5, r3, dr5, ds4)
+            dx6, dx5, dx4 = _to_largest(x6, x5, r5, dx6, dx5, dr5)
             if j >= 6:
                 other = load(scratch, at - 6 * LANES + 4 * plane)
                 write(dx, place + (j - 6) * channels, count, dx6 + other)

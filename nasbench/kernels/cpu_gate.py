@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,10 @@ import torch
 from torch import Tensor
 
 from nasbench.kernels import threads
-from nasbench.kernels.compilation import body, carray, compiled
-from nasbench.kernels.cpu import computes_in
+from nasbench.kernels.compilation import carray, compiled
+from nasbench.kernels.cpu import FIELDS, address_of, computes_in, launch, nhwc
 from nasbench.kernels.cpu_forward import ZERO, read, write
 from nasbench.kernels.vector import LANES, fetch_add, lane_sum, pointer, splat
-
-# What a kernel is told, as 64-bit integers: a counter, sizes, then addresses (see `_run`).
-_FIELDS = 16
-_Arguments = ctypes.c_int64 * _FIELDS
 
 
 @compiled
@@ -95,7 +90,7 @@ def _backward(
 @compiled
 def _work(address: Any, kind: Any, inner: Any) -> None:
     """Take tasks until none are left: an image and a range of channels each; types as in `cpu._work`."""
-    a = carray(address, (_FIELDS,), np.int64)
+    a = carray(address, (FIELDS,), np.int64)
     images, height, width, channels, span = a[1], a[2], a[3], a[4], a[5]
     pixels, lines, posts = images * height * width, images * height, images * width
     weight = carray(pointer(a[6]), (1,), inner)[0]
@@ -137,14 +132,6 @@ def _work_float64(address: Any) -> None:
 _BODIES = {torch.float32: _work_float32, torch.bfloat16: _work_bfloat16, torch.float64: _work_float64}
 
 
-def _nhwc(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous(memory_format=torch.channels_last)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _span(x: Tensor, workers: int) -> int:
     """Channels of a task: all of an image's, which lie together, if there are enough images for all threads."""
     return x.shape[1] if x.shape[0] >= 4 * workers else LANES
@@ -156,15 +143,14 @@ def _run(
     workers = threads.count()
     images, channels, height, width = x.shape
     scale = weight.detach().to(computes_in(x.dtype)).contiguous()
-    addresses = [_address(tensor) for tensor in (x, rows, columns, y, other, *sums)]
-    arguments = _Arguments(*(0, images, height, width, channels, _span(x, workers), scale.data_ptr()), *addresses)
-    threads.run(body(_BODIES[x.dtype]), ctypes.addressof(arguments), workers)
+    places = map(address_of, (scale, x, rows, columns, y, other, *sums))
+    launch(_BODIES[x.dtype], [0, images, height, width, channels, _span(x, workers), *places], workers)
 
 
 def forward(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, base: Tensor | None) -> Tensor:
     """Compute weight · x · rows · columns + base; see `nasbench.kernels.gate`. The result is channels_last."""
-    x, rows, columns = _nhwc(x), _nhwc(rows), _nhwc(columns)
-    base = None if base is None else _nhwc(base)
+    x, rows, columns = nhwc(x), nhwc(rows), nhwc(columns)
+    base = None if base is None else nhwc(base)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     if x.numel():
         _run(x, rows, columns, weight, y, base)
@@ -175,7 +161,7 @@ def backward(
     g: Tensor, x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, rows and columns (channels_last, in x's type) and of the weight (in double precision)."""
-    g, x, rows, columns = _nhwc(g), _nhwc(x), _nhwc(rows), _nhwc(columns)
+    g, x, rows, columns = nhwc(g), nhwc(x), nhwc(rows), nhwc(columns)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     inner = computes_in(x.dtype)
     drows, dcolumns = (

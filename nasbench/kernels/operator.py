@@ -35,8 +35,8 @@ def pooling_mixture(x: Tensor, pi: Tensor, names: Sequence[str]) -> Tensor:
     maxima with -inf. All is added up in float32, or in float64 if x is. Of equal maxima the first in row-major order
     takes the gradient, as in torch; where a window holds a NaN, averages are NaN, but a maximum may overlook it.
     Derivatives are exact and of first order. The kernels take float32, bfloat16 and float64 on the CPU, float32,
-    bfloat16 and float16 on CUDA; elsewhere (with one warning), and with `NASBENCH_KERNELS=reference`, plain torch stands in, which has
-    derivatives of any order.
+    bfloat16 and float16 on CUDA; elsewhere (with one warning), and with `NASBENCH_KERNELS=reference`, plain torch
+    stands in, which has derivatives of any order.
 
     Raises OptionError: the arguments do not go together, or `NASBENCH_KERNELS` is unknown. Raises NasbenchError: for a
     second derivative. Source: Meta-Pooling, section 2.1 (the parameterised spatial enhancer's local candidates).

@@ -45,18 +45,19 @@ def check(x: Tensor, pi: Tensor, names: Sequence[str]) -> list[int]:
     return codes
 
 
+def pool(x: Tensor, code: int) -> Tensor:
+    """Compute one candidate, by its code: averages are padded with zeros that count, maxima with -inf."""
+    window = WINDOWS[code]
+    if window == 1:
+        return x
+    if code < FIRST_MAX:
+        return avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=True)
+    return max_pool2d(x, window, stride=1, padding=window // 2)
+
+
 def mix(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
     """Compute the mixture of candidates given by their codes; see `reference_mixture`."""
-    terms = []
-    for code, weight in zip(codes, pi.unbind(), strict=True):
-        window = WINDOWS[code]
-        if window == 1:
-            pooled = x
-        elif code < FIRST_MAX:
-            pooled = avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=True)
-        else:
-            pooled = max_pool2d(x, window, stride=1, padding=window // 2)
-        terms.append(weight * pooled)
+    terms = [weight * pool(x, code) for code, weight in zip(codes, pi.unbind(), strict=True)]
     y = terms[0]
     for term in terms[1:]:
         y = y + term

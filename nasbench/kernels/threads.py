@@ -28,8 +28,7 @@ def _after_fork() -> None:
     _is_forked = True
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def count() -> int:
@@ -40,13 +39,10 @@ def count() -> int:
 @cache
 def _team() -> Callable[..., None] | None:
     """`GOMP_parallel` of the OpenMP library that torch has loaded, if there is one."""
-    already_loaded = getattr(os, "RTLD_NOLOAD", None)
-    if already_loaded is None:
-        return None
     bundled = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("lib*omp*"))
     for name in (*bundled, "libgomp.so.1", "libiomp5.so", "libomp.so"):
         try:
-            function: Any = ctypes.CDLL(name, mode=already_loaded).GOMP_parallel
+            function: Any = ctypes.CDLL(name, mode=os.RTLD_NOLOAD).GOMP_parallel
         except (OSError, AttributeError):
             continue
         function.argtypes = (Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)

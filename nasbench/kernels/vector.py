@@ -7,6 +7,8 @@ AVX-512 one and two NEON ones; sixteen measured no faster on AVX-512 (Zen 4) and
 
 from __future__ import annotations
 
+import functools
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +24,7 @@ from numba.extending import models
 LANES = 8
 
 # numba's annotations are of its internals: the decorated functions below take other arguments in a kernel.
-intrinsic: Any = numba.extending.intrinsic
+numba_intrinsic: Any = numba.extending.intrinsic
 lower_builtin: Any = numba.extending.lower_builtin
 register_model: Any = numba.extending.register_model
 infer_global: Any = numba.core.typing.templates.infer_global
@@ -159,27 +161,34 @@ def _narrow(builder: Any, value: Any, memory: ir.VectorType) -> Any:
     return builder.trunc(builder.select(nan, all_lanes(0x7FC0), rounded), _SHORTS)
 
 
-@intrinsic
-def load(typing: Any, array: Any, index: Any) -> Any:
+def _emitted(typed: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic: `typed` gives its signature by operand types, the decorated function emits it for operands."""
+
+    def register(emit: Callable[..., Any]) -> Any:
+        @functools.wraps(emit)
+        def intrinsic(typing: Any, *kinds: Any) -> Any:
+            return typed(*kinds), lambda context, builder, sig, args: emit(context, builder, sig.args[0], *args)
+
+        # What numba takes for the operands' names: all parameters but the first.
+        vars(intrinsic)["__signature__"] = inspect.Signature(list(inspect.signature(emit).parameters.values())[2:])
+        return numba_intrinsic(intrinsic)
+
+    return register
+
+
+@_emitted(lambda array, index: _vector_of(array)(array, types.intp))
+def load(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     """Read the `LANES` numbers from array[index]."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        return _widen(builder, builder.load(place, align=_ALIGN[memory]))
-
-    return _vector_of(array)(array, types.intp), emit
+    place, memory = _address(context, builder, kind, array, index)
+    return _widen(builder, builder.load(place, align=_ALIGN[memory]))
 
 
-@intrinsic
-def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+@_emitted(lambda array, index, value: types.void(array, types.intp, _vector_of(array)))
+def store(context: Any, builder: Any, kind: Any, array: Any, index: Any, value: Any) -> Any:
     """Write a vector to array[index] and behind."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        builder.store(_narrow(builder, args[2], memory), place, align=_ALIGN[memory])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, _vector_of(array)), emit
+    place, memory = _address(context, builder, kind, array, index)
+    builder.store(_narrow(builder, value, memory), place, align=_ALIGN[memory])
+    return context.get_dummy_value()
 
 
 def _masked(builder: Any, name: str, memory: ir.VectorType, result: ir.Type, arguments: list[Any]) -> Any:
@@ -189,122 +198,81 @@ def _masked(builder: Any, name: str, memory: ir.VectorType, result: ir.Type, arg
     return builder.call(function, arguments)
 
 
-@intrinsic
-def load_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
+@_emitted(lambda array, index, count: _vector_of(array)(array, types.intp, types.intp))
+def load_part(context: Any, builder: Any, kind: Any, array: Any, index: Any, count: Any) -> Any:
     """Read the first `count` lanes from array[index]; the others are 0."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        align = ir.Constant(ir.IntType(32), _ALIGN[memory])
-        arguments = [place, align, _lanes_below(builder, args[2]), ir.Constant(memory, [0] * LANES)]
-        return _widen(builder, _masked(builder, "load", memory, memory, arguments))
-
-    return _vector_of(array)(array, types.intp, types.intp), emit
+    place, memory = _address(context, builder, kind, array, index)
+    align = ir.Constant(ir.IntType(32), _ALIGN[memory])
+    arguments = [place, align, _lanes_below(builder, count), ir.Constant(memory, [0] * LANES)]
+    return _widen(builder, _masked(builder, "load", memory, memory, arguments))
 
 
-@intrinsic
-def store_part(typing: Any, array: Any, index: Any, count: Any, value: Any) -> Any:
+@_emitted(lambda array, index, count, value: types.void(array, types.intp, types.intp, _vector_of(array)))
+def store_part(context: Any, builder: Any, kind: Any, array: Any, index: Any, count: Any, value: Any) -> Any:
     """Write the first `count` lanes to array[index] and behind."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place, memory = _address(context, builder, sig.args[0], args[0], args[1])
-        align = ir.Constant(ir.IntType(32), _ALIGN[memory])
-        arguments = [_narrow(builder, args[3], memory), place, align, _lanes_below(builder, args[2])]
-        _masked(builder, "store", memory, ir.VoidType(), arguments)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp, _vector_of(array)), emit
+    place, memory = _address(context, builder, kind, array, index)
+    align = ir.Constant(ir.IntType(32), _ALIGN[memory])
+    arguments = [_narrow(builder, value, memory), place, align, _lanes_below(builder, count)]
+    _masked(builder, "store", memory, ir.VoidType(), arguments)
+    return context.get_dummy_value()
 
 
-@intrinsic
-def splat(typing: Any, array: Any, value: Any) -> Any:
+@_emitted(
+    lambda array, value: _vector_of(array)(array, types.float64 if _vector_of(array) is double else types.float32)
+)
+def splat(context: Any, builder: Any, kind: Any, array: Any, value: Any) -> Any:
     """Put one number into every lane of a vector such as the array is computed with."""
-    result = _vector_of(array)
-    number = types.float64 if result is double else types.float32
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _same(builder, args[1], _FLOATS[result.bits])
-
-    return result(array, number), emit
+    return _same(builder, value, _FLOATS[_vector_of(kind).bits])
 
 
-@intrinsic
-def maximum(typing: Any, a: Any, b: Any) -> Any:
+@_emitted(lambda a, b: a(a, a))
+def maximum(context: Any, builder: Any, kind: Any, a: Any, b: Any) -> Any:
     """Lane-wise maximum; where either is NaN, b."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
-
-    return a(a, a), emit
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-@intrinsic
-def keep(typing: Any, where: Any, value: Any) -> Any:
+@_emitted(lambda where, value: value(mask, value))
+def keep(context: Any, builder: Any, kind: Any, where: Any, value: Any) -> Any:
     """`value` in the lanes of the mask, 0 elsewhere."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(*args, ir.Constant(args[1].type, [0.0] * LANES))
-
-    return value(mask, value), emit
+    return builder.select(where, value, ir.Constant(value.type, [0.0] * LANES))
 
 
-@intrinsic
-def add_where(typing: Any, where: Any, total: Any, value: Any) -> Any:
+@_emitted(lambda where, total, value: value(mask, value, value))
+def add_where(context: Any, builder: Any, kind: Any, where: Any, total: Any, value: Any) -> Any:
     """`total + value` in the lanes of the mask, `total` elsewhere."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        where, total, value = args
-        return builder.select(where, builder.fadd(total, value), total)
-
-    return value(mask, value, value), emit
+    return builder.select(where, builder.fadd(total, value), total)
 
 
-@intrinsic
-def lane_sum(typing: Any, value: Any) -> Any:
+@_emitted(lambda value: types.float64(value))
+def lane_sum(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """Sum of the lanes, in double precision."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        total = ir.Constant(ir.DoubleType(), 0.0)
-        for lane in range(LANES):
-            number = builder.extract_element(args[0], ir.Constant(ir.IntType(32), lane))
-            total = builder.fadd(total, number if value is double else builder.fpext(number, ir.DoubleType()))
-        return total
-
-    return types.float64(value), emit
+    total = ir.Constant(ir.DoubleType(), 0.0)
+    for lane in range(LANES):
+        number = builder.extract_element(value, ir.Constant(ir.IntType(32), lane))
+        total = builder.fadd(total, number if kind is double else builder.fpext(number, ir.DoubleType()))
+    return total
 
 
-@intrinsic
-def prefetch(typing: Any, array: Any, index: Any) -> Any:
+@_emitted(lambda array, index: types.void(array, types.intp))
+def prefetch(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index], which may lie outside of the array."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place, _ = _address(context, builder, sig.args[0], args[0], args[1])
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        # To read it, soon and often, as data.
-        builder.call(function, [place, number(0), number(3), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), emit
+    place, _ = _address(context, builder, kind, array, index)
+    number = ir.IntType(32)
+    signature = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    # To read it, soon and often, as data.
+    builder.call(function, [place, number(0), number(3), number(1)])
+    return context.get_dummy_value()
 
 
-@intrinsic
-def fetch_add(typing: Any, array: Any, index: Any, amount: Any) -> Any:
+@_emitted(lambda array, index, amount: types.int64(array, types.intp, types.int64))
+def fetch_add(context: Any, builder: Any, kind: Any, array: Any, index: Any, amount: Any) -> Any:
     """Add to array[index] atomically and return what was there before."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]])
-        return builder.atomic_rmw("add", place, args[2], "monotonic")
-
-    return types.int64(array, types.intp, types.int64), emit
+    place = builder.gep(context.make_array(kind)(context, builder, array).data, [index])
+    return builder.atomic_rmw("add", place, amount, "monotonic")
 
 
-@intrinsic
-def pointer(typing: Any, address: Any) -> Any:
+@_emitted(lambda address: types.voidptr(types.int64))
+def pointer(context: Any, builder: Any, kind: Any, address: Any) -> Any:
     """An address held in an integer, as a pointer for `numba.carray`."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), emit
+    return builder.inttoptr(address, cgutils.voidptr_t)

@@ -12,8 +12,7 @@ from numpy.random import RandomState
 from nasbench.architecture import Architecture
 from nasbench.errors import LimitError
 from nasbench.facts import LimitFacts
-from nasbench.limits.costs import Build, Costs, tables, whole_costs
-from nasbench.limits.kind import Limit
+from nasbench.limits.costs import Build, Costs, whole_costs
 
 AGREE = 0.1  # share by which the sum over layers may miss the network as a whole
 TRIED = 3  # networks that are measured as a whole before the search
@@ -147,24 +146,6 @@ class Budget:
             what = f"the cheapest of {count} candidates at their places make" if count else "the given network has"
             found.append(f"limit {limit}: {what} {limit.text(costs.whole.value)}")
         return found
-
-
-def budget(limits: Sequence[Limit], build: Build, size: int, architecture: Architecture | None = None) -> Budget:
-    """Measure what candidates, or the network of a given architecture, cost under one or more limits.
-
-    Raises LimitError: a limit cannot be kept, or the costs of candidates do not add up to those of networks.
-    """
-    found = Budget(tables(limits, build, size, architecture), build, size)
-    for costs in found.costs:
-        if costs.whole.value > costs.limit.value:
-            which = "the network has" if architecture else "the cheapest reachable network has"
-            raise Unreachable(
-                f"limit {costs.limit} cannot be kept: {which} {costs.limit.text(costs.whole.value)}; raise the limit, "
-                "or take a smaller width or image size"
-            )
-    if architecture is None:
-        found.check()
-    return found
 
 
 def _tightened(costs: Costs, measured: float) -> Costs:

@@ -1,4 +1,4 @@
-"""The limits of a configuration, and what takes the largest value below them."""
+"""The limits of a configuration, measured."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from torch import nn
 
 from nasbench.architecture import Architecture, instantiate, resolve
 from nasbench.config import RunConfig
-from nasbench.limits.budget import Budget, budget
+from nasbench.limits.budget import Budget, Unreachable
+from nasbench.limits.costs import tables
 from nasbench.limits.kind import parse
 from nasbench.networks import build_space
 
 
 def network(config: RunConfig, classes: int, size: int, architecture: Architecture | None) -> nn.Module:
     """The network of an architecture of a configuration's space for some data, or without one the space."""
-    found: nn.Module = (
-        build_space(config, classes, size)
-        if architecture is None
-        else instantiate(lambda: build_space(config, classes, size), architecture)
-    )
+    build = partial(build_space, config, classes, size)
+    found: nn.Module = build() if architecture is None else instantiate(build, architecture)
     return found
 
 
 def budget_of(config: RunConfig, classes: int, size: int) -> Budget:
     """Measure what a complete configuration's limits are about, for so many classes and images (3, size, size).
 
-    Raises NasbenchError: a limit cannot be kept, or is none.
+    Raises LimitError: one cannot be kept, or the costs of candidates do not add up to those of networks.
     """
     given = None if config.strategy else resolve(build_space(config, classes, size), config.architecture)
-    return budget(parse(config.limits), partial(network, config, classes, size), size, given)
+    build = partial(network, config, classes, size)
+    found = Budget(tables(parse(config.limits), build, size, given), build, size)
+    for costs in found.costs:
+        if costs.whole.value > costs.limit.value:
+            which = "the network has" if given else "the cheapest reachable network has"
+            raise Unreachable(
+                f"limit {costs.limit} cannot be kept: {which} {costs.limit.text(costs.whole.value)}; raise the limit, "
+                "or take a smaller width or image size"
+            )
+    if given is None:
+        found.check()
+    return found

@@ -8,7 +8,6 @@ multiples of eight or scale it. A number of channels, reduction or stride below 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from timm.layers.cbam import CbamModule
 from timm.layers.coord_attn import CoordAttn
@@ -17,11 +16,6 @@ from timm.layers.squeeze_excite import SqueezeExcite
 from torch import nn
 
 from nasbench.options import Count, checked
-
-
-def _hidden(channels: int, reduction: int, minimum: int) -> int:
-    """Return max(minimum, channels // reduction), the width of a module's bottleneck."""
-    return max(minimum, channels // reduction)
 
 
 class SE(SqueezeExcite):
@@ -33,7 +27,7 @@ class SE(SqueezeExcite):
 
     @checked
     def __init__(self, channels: Count, reduction: Count = 24) -> None:
-        super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=1))
+        super().__init__(channels, rd_channels=max(1, channels // reduction))
 
 
 class CBAM(CbamModule):
@@ -47,7 +41,7 @@ class CBAM(CbamModule):
 
     @checked
     def __init__(self, channels: Count, reduction: Count = 24) -> None:
-        super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=1), mlp_bias=True)
+        super().__init__(channels, rd_channels=max(1, channels // reduction), mlp_bias=True)
 
 
 class SK(SelectiveKernel):
@@ -63,7 +57,7 @@ class SK(SelectiveKernel):
 
     @checked
     def __init__(self, channels: Count, reduction: Count = 8, stride: Count = 1) -> None:
-        hidden = _hidden(channels, reduction, minimum=8)
+        hidden = max(8, channels // reduction)
         super().__init__(
             channels,
             kernel_size=[3, 5],
@@ -88,14 +82,8 @@ class CoordAttention(CoordAttn):
 
     @checked
     def __init__(self, channels: Count, reduction: Count = 32) -> None:
-        super().__init__(channels, rd_channels=_hidden(channels, reduction, minimum=8), bias=True)
+        super().__init__(channels, rd_channels=max(8, channels // reduction), bias=True)
 
 
 ATTENTION: dict[str, Callable[[int], nn.Module]] = {"se": SE, "cbam": CBAM, "sk": SK, "coord": CoordAttention}
 """Candidates on the expanded features (Table 2): factories of the channel count, shape-preserving."""
-
-ATTENTION_OUTPUT: dict[str, Callable[[int], nn.Module]] = {
-    "se": partial(SE, reduction=8),
-    "cbam": partial(CBAM, reduction=8),
-}
-"""The set-up of Table 4 on the block output: factories of the channel count, shape-preserving."""

@@ -9,10 +9,37 @@ from typing import Any
 from nni.nas.nn.pytorch import LayerChoice
 from torch import Tensor, nn
 
-from nasbench.spaces.operations.enhancers import enhancer
+from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
 
 # Named architectures that have one candidate everywhere.
 UNIFORM = {"none": "none", "local": "avg3", "global": "global"}
+
+
+class EnhancedSpace:
+    """Base of spaces whose every block chooses its enhancer; they call `choose_among`, then `choice` block by block."""
+
+    candidate_names: tuple[str, ...]
+    enhancer_labels: list[str]  # of the blocks so far
+    _reductions: Mapping[str, int]
+
+    def choose_among(self, candidates: str | Iterable[str], reductions: Mapping[str, int]) -> None:
+        """Set the candidates, see `candidate_names`, and the reductions of some of them."""
+        self.candidate_names, self._reductions = candidate_names(candidates), reductions
+        self.enhancer_labels = []
+
+    def choice(self, channels: int, label: str = "") -> nn.Module:
+        """The choice of the next block's enhancer for features of so many channels."""
+        self.enhancer_labels.append(label or enhancer_label(len(self.enhancer_labels) + 1))
+        return enhancer_choice(self.enhancer_labels[-1], self.candidate_names, channels, self._reductions)
+
+    @staticmethod
+    def words(options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says in the place of options' values."""
+        return set_words(options["candidates"])
+
+    def architectures(self) -> dict[str, dict[str, str]]:
+        """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
+        return uniform_architectures(self.enhancer_labels, self.candidate_names)
 
 
 def enhancer_choice(label: str, names: Iterable[str], channels: int, reductions: Mapping[str, int]) -> nn.Module:

@@ -6,11 +6,10 @@ from abc import abstractmethod
 from typing import Any, final
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nasbench.errors import OptionError, unknown
 from nasbench.kernels import spatial_gate
-from nasbench.kernels.reference import FIRST_MAX, POOLING_NAMES, WINDOWS
+from nasbench.kernels.reference import POOLING_NAMES, pool
 
 
 @final
@@ -30,13 +29,7 @@ class PoolingTerm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool `x` (N, C, H, W)."""
-        code = POOLING_NAMES.index(self.name)
-        window = WINDOWS[code]
-        if window == 1:
-            return x
-        if code < FIRST_MAX:
-            return F.avg_pool2d(x, window, 1, window // 2, count_include_pad=True)
-        return F.max_pool2d(x, window, 1, window // 2)
+        return pool(x, POOLING_NAMES.index(self.name))
 
     def extra_repr(self) -> str:
         """The name."""
