@@ -76,22 +76,16 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")
 
 
-def check_range(
-    name: str,  # the option's name, for the message
-    value: float,
-    *,
-    gt: float | None = None,  # exclusive lower bound
-    ge: float | None = None,  # inclusive lower bound
-    lt: float | None = None,  # exclusive upper bound
-    le: float | None = None,  # inclusive upper bound
-) -> None:
-    """Check that a number lies within bounds. Raises OptionError: naming the option, the value and the bounds."""
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+
+
+def check_range(name: str, value: float, **bounds: float | None) -> None:
+    """Check that an option lies within its bounds, of `SIGNS`; an OptionError names it, its value and the bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise OptionError(f"{name} must be a number, not {value!r}")
     if value != value or abs(value) == float("inf"):
         raise OptionError(f"{name} must be a finite number, not {value}")
-    bounds = ((">", gt, operator.gt), ("≥", ge, operator.ge), ("<", lt, operator.lt), ("≤", le, operator.le))
-    given = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
-    if not all(holds(value, bound) for _, bound, holds in given):
-        wanted = " and ".join(f"{sign} {bound}" for sign, bound, _ in given)
+    given = {bound: limit for bound, limit in bounds.items() if limit is not None}
+    if not all(getattr(operator, bound)(value, limit) for bound, limit in given.items()):
+        wanted = " and ".join(f"{SIGNS[bound]} {limit}" for bound, limit in given.items())
         raise OptionError(f"{name} must be {wanted}, not {value}")

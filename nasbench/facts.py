@@ -34,12 +34,10 @@ class DataFacts(Part):
 class Exclusion(Part):
     """Why a candidate left a layer."""
 
-    step: Count
-    """Training batches seen by then."""
-    by: str
-    """The candidate that was better."""
+    step: Count  # training batches seen by then
+    by: str  # the candidate that was better
+    # For the other being better, to 1; already divided by the number of comparisons of the whole network.
     odds: Annotated[float, Field(gt=0)]
-    """For the other being better, to 1; already divided by the number of comparisons of the whole network."""
 
 
 class Doubt(Part):
@@ -47,33 +45,29 @@ class Doubt(Part):
 
     best: str
     rival: str
+    # Of d, what a step's batch prefers the best by: ∂L/∂π of the rival minus the best's, in the layer's units.
     mean: float
-    """Of d, what a step's batch prefers the best by: ∂L/∂π of the rival minus the best's, in the layer's units."""
-    deviation: float
-    """Of d, from step to step."""
-    steps: Count
-    """At which both were compared."""
+    deviation: float  # of d, from step to step
+    steps: Count  # at which both were compared
+    # Such steps from the first to a decision, if d went on like this on images not seen before; `None`: no end.
     needed: Count | None
-    """Such steps from the first to a decision, if d went on like this on images not seen before; `None`: no end."""
 
 
 class Decision(Part):
     """Why a layer has its candidate (`decisions.json`, by label)."""
 
-    by: str
-    """`evidence`, `threshold`, `undecided`, `limit`, `budget`, `given`, or what else decided, after "found by"."""
+    by: str  # `evidence`, `threshold`, `undecided`, `limit`, `budget`, `given`, or what else decided, after "found by"
+    # With `budget`: what the strategy would have taken without the limits on what the network costs.
     wanted: str | None = None
-    """With `budget`: what the strategy would have taken without the limits on what the network costs."""
     step: int | None = None
     pi: dict[str, float] | None = None
     train_loss: float | None = None
+    # Candidates that evidence has not excluded, in the space's order; empty where none was gathered.
     survivors: list[str] = []
-    """Candidates that evidence has not excluded, in the space's order; empty where none was gathered."""
     excluded: dict[str, Exclusion] = {}
-    doubt: Doubt | None = None
-    """Of a layer with several survivors."""
+    doubt: Doubt | None = None  # of a layer with several survivors
+    # The candidate that each half of the search, taken by itself, preferred; empty where that is not known.
     halves: list[str] = []
-    """The candidate that each half of the search, taken by itself, preferred; empty where that is not known."""
 
 
 class Environment(Part):
@@ -88,14 +82,10 @@ class LimitFacts(Part):
     """What a network costs that was derived under a limit, in the unit of the limit's kind."""
 
     limit: float
-    predicted: float
-    """By the costs of its candidates."""
-    measured: float
-    """Again, as a whole; a median where it is timed."""
-    low: float
-    """First quartile."""
-    high: float
-    """Third quartile."""
+    predicted: float  # by the costs of its candidates
+    measured: float  # again, as a whole; a median where it is timed
+    low: float  # first quartile
+    high: float  # third quartile
 
 
 class Result(Part):
@@ -103,22 +93,17 @@ class Result(Part):
 
     top1: Fraction
     top5: Fraction | None
-    balanced_accuracy: Fraction | None = None
-    """Mean of the recalls of the classes that have test images."""
+    balanced_accuracy: Fraction | None = None  # mean of the recalls of the classes that have test images
     params: Count
     madds: Count
     search_seconds: Seconds
     retrain_seconds: Seconds
     peak_memory_bytes: Count
-    search: dict[str, Count | float] = {}
-    """The strategy's own numbers."""
-    limits: dict[str, LimitFacts] = {}
-    """Kind of the limit → what the network costs."""
+    search: dict[str, Count | float] = {}  # the strategy's own numbers
+    limits: dict[str, LimitFacts] = {}  # kind of the limit → what the network costs
     architecture: Annotated[Architecture, Field(min_length=1)]
-    names: list[str] = []
-    """What the architecture is called: named architectures of the space, or its one candidate."""
-    label: str
-    """A short name for what was trained, e.g. `global`, `se at output`, `darts order 2 (ablation)`."""
+    names: list[str] = []  # what the architecture is called: named architectures of the space, or its one candidate
+    label: str  # a short name for what was trained, e.g. `global`, `se at output`, `darts order 2 (ablation)`
     record: str = ""
 
 

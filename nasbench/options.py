@@ -27,14 +27,10 @@ class Range:
 
 Positive = Annotated[float, Range(gt=0)]
 NonNegative = Annotated[float, Range(ge=0)]
-Fraction = Annotated[float, Range(gt=0, lt=1)]
-"""A share that is neither nothing nor all."""
-Share = Annotated[float, Range(ge=0, lt=1)]
-"""A share that may be nothing."""
-Rate = Annotated[float, Range(gt=0, le=1e38)]
-"""A learning rate; single precision ends there."""
-Width = Annotated[float, Range(ge=0.05, le=8)]
-"""A multiplier of a network's channels."""
+Fraction = Annotated[float, Range(gt=0, lt=1)]  # a share that is neither nothing nor all
+Share = Annotated[float, Range(ge=0, lt=1)]  # a share that may be nothing
+Rate = Annotated[float, Range(gt=0, le=1e38)]  # a learning rate; single precision ends there
+Width = Annotated[float, Range(ge=0.05, le=8)]  # a multiplier of a network's channels
 Count = Annotated[int, Range(ge=1)]
 Whole = Annotated[int, Range(ge=0)]
 Seed = Annotated[int, Range(ge=0, lt=2**32)]

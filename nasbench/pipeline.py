@@ -31,7 +31,7 @@ from nasbench.limits.configured import budget_of
 from nasbench.networks import build_space, derived, put
 from nasbench.presets import complete
 from nasbench.progress import Display
-from nasbench.quiet import logged, quiet_libraries
+from nasbench.quiet import quiet_libraries
 from nasbench.record import Record, continues
 from nasbench.resume import Resumption
 from nasbench.signals import terminable
@@ -235,7 +235,7 @@ def run(
         search = prepare(config, weights)
         demand(out, needed(search.space))
         record = Record.create(out, config)
-    with record.owned(), logged(record.path / records.LOG), display, terminable():
+    with record.owned(), quiet_libraries(record.path / records.LOG), display, terminable():
         record.set_status(state="running", error=None)
         for line in search.notes if search else ():
             display.say(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median, quantiles
 from time import perf_counter
@@ -62,17 +63,14 @@ def profile(model: nn.Module, image_size: int, channels: int = 3, names: Iterabl
 
         return hook
 
-    hooks = [module.register_forward_hook(note(name)) for name, module in blocks.items()]
     training = model.training
     first = next(model.parameters(), None)
     image = torch.zeros(1, channels, image_size, image_size, device=None if first is None else first.device)
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.eval()(image)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, FlopCounterMode(display=False) as counter, torch.no_grad():
+        hooks.callback(model.train, training)
+        for name, module in blocks.items():
+            hooks.enter_context(module.register_forward_hook(note(name)))
+        model.eval()(image)
     flops = counter.get_flop_counts()
     root = type(model).__name__
     parts = tuple(
@@ -119,12 +117,10 @@ def last_map(network: nn.Module, images: torch.Tensor) -> tuple[str, torch.Tenso
             found.pop(names[module], None)  # of several calls the last one counts
             found[names[module]] = output
 
-    hooks = [module.register_forward_hook(note) for module in names]
-    try:
+    with ExitStack() as hooks:
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(note))
         network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not found:
         raise OptionError(
             f"{type(network).__name__} has no feature map: none of its modules returns a tensor (N, C, H, W)"

@@ -14,15 +14,29 @@ from nasbench.nni_bridge import log
 LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "huggingface_hub", "timm", "py.warnings")
 
 
+class _Log(logging.FileHandler):
+    """A log that ends where the disk is full: the run says so in its own words."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the line out."""
+
+    def close(self) -> None:
+        """Leave out what is left."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' chatter off the terminal."""
+def quiet_libraries(file: Path | None = None) -> Iterator[None]:
+    """Keep the libraries' chatter off the terminal; write it to `file`, warnings included."""
     log.silence()
+    handler = _Log(file, encoding="utf-8") if file else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(n) for n in LOGGERS]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
     for logger in loggers:
         logger.propagate = False
-        logger.handlers = [logging.NullHandler()]
+        logger.handlers = [handler]
     logging.captureWarnings(True)
     try:
         with warnings.catch_warnings():
@@ -32,6 +46,7 @@ def quiet_libraries() -> Iterator[None]:
         logging.captureWarnings(False)
         for logger, propagate, handlers in before:
             logger.propagate, logger.handlers = propagate, handlers
+        handler.close()
 
 
 @contextlib.contextmanager
@@ -47,32 +62,3 @@ def silence() -> Iterator[None]:
             stack.callback(os.dup2, before, stream)
             os.dup2(nothing.fileno(), stream)
         yield
-
-
-class _Log(logging.FileHandler):
-    """A log that ends where the disk is full: the run says so in its own words."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Leave the line out."""
-
-    def close(self) -> None:
-        """Leave out what is left."""
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-@contextlib.contextmanager
-def logged(file: Path) -> Iterator[None]:
-    """Likewise, and write it to `file`, warnings included."""
-    with quiet_libraries():
-        handler = _Log(file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        loggers = [logging.getLogger(n) for n in LOGGERS]
-        for logger in loggers:
-            logger.addHandler(handler)
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeHandler(handler)
-            handler.close()

@@ -12,6 +12,7 @@ import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from pydantic import AfterValidator
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Width, checked
@@ -19,6 +20,7 @@ from nasbench.spaces.operations.choices import OnFirst, enhancer_label, enhancer
 from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
+convolution = partial(Conv2dNormActivation, inplace=None)  # without bias; BatchNorm, and ReLU unless told otherwise
 GATE = "me"
 DEPTHS = (4, 8, 4)
 GROUPS = (1, 2, 3, 4, 8)  # the counts that ShuffleNet compares
@@ -80,9 +82,9 @@ class MergingEvolutionGate(nn.Module):
     def __init__(self, channels: int, side: int, stride: int) -> None:
         """Build the gate of C = `channels` and σ = `side`, with the stride of the convolution beside it."""
         super().__init__()
-        self.merging = _convolution(channels, side, activation=nn.ReLU)
-        self.evolution = _convolution(side, side, kernel=3, stride=stride, activation=nn.ReLU)
-        self.matching = _convolution(side, channels, activation=nn.Sigmoid)
+        self.merging = convolution(channels, side, 1)
+        self.evolution = convolution(side, side, 3, stride)
+        self.matching = convolution(side, channels, 1, activation_layer=nn.Sigmoid)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """Gate the depthwise convolution's output by its input: `inputs` is (output, input)."""
@@ -125,8 +127,7 @@ class MEModule(nn.Module):
             )
 
         def compress(g: int) -> nn.Module:
-            convolution = _convolution(inp, squeezed, groups=1 if dense else g, activation=nn.ReLU)
-            return convolution.append(ChannelShuffle(g))
+            return convolution(inp, squeezed, 1, groups=1 if dense else g).append(ChannelShuffle(g))
 
         def gate(name: str) -> nn.Module:
             if name == GATE:
@@ -134,7 +135,7 @@ class MEModule(nn.Module):
             return OnFirst(enhancer(name, squeezed, reductions.get(name)))
 
         self.compress = self._by_groups(number, compress)
-        self.depthwise = _convolution(squeezed, squeezed, kernel=3, stride=stride, groups=squeezed)
+        self.depthwise = convolution(squeezed, squeezed, 3, stride, groups=squeezed, activation_layer=None)
         self.enhancer = LayerChoice(OrderedDict((name, gate(name)) for name in gates), label=enhancer_label(number))
         self.expand = self._by_groups(number, lambda g: nn.Conv2d(squeezed, expanded, 1, groups=g, bias=False))
         self.norm = nn.BatchNorm2d(expanded)
@@ -191,7 +192,7 @@ class MENetSpace(FittedSpace, ModelSpace):
         self.strides = fit_strides(image_size, (2, 2, 2, 2, 2), strides)
         stem, pool, *stage_strides = self.strides.chosen
         layers: list[tuple[str, nn.Module]] = [
-            ("stem", _convolution(3, shape.stem, kernel=3, stride=stem, activation=nn.ReLU)),
+            ("stem", convolution(3, shape.stem, 3, stem)),
             ("pool", nn.MaxPool2d(3, 2, 1) if pool == 2 else nn.Identity()),
         ]
         self.group_counts: list[list[int]] = []
@@ -242,16 +243,3 @@ class MENetSpace(FittedSpace, ModelSpace):
 def groups_label(module: int) -> str:
     """The label of a module's group count, e.g. `block09.groups`."""
     return f"block{module:02d}.groups"
-
-
-def _convolution(
-    inp: int,
-    oup: int,
-    *,
-    kernel: int = 1,
-    stride: int = 1,
-    groups: int = 1,
-    activation: Callable[[], nn.Module] | None = None,
-) -> nn.Sequential:
-    layers = [nn.Conv2d(inp, oup, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(oup)]
-    return nn.Sequential(*layers, *([activation()] if activation else []))

@@ -18,7 +18,7 @@ from nasbench.distributed import copy_from_first, mean_over_processes
 from nasbench.errors import OptionError
 from nasbench.finite import check_finite
 from nasbench.registry import declared
-from nasbench.strategies.deciding import Evidence, Excluded, pick
+from nasbench.strategies.deciding import Evidence, pick
 from nasbench.strategies.mixed import MixedLayer, live_parameters
 from nasbench.strategies.restored import preserved_buffers, without_gradient
 from nasbench.strategies.turns import Turns
@@ -60,7 +60,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self._soft: set[int] = set()
         self._searched, self._total = 0, 0  # steps of α so far, and in all
         self._taken: dict[str, Any] = {}  # of layers that stayed undecided
-        self._out: list[Excluded] = []  # by evidence, in this step
+        self._out: list[tuple[str, Any]] = []  # labels and candidates, by evidence, in this step
         self._unreachable: list[str] = []  # choices inside candidates that have left the network
         self._recent: deque[Tensor] = deque(maxlen=RECENT_STEPS)
 
@@ -188,7 +188,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         searched = {k: of_label[id(a)] for k, a in self.alphas.items() if id(a) in of_label}
         self._searched += 1
         looks, is_late = self._searched / self.strategy.meta_batches, 2 * self._searched > self._total
-        self._out = self.evidence.observe(searched, self.alphas, is_late, looks)
+        self._out = self.evidence.observe(searched, self.alphas, is_late, looks, self.steps + 1)
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         optimizer.step()
@@ -202,10 +202,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         """What a strategy does after a step beyond the warm-up: by evidence, throw candidates out and fix layers."""
         if self.strategy.fixing != "evidence":
             return
-        for out in self._out:
-            self.evidence.note(out, self.steps)
-            self.exclude(out.label, out.candidate)
-        for label in dict.fromkeys(out.label for out in self._out):
+        for label, candidate in self._out:
+            self.exclude(label, candidate)
+        for label in dict.fromkeys(label for label, _ in self._out):
             survivors = self.evidence.survivors(label)
             if len(survivors) == 1 and label not in self.fixed:
                 self.decide(label, "evidence", self.probabilities()[label])
@@ -220,7 +219,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def outlook(self, steps: int) -> str | None:
         """A warning, in one line, of what will go wrong in so many steps after the warm-up; or `None`."""
         batches = self.strategy.meta_batches
-        if self.strategy.fixing != "evidence" or self.evidence.can_decide(steps, batches):
+        if self.strategy.fixing != "evidence" or self.evidence.races.can_decide(steps, batches):
             return None
         others = "one batch" if batches == 1 else f"{batches} batches"
         return (

@@ -30,32 +30,24 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    about: str
-    """What was trained, how it was found, and on which data."""
-    usage: str
-    """What goes in and what comes out."""
+    about: str  # what was trained, how it was found, and on which data
+    usage: str  # what goes in and what comes out
     class_names: list[str] = Field(min_length=1)
-    image_size: int = Field(ge=1, le=4096)
-    """Side of the images that go in."""
-    fit: str
-    """How pictures of other sizes become such images, see `nasbench.data.preparation.FITS`."""
+    image_size: int = Field(ge=1, le=4096)  # side of the images that go in
+    fit: str  # how pictures of other sizes become such images, see `nasbench.data.preparation.FITS`
+    # Of each channel in 0–1, or one for all where the network was trained on grey pictures; used inside.
     mean: list[float] = Field(min_length=1, max_length=3)
-    """Of each channel in 0–1, or one for all where the network was trained on grey pictures; used inside."""
     std: list[float] = Field(min_length=1, max_length=3)
-    top1: Fraction
-    """Of the record, on the test images."""
+    top1: Fraction  # of the record, on the test images
     top5: Fraction | None
-    quantised: str = ""
-    """To which whole numbers, where it was."""
-    quantised_top1: Fraction | None = None
-    """Of the quantised network in this file, on the test images."""
+    quantised: str = ""  # to which whole numbers, where it was
+    quantised_top1: Fraction | None = None  # of the quantised network in this file, on the test images
     params: Count
     madds: Count
     space: str
     space_options: dict[str, Any]
     architecture: Architecture
-    version: str
-    """Of nasbench."""
+    version: str  # of nasbench
 
     def texts(self) -> dict[str, str]:
         """Every entry as text: what is none already, as JSON."""

@@ -53,16 +53,11 @@ class Runnable:
 class Format(Protocol):
     """What a format's module has. It imports the packages of the format in its functions only."""
 
-    SUFFIX: str
-    """Of its files' names."""
-    PACKAGES: tuple[str, ...]
-    """That it imports beside what nasbench needs anyway."""
-    INSTALL: str
-    """The command that installs them."""
-    RUNS_CODE: bool
-    """Whether reading a stranger's file may run a stranger's code."""
-    QUANTISES: bool
-    """Whether it is a `Quantising` one."""
+    SUFFIX: str  # of its files' names
+    PACKAGES: tuple[str, ...]  # that it imports beside what nasbench needs anyway
+    INSTALL: str  # the command that installs them
+    RUNS_CODE: bool  # whether reading a stranger's file may run a stranger's code
+    QUANTISES: bool  # whether it is a `Quantising` one
 
     def write(self, network: Deployed, example: Tensor, card: Card, path: Path) -> None:
         """Write a network that has been called before; `example` are two images."""

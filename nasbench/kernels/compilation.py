@@ -19,8 +19,7 @@ from numba import types
 carray: Any = vars(numba)["carray"]
 _settings: Any = numba.config
 
-compiled = numba.njit(nogil=True, error_model="numpy")
-"""Decorator of everything that a body calls."""
+compiled = numba.njit(nogil=True, error_model="numpy")  # decorator of everything that a body calls
 
 _bodies: dict[Callable[[Any], None], Any] = {}
 _lock = threading.Lock()

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nasbench.kernels import threads
 from nasbench.kernels.compilation import body, carray, compiled
-from nasbench.kernels.cpu_backward import BACKWARD_PLANES, backward_task
-from nasbench.kernels.cpu_forward import FORWARD_PLANES, forward_task
+from nasbench.kernels.cpu_backward import backward_task
+from nasbench.kernels.cpu_forward import PLANES, forward_task
 from nasbench.kernels.vector import LANES, fetch_add, pointer
 
 FIELDS = 16  # what a kernel is told at most, as 64-bit integers: counters, sizes, then addresses
@@ -77,11 +77,10 @@ _BODIES: dict[torch.dtype, Callable[[Any], None]] = {
     torch.bfloat16: _work_bfloat16,
     torch.float64: _work_float64,
 }
-DTYPES = tuple(_BODIES)
 
 
 def computes_in(dtype: torch.dtype) -> torch.dtype:
-    """The type in which a kernel adds up images of one of `DTYPES`."""
+    """The type in which a kernel adds up images of another."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -101,9 +100,7 @@ def launch(kernel: Callable[[Any], None], fields: Sequence[int], workers: int) -
     threads.run(body(kernel), ctypes.addressof(arguments), workers)
 
 
-def _run(
-    x: Tensor, y: Tensor, pi: Tensor, codes: Sequence[int], planes: int, g: Tensor | None, dots: Tensor | None
-) -> None:
+def _run(x: Tensor, y: Tensor, pi: Tensor, codes: Sequence[int], g: Tensor | None, dots: Tensor | None) -> None:
     """Run the kernels over channels_last tensors; `g` and `dots` make it the backward pass."""
     images, channels, height, width = x.shape
     inner = computes_in(x.dtype)
@@ -112,7 +109,7 @@ def _run(
         weights[code] = weight * _SCALE[code]
     blocks = -(-channels // LANES)
     workers = max(1, min(threads.count(), images * blocks))
-    size = planes * height * (width | 1) * LANES
+    size = PLANES * height * (width | 1) * LANES
     scratch = torch.empty(workers * size, dtype=inner)
     grain = blocks if images >= _IMAGES_PER_THREAD * workers else 1
     kinds = (any(1 <= code < 4 for code in codes), any(code >= 4 for code in codes))
@@ -121,11 +118,11 @@ def _run(
 
 
 def forward(x: Tensor, pi: Tensor, codes: Sequence[int]) -> Tensor:
-    """Mix x (N, C, H, W), of one of `DTYPES` and any layout, by weights pi (K,); in channels_last memory format."""
+    """Mix x (N, C, H, W), of a type with a kernel and any layout, by weights pi (K,); in channels_last."""
     x = nhwc(x)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     if x.numel():
-        _run(x, y, pi, codes, FORWARD_PLANES, None, None)
+        _run(x, y, pi, codes, None, None)
     return y
 
 
@@ -135,6 +132,6 @@ def backward(g: Tensor, x: Tensor, pi: Tensor, codes: Sequence[int]) -> tuple[Te
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     dots = torch.zeros(x.shape[0] * -(-x.shape[1] // LANES), 7, dtype=torch.float64)
     if x.numel():
-        _run(x, dx, pi, codes, BACKWARD_PLANES, g, dots)
+        _run(x, dx, pi, codes, g, dots)
     sums = dots.sum(0).tolist()
     return dx, torch.tensor([sums[code] * _SCALE[code] for code in codes], dtype=torch.float64)

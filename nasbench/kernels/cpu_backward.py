@@ -21,14 +21,6 @@ from nasbench.kernels.compilation import compiled
 from nasbench.kernels.cpu_forward import LOW, ZERO, read, row_maxima, write
 from nasbench.kernels.vector import LANES, add_where, keep, lane_sum, load, maximum, splat, store
 
-BACKWARD_PLANES = 6
-
-
-@compiled
-def _copy_row(g: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int) -> None:
-    for j in range(width):
-        store(scratch, line + j * LANES, read(g, place + j * channels, count))
-
 
 @compiled
 def _to_larger(first: Any, second: Any, dfirst: Any, d: Any) -> Any:
@@ -276,12 +268,6 @@ def _row_maxima(
 
 
 @compiled
-def _write_row(dx: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int) -> None:
-    for j in range(width):
-        write(dx, place + j * channels, count, load(scratch, line + j * LANES))
-
-
-@compiled
 def backward_task(
     x: Any,
     g: Any,
@@ -300,7 +286,7 @@ def backward_task(
     """Differentiate the mixture of one block of channels of one image; arguments as in `forward_task`.
 
     `g` is the gradient of the mixture, `dx` that of x; `dots`, of shape (7,), receives the task's part of the gradient
-    of `weights`. The scratch has room for `BACKWARD_PLANES` planes.
+    of `weights`.
     """
     zero = splat(scratch, ZERO)
     line = (width | 1) * LANES
@@ -311,7 +297,8 @@ def backward_task(
         if maxima:
             row_maxima(x, scratch, at, h * line, count, width, channels, plane)
         if maxima or averages:
-            _copy_row(g, scratch, at, grad + h * line, count, width, channels)
+            for w in range(width):
+                store(scratch, grad + h * line + w * LANES, read(g, at + w * channels, count))
     max3 = max5 = max7 = zero
     p3, p5, p7 = splat(scratch, weights[4]), splat(scratch, weights[5]), splat(scratch, weights[6])
     for w in range(width):
@@ -329,7 +316,8 @@ def backward_task(
         if maxima:
             _row_maxima(x, dx, scratch, at, h * line, count, width, channels, plane)
         else:
-            _write_row(dx, scratch, at, sums + h * line, count, width, channels)
+            for w in range(width):
+                write(dx, at + w * channels, count, load(scratch, sums + h * line + w * LANES))
     dots[0], dots[1] = lane_sum(rows[0]), lane_sum(rows[1])
     dots[2], dots[3] = lane_sum(rows[2]), lane_sum(rows[3])
     dots[4], dots[5], dots[6] = lane_sum(max3), lane_sum(max5), lane_sum(max7)

@@ -22,7 +22,7 @@ from nasbench.kernels.vector import LANES, load, load_part, maximum, prefetch, s
 LOW = np.float32(-np.inf)
 ZERO = np.float32(0)
 
-FORWARD_PLANES = 6
+PLANES = 6  # of the scratch, in both passes
 
 # Numbers from a pixel's block to the one for which its cache line is asked: two float32 lines.
 AHEAD = 32
@@ -185,7 +185,7 @@ def forward_task(
     averages: bool,
     maxima: bool,
 ) -> None:
-    """Mix one block of channels of one image: of x to y, flat and NHWC, by a scratch of `FORWARD_PLANES` planes.
+    """Mix one block of channels of one image: of x to y, flat and NHWC, by a scratch of `PLANES` planes.
 
     `place` is the index of the block's first channel in the image's first pixel, `count` the block's channels,
     `channels` the distance of two pixels. `weights` are pi of `none`, of the averages over k², of the maxima (3, 5, 7

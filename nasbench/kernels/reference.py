@@ -12,8 +12,7 @@ from nasbench.errors import OptionError, unknown
 POOLING_NAMES: tuple[str, ...] = ("none", "avg3", "avg5", "avg7", "max3", "max5", "max7")
 """The candidates that the mixture knows, in the order of their codes."""
 
-WINDOWS: tuple[int, ...] = (1, 3, 5, 7, 3, 5, 7)
-"""Window size of each candidate, in the order of `POOLING_NAMES`."""
+WINDOWS: tuple[int, ...] = (1, 3, 5, 7, 3, 5, 7)  # window size of each candidate, in the order of `POOLING_NAMES`
 
 FIRST_MAX = POOLING_NAMES.index("max3")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,13 +102,11 @@ def _places(space: Any, size: int) -> dict[str, list[Place]]:
         shapes = tree_map_only(torch.Tensor, lambda t: partial(torch.rand, t.shape), inputs)  # which shall not live on
         seen.setdefault(str(module.label), []).append((module, shapes, living.now))
 
-    hooks = [m.register_forward_pre_hook(note) for m in space.modules() if isinstance(m, LayerChoice)]
-    try:
-        with torch.no_grad(), living:
-            space(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad(), living:
+        for module in space.modules():
+            if isinstance(module, LayerChoice):
+                hooks.enter_context(module.register_forward_pre_hook(note))
+        space(image)
     if missing := [label for label, met in seen.items() if not met]:
         raise LimitError(f"a limit needs choices between operators, whose costs add up; no such are {listed(missing)}")
     return {

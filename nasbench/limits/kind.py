@@ -37,16 +37,14 @@ class Measured:
 class Kind(Protocol):
     """What the module of a kind has."""
 
+    # How numbers may end → the factor to the unit in which costs are counted. They are told in the last that fits.
     UNITS: dict[str, float]
-    """How numbers may end → the factor to the unit in which costs are counted. They are told in the last that fits."""
-    RUNTIME: str
-    """What may follow an @ and is meant without; empty where a cost depends on no runtime."""
+    RUNTIME: str  # what may follow an @ and is meant without; empty where a cost depends on no runtime
+    # That measuring needs beside what nasbench needs anyway; the extra that installs them has the runtime's name.
     PACKAGES: tuple[str, ...]
-    """That measuring needs beside what nasbench needs anyway; the extra that installs them has the runtime's name."""
+    # Share by which a network that is measured again may lie above the limit: 0 where nothing is timed.
     TOLERANCE: float
-    """Share by which a network that is measured again may lie above the limit: 0 where nothing is timed."""
-    JOIN: Callable[[Iterable[float]], float]
-    """How costs of layers make that of the network: `sum`, or `max` of peaks."""
+    JOIN: Callable[[Iterable[float]], float]  # how costs of layers make that of the network: `sum`, or `max` of peaks
 
     def measure(self, calls: Sequence[Call]) -> list[Measured]:
         """The cost of each of some modules; what is timed is interleaved, so that noise hits all alike."""

@@ -30,18 +30,14 @@ def taken(
         raise OptionError("width=auto and image_size=auto: give the value of one of them")
     if not settings.get("limits"):
         raise OptionError("auto takes the largest value below a limit: give one with --limit, such as madds=100M")
-    is_width = options.get("width") == AUTO
-
-    def of(value: Any) -> RunConfig:
-        lever = {"space_options": {**options, "width": value}} if is_width else {"image_size": value}
-        return complete({**settings, **lever})
-
-    return _largest("width" if is_width else "image_size", of, say)
-
-
-def _largest(name: str, of: Callable[[Any], RunConfig], say: Callable[[str], object]) -> RunConfig:
     from nasbench.limits.budget import Unreachable
     from nasbench.limits.configured import budget_of
+
+    name = "width" if options.get("width") == AUTO else "image_size"
+
+    def of(value: Any) -> RunConfig:
+        lever = {"space_options": {**options, "width": value}} if name == "width" else {"image_size": value}
+        return complete({**settings, **lever})
 
     with quiet_libraries():
         first = of(WIDTHS[-1] if name == "width" else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,16 +141,13 @@ def find_places(network: nn.Module, image_size: int, grouped: bool = False) -> t
     """
     trace = _Trace(network, grouped)
     modes = {module: module.training for module in network.modules()}
-    hooks = [module.register_forward_pre_hook(trace.enter) for module in trace.names]
-    hooks += [module.register_forward_hook(trace.leave) for module in trace.names]
-    try:
-        with torch.no_grad(), trace:
-            output = network.eval()(torch.zeros(1, 3, image_size, image_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as after, torch.no_grad(), trace:
         for module, training in modes.items():
-            module.training = training
+            after.callback(setattr, module, "training", training)
+        for module in trace.names:
+            after.enter_context(module.register_forward_pre_hook(trace.enter))
+            after.enter_context(module.register_forward_hook(trace.leave))
+        output = network.eval()(torch.zeros(1, 3, image_size, image_size))
     functions = {
         key: trace.found[key] for key in trace.found if key in trace.by_function and key not in trace.activated
     }

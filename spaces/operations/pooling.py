@@ -207,7 +207,7 @@ class GaussianPool(nn.Module):
         return (average + F.softplus(mean) * spread).to(x.dtype)
 
 
-_POOLINGS: dict[str, Callable[..., nn.Module]] = {
+DOWNSAMPLING: dict[str, Callable[..., nn.Module]] = {
     "skip": SkipPool,
     "max": MaxPool,
     "average": AveragePool,
@@ -217,11 +217,9 @@ _POOLINGS: dict[str, Callable[..., nn.Module]] = {
     "gaussian": GaussianPool,
     "liftdown": LiftDownPool,
 }
-
-DOWNSAMPLING: dict[str, Callable[[int], nn.Module]] = dict(_POOLINGS)
 """Down-sampling by 2: factories of the channel count."""
 
 ENHANCERS: dict[str, Callable[[int], nn.Module]] = {
-    name: partial(pooling, stride=1) for name, pooling in _POOLINGS.items()
+    name: partial(pooling, stride=1) for name, pooling in DOWNSAMPLING.items()
 }
 """The same operators as shape-preserving enhancers; `liftdown` has no such form and raises OptionError."""
