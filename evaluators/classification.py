@@ -143,10 +143,7 @@ class ClassificationModule(SearchModule):
             plain = [p for p in trained.parameters() if id(p) in exempt]
             groups.append({"params": plain, "weight_decay": 0.0})
         optimizer = torch.optim.SGD(
-            groups,
-            lr=hparams["learning_rate"],
-            momentum=hparams["momentum"],
-            weight_decay=hparams["weight_decay"],
+            groups, lr=hparams["learning_rate"], momentum=hparams["momentum"], weight_decay=hparams["weight_decay"]
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule: torch.optim.lr_scheduler.LRScheduler

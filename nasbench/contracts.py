@@ -140,13 +140,11 @@ class Dataset(Protocol):
 
     May have `train_counts(self) -> list[int]`: how many training images each class has, for losses that weigh classes.
     May have `test_files`: paths of the test images, in their order; pages name them.
-
-    Attributes:
-        num_classes: after `setup`.
     """
 
     @property
-    def num_classes(self) -> int: ...  # noqa: D102
+    def num_classes(self) -> int:
+        """Known after `setup`."""
 
     image_size: int  # side S of the images in pixels
     batch_size: int  # images a step, over all processes

@@ -59,9 +59,9 @@ class Decision(Part):
     by: str  # `evidence`, `threshold`, `undecided`, `limit`, `budget`, `given`, or what else decided, after "found by"
     # With `budget`: what the strategy would have taken without the limits on what the network costs.
     wanted: str | None = None
-    step: int | None = None
-    pi: dict[str, float] | None = None
-    train_loss: float | None = None
+    step: int | None = None  # training batches seen by then
+    pi: dict[str, float] | None = None  # candidate → probability
+    train_loss: float | None = None  # mean of the last steps
     # Candidates that evidence has not excluded, in the space's order; empty where none was gathered.
     survivors: list[str] = []
     excluded: dict[str, Exclusion] = {}

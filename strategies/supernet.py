@@ -255,7 +255,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         alphas = self.all_alphas
         if not alphas:
             raise OptionError("the space has nothing to search: every choice has a single candidate or there is none")
-        self._total = self._search_steps()
+        epochs = int(self.trainer.max_epochs or 1)
+        searching = epochs - self.strategy.warmup_epochs
+        self._total = int(self.trainer.estimated_stepping_batches) // epochs * searching
         if self.strategy.eta is None:
             most = max(map(len, self.alphas.values()), default=2)
             self.eta = fitting_eta(self._total, self.strategy.rho, most)
@@ -326,11 +328,6 @@ class DifferentiableModule(BaseOneShotLightningModule):
         self.decisions, self.steps = dict(state["decisions"]), state["steps"]
 
     # Helpers
-
-    def _search_steps(self) -> int:
-        """Steps of the whole search after the warm-up."""
-        epochs = int(self.trainer.max_epochs or 1)
-        return int(self.trainer.estimated_stepping_batches) // epochs * (epochs - self.strategy.warmup_epochs)
 
     def _weight_optimizer(self) -> Any:
         return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))

@@ -105,8 +105,6 @@ def test_wrong_rules_and_too_small_images_are_refused(name: str) -> None:
     else:
         with pytest.raises(OptionError, match="under 1×1"):
             build_space(config, 10, 31)
-    with pytest.raises(OptionError, match="unknown rule of the strides 'orignal'"):
-        fit_strides(64, (2, 2), "orignal")  # type: ignore[arg-type]
 
 
 def test_a_profile_says_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,15 +220,7 @@ def _row_averages(
 
 @compiled
 def _row_maxima(
-    x: Any,
-    dx: Any,
-    scratch: Any,
-    place: int,
-    line: int,
-    count: int,
-    width: int,
-    channels: int,
-    plane: int,
+    x: Any, dx: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int, plane: int
 ) -> None:
     """Send the gradients of one row's maxima to its pixels, add the rest and write the row's gradient."""
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)

@@ -75,15 +75,7 @@ def row_maxima(x: Any, scratch: Any, place: int, line: int, count: int, width: i
 
 @compiled
 def _row_sums(
-    x: Any,
-    scratch: Any,
-    place: int,
-    line: int,
-    count: int,
-    width: int,
-    channels: int,
-    plane: int,
-    weights: Any,
+    x: Any, scratch: Any, place: int, line: int, count: int, width: int, channels: int, plane: int, weights: Any
 ) -> None:
     """Write one row's U3, U5 and U7 into three planes of the scratch; arguments as in `row_maxima`."""
     zero = splat(scratch, ZERO)
