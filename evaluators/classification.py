@@ -26,8 +26,7 @@ class ClassificationModule(SearchModule):
     """Cross-entropy training of one network: SGD with momentum, cosine or stepped schedule, top-1 and top-5.
 
     Batches are (images (N, 3, H, W), labels (N,)). A loss of one's own is a subclass that defines `loss`, see
-    `Classification.module_class`. Source: the recipe of Dong et al., ICASSP 2023, section 3.1 (SGD 0.9, weight decay
-    4e-5, cosine).
+    `Classification.module_class`. Source: Dong et al., ICASSP 2023, section 3.1 (SGD 0.9, weight decay 4e-5, cosine).
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -195,8 +194,8 @@ def top1(logits: Tensor, labels: Tensor) -> Tensor:
 class Classification(Lightning):
     """Image classification with Lightning: SGD, cosine schedule, label smoothing, mixed precision, EMA.
 
-    Takes plain values only and builds module, trainer and data from them, so that NNI can send it to other processes.
-    Give all arguments by keyword.
+    Takes plain values only, by keyword, and builds module, trainer and data from them: NNI can send it to other
+    processes.
     """
 
     # The recipe of Dong et al., ICASSP 2023, section 3.1, in `paper`; the smaller presets are scaled from it.
@@ -239,10 +238,7 @@ class Classification(Lightning):
         # Folder for `best.ckpt`, of the best epoch on held-out images; none is written where `None`.
         checkpoints: str | None = None,
     ) -> None:
-        """Describe the training; data are read when it starts.
-
-        Raises OptionError: a value is out of range, the device does not exist, or a batch cannot be shared out equally.
-        """
+        """Describe the training; data are read when it starts. Raises OptionError: a value is not possible."""
         if precision == "16" and stage == "search":
             raise OptionError(
                 "precision 16 needs loss scaling, which the search's own gradient steps lack: use bf16 or 32"

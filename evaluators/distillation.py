@@ -194,8 +194,7 @@ class DistillationModule(ClassificationModule):
 class OnlineDistillation(Classification):
     """Several students and a teacher trained together from scratch; the best student on held-out images counts.
 
-    A matter of retraining: searches use plain classification with the same options. Give all arguments by keyword.
-    Source: arXiv 1909.13063.
+    Searches use plain classification with the same options. Arguments go by keyword. Source: arXiv 1909.13063.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -86,8 +86,7 @@ def instantiate(factory: Callable[[], ModelSpace], architecture: Mapping[str, An
 def fresh_copy(network: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.Module:
     """Another network of the same space and options, of its own or a validated architecture, with fresh weights.
 
-    NNI keeps with a network how it was built. Raises ArchitectureError: it is not one architecture of an NNI
-    ModelSpace.
+    Raises ArchitectureError: it is not one architecture of an NNI ModelSpace, with which NNI keeps how it was built.
     """
     from nni.nas.nn.pytorch import ModelSpace
 

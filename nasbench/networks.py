@@ -26,10 +26,7 @@ LONGEST_LABEL = 40  # characters of the options in a run's label; longer ones ar
 
 
 def build_space(config: RunConfig, num_classes: int, image_size: int) -> Any:
-    """Build the search space of a configuration; classes and image size go by the names that the space has for them.
-
-    Raises OptionError: unknown space or option, or a value out of range.
-    """
+    """Build the search space of a configuration. Raises OptionError: unknown space or option, or a wrong value."""
     context = dict.fromkeys(registry.CLASSES_NAMES, num_classes) | dict.fromkeys(registry.SIZE_NAMES, image_size)
     return registry.build("space", config.space, config.space_options, **context)
 
@@ -106,8 +103,8 @@ def names_of(space: Any, architecture: Mapping[str, Any]) -> list[str]:
 def label_of(config: RunConfig, architecture: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     """A short name for what a run trains, e.g. `global`, `se at output`, `pmpl (full)`, `darts order 2 (ablation)`.
 
-    Parts put words in the place of their options by a static method `words`: option → text. Other options of the space
-    are told where they are not the default, except for the width, which readers are told apart.
+    Parts say in `words` what stands in the place of their options. Other options of the space are told where they are
+    not the default, except for the width, which readers are told apart.
     """
     of_space = registry.words("space", config.space, config.space_options)
     candidates = of_space.pop("candidates", "")
@@ -151,10 +148,7 @@ def profile_architecture(
 
 
 def profile_record(record: Record, timed: bool = False, trust: bool = False) -> tuple[Architecture, Profile]:
-    """Count the network of a record whose search is done: its own space, options, classes and image size.
-
-    Raises NasbenchError: the record is damaged, has not come that far, or is not trusted.
-    """
+    """Count the network of a record whose search is done: its own space, options, classes and image size."""
     with quiet_libraries(), registry.trusting(trust):
         data = record.data()
         return _counted(record.config(), record.architecture(), len(data.class_names), data.image_size, timed)

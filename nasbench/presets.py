@@ -151,10 +151,7 @@ def _spelt_out(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_architecture(choice: Any) -> Any:
-    """The content of the JSON text, file or record that an architecture was given by; anything else as it is.
-
-    Raises OptionError: the file is not JSON, or the wrong kind of it.
-    """
+    """The content of the JSON text, file or record that an architecture was given by; anything else as it is."""
     if isinstance(choice, Mapping):
         return dict(choice)
     if not isinstance(choice, str):

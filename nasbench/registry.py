@@ -77,7 +77,7 @@ def trusting(trust: bool) -> Iterator[None]:
 def load(kind: str, name: str) -> Any:
     """Import the class behind a registered name or `package.module:Class`; the current folder is searched last.
 
-    Raises OptionError: when there is no such name, module or class, it is no such part, or is not to be trusted.
+    Raises OptionError: there is no such name, module or class, it is no such part, or is not to be trusted.
     """
     if ":" not in name:
         entry = entries(kind).get(name)
@@ -89,10 +89,7 @@ def load(kind: str, name: str) -> Any:
 
 
 def imported(kind: str, name: str) -> Any:
-    """Import what `package.module:attribute` names, which runs that module's code; the current folder is searched last.
-
-    Raises OptionError: there is no such module or attribute, or it is not to be trusted.
-    """
+    """Import what `package.module:attribute` names, which runs that module's code; else OptionError."""
     if not _trusted.get():
         raise OptionError(
             f"{kind} {name!r} is not registered, and using it runs the code of that module: allow it by --trust "
@@ -206,8 +203,8 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 def build(kind: str, name: str, options: Mapping[str, Any], **context: Any) -> Any:
     """Build a registered or imported class with the options that a user gave, converted to the annotated types.
 
-    The context is what the caller knows (classes, image size, seed …); it is passed on where the class takes it. Raises
-    OptionError: unknown option, wrong type, value out of range, or a failing constructor.
+    The context (classes, image size, seed …) is passed on where the class takes it. Raises OptionError: unknown option,
+    wrong type, value out of range, or a failing constructor.
     """
     factory = load(kind, name)
     given = check_options(kind, name, factory, options)
@@ -231,10 +228,7 @@ def build_dataset(name: str, data: Mapping[str, Any], **context: Any) -> Any:
 
 
 def check_options(kind: str, name: str, factory: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the names of options and convert their values to the annotated types.
-
-    Raises OptionError: naming the option and the nearest valid name, or the type that was expected.
-    """
+    """Check the names of options and convert their values to the annotated types; OptionError where that fails."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
 

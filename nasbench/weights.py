@@ -69,10 +69,7 @@ def published(config: RunConfig) -> Published | None:
 
 
 def read(config: RunConfig) -> Weights | None:
-    """The weights that a run starts from; `None` where it starts from none.
-
-    Raises OptionError: the file cannot be read, or the library has no weights or cannot fetch them.
-    """
+    """The weights that a run starts from, if any. Raises OptionError: they cannot be read or had."""
     if config.weights is None:
         return None
     if config.weights != DEFAULT:
@@ -111,8 +108,7 @@ def read_file(path: Path) -> Weights:
 def fill(model: nn.Module, weights: Weights, partial: bool = False) -> Fit:
     """Copy every tensor whose name and shape fit into a network or space.
 
-    Raises OptionError: a tensor is not finite, or too little fits (half of the convolutions' numbers, unless
-    `partial`).
+    Raises OptionError: one is not finite, or too little fits (half of the convolutions' numbers, unless `partial`).
     """
     state = weights.state
     begin_as_identity(model, state)

@@ -19,10 +19,7 @@ CANDIDATES = ("standard", *CHEAP)
 
 
 class ResidualBlock(nn.Module):
-    """What the blocks share: (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉), and a shortcut.
-
-    That is the identity, or a strided 1×1 convolution and BN for a new shape.
-    """
+    """(N, C_in, H, W) → (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉), beside it the identity or a 1×1 convolution and BN."""
 
     def __init__(self, inp: int, oup: int, stride: int) -> None:
         super().__init__()

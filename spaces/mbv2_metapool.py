@@ -73,8 +73,7 @@ class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV2: each of the 17 blocks chooses no, a local or the global enhancer.
 
     One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`. (N, 3, S, S) → (N, num_classes), S =
-    `image_size`. Source: Dong et al., ICASSP 2023, sections 2.1 and 3; the backbone and its parameters' names are
-    torchvision's.
+    `image_size`. Source: Dong et al., ICASSP 2023, sections 2.1 and 3; the backbone is torchvision's, names included.
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}

@@ -44,11 +44,7 @@ class MetaPool(EnhancedSpace, ModelSpace):
         num_classes: Count = 1000,  # outputs of the classifier
         image_size: Count = 224,  # side of the input in pixels; the backbone's strides stay as they are
     ) -> None:
-        """Build the space.
-
-        Raises OptionError: a value is unknown or out of range, or the backbone cannot be built or computed, or has no
-        place.
-        """
+        """Build the space. Raises OptionError: a value is wrong, or the backbone cannot be built or has no place."""
         super().__init__()
         self.choose_among(candidates, {"global": reduction})
         network = build_backbone(backbone, num_classes, width)

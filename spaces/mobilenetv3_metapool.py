@@ -52,8 +52,8 @@ class MobileNetV3MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV3: each of the 15 (large) or 11 (small) blocks chooses its enhancer, or none.
 
     One `LayerChoice` a block, labelled `block01.enhancer`, …. (N, 3, S, S) → (N, num_classes), S = `image_size`.
-    Source: Howard et al., ICCV 2019; Dong et al., ICASSP 2023, section 2.1; the backbone and its parameters' names are
-    torchvision's.
+    Source: Howard et al., ICCV 2019; Dong et al., ICASSP 2023, section 2.1; the backbone is torchvision's, names
+    included.
     """
 
     presets: ClassVar = {"quick": {"model": "small", "width": 0.25}}

@@ -66,8 +66,8 @@ class ShuffleNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on ShuffleNetV2: each of the 16 units chooses no, a local or the global enhancer.
 
     One `LayerChoice` a unit, labelled `block01.enhancer` … `block16.enhancer`. (N, 3, S, S) → (N, num_classes), S =
-    `image_size`. Source: Ma et al., "ShuffleNet V2", ECCV 2018; Dong et al., ICASSP 2023, section 2.1; the backbone and
-    its parameters' names are torchvision's.
+    `image_size`. Source: Ma et al., ECCV 2018; Dong et al., ICASSP 2023, section 2.1; the backbone is torchvision's,
+    names included.
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}

@@ -19,10 +19,7 @@ from nasbench.strategies.supernet import DifferentiableModule, granted
 
 
 class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
-    """Base of the one-shot strategies with architecture parameters.
-
-    Whoever builds the evaluator asks for its `wishes` first, as `nasbench.pipeline` does.
-    """
+    """Base of the one-shot strategies with architecture parameters; their `wishes` come before the evaluator."""
 
     module_class: type[DifferentiableModule] = DifferentiableModule
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options

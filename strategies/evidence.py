@@ -85,8 +85,7 @@ class Races:
     def update(self, h: Floats, second_half: bool = False, looks: float = 1.0) -> list[Loser]:
         """Take in h (layers, K), not a number where a candidate takes no part; returns who is out now.
 
-        `second_half` says whether more than half of the search is over, `looks` how often an image was seen, on
-        average.
+        `second_half`: more than half of the search is over; `looks`: how often an image was seen, on average.
         """
         seen = np.isfinite(h) & self.alive
         values = np.where(seen, h, 0.0)

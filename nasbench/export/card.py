@@ -56,10 +56,7 @@ class Card(BaseModel):
 
     @classmethod
     def read(cls, texts: Mapping[str, str], what: object) -> Card:
-        """Read what `texts` wrote, among other entries, of a file named in the message.
-
-        Raises OptionError: an entry is missing or damaged.
-        """
+        """Read what `texts` wrote, among other entries. Raises OptionError: an entry is missing or damaged."""
         try:
             fields = {k: f.annotation for k, f in cls.model_fields.items() if k in texts}
             card = cls.model_validate(
@@ -92,8 +89,7 @@ class Card(BaseModel):
 def card_of(record: Record) -> Card:
     """What a file of a finished record's network is to say.
 
-    Raises RecordError: the record is damaged, or not finished. Raises OptionError: its data set is not registered and
-    not trusted, or prepares its pictures in an unknown way.
+    Raises RecordError: the record is damaged, or not finished. Raises OptionError: its data set is not to be trusted.
     """
     config, data, result = record.config(), record.data(), record.result()
     fit = registry.declared(registry.load("dataset", config.dataset), "fit", "stretch")

@@ -90,8 +90,7 @@ def load_format(name: str) -> Format:
 def load_network(path: Path, trust: bool = False) -> Runnable:
     """The network of a record or of an exported file, which says by its name what it is.
 
-    `trust` allows formats and spaces that may run the code of whoever made them. Raises NasbenchError: it is neither,
-    damaged, or not trusted.
+    `trust` allows what may run its maker's code. Raises NasbenchError: it is neither, damaged, or not trusted.
     """
     with registry.trusting(trust):
         if is_record(path):
@@ -112,10 +111,7 @@ def load_network(path: Path, trust: bool = False) -> Runnable:
 
 
 def read(name: str, path: Path) -> Runnable:
-    """Load a file, and try it on one black image, without chatter.
-
-    Raises OptionError: it is damaged, was not written by nasbench, or does not compute what it says.
-    """
+    """Load a file, and try it on one black image, without chatter. Raises OptionError: it is damaged, or a stranger."""
     try:
         # Weights made in inference mode could not be used outside of it.
         with quiet_libraries(), silence(), torch.no_grad():

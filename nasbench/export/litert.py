@@ -1,7 +1,6 @@
 """LiteRT (TensorFlow Lite), for Android: one image at a time. The card is attached.
 
-litert-torch 0.10 asks for a torch under 2.15, and works with 2.15 where it is installed without what it asks for, as
-`INSTALL` does.
+litert-torch 0.10 asks for a torch under 2.15, and works with 2.15 if installed without what it asks for, by `INSTALL`.
 """
 
 from __future__ import annotations

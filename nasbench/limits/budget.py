@@ -96,10 +96,7 @@ class Budget:
         raise LimitError(f"the network that was found misses its limits when measured: {told}; raise them")
 
     def measured(self, architecture: Architecture) -> dict[str, LimitFacts]:
-        """What a network costs as a whole, beside the cheapest: what slows both down is no mistake in the tables.
-
-        Raises LimitError: it does not cost what the tables say.
-        """
+        """What a network costs as a whole, beside the cheapest: what slows both down is no mistake in the tables."""
         facts, network = dict[str, LimitFacts](), self.build(architecture)
         for costs in self.costs:
             limit, predicted = costs.limit, costs.of(architecture)

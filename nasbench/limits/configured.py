@@ -22,10 +22,7 @@ def network(config: RunConfig, classes: int, size: int, architecture: Architectu
 
 
 def budget_of(config: RunConfig, classes: int, size: int) -> Budget:
-    """Measure what a complete configuration's limits are about, for so many classes and images (3, size, size).
-
-    Raises LimitError: one cannot be kept, or the costs of candidates do not add up to those of networks.
-    """
+    """Measure what a configuration's limits are about. Raises LimitError: one is missed, or costs do not add up."""
     given = None if config.strategy else resolve(build_space(config, classes, size), config.architecture)
     build = partial(network, config, classes, size)
     found = Budget(tables(parse(config.limits), build, size, given), build, size)

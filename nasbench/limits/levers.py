@@ -20,8 +20,8 @@ def taken(
 ) -> RunConfig:
     """The configuration of settings in which the width or the image size may be `auto`; `say` is told what was taken.
 
-    `complete` makes a configuration of plain settings. Raises LimitError: the cheapest network keeps the limits with no
-    value. Raises OptionError: both are `auto`, there is no limit, or the space takes no such value.
+    Raises LimitError: the cheapest network keeps the limits with no value. Raises OptionError: both are `auto`, there
+    is no limit, or the space takes no such value.
     """
     options = dict(settings.get("space_options") or {})
     if AUTO not in (options.get("width"), settings.get("image_size")):

@@ -43,10 +43,7 @@ class EnhancedSpace:
 
 
 def enhancer_choice(label: str, names: Iterable[str], channels: int, reductions: Mapping[str, int]) -> nn.Module:
-    """The choice of one block's enhancer, keys of `ENHANCERS` for features of C = `channels`.
-
-    Those that squeeze channels have their own defaults where `reductions` lacks them.
-    """
+    """The choice of one block's enhancer out of `ENHANCERS`, with their own defaults where `reductions` has none."""
     candidates = OrderedDict((name, enhancer(name, channels, reductions.get(name))) for name in names)
     return LayerChoice(candidates, label=label)
 

@@ -76,8 +76,7 @@ ENHANCERS: dict[str, Callable[[int], nn.Module]] = {**META_POOLING, **ATTENTION,
 def candidate_names(candidates: str | Iterable[str], extra: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The names of a set, `full` (section 2.1 of the paper) or `ablation` (its Table 3), or of a list, or with commas.
 
-    A set has candidates of the space's own, `extra`, after `none`. Raises OptionError: unknown or repeated name, or
-    none.
+    A set has candidates of the space's own, `extra`, after `none`. Raises OptionError: an unknown or repeated name.
     """
     if isinstance(candidates, str) and candidates in CANDIDATE_SETS:
         none, *others = CANDIDATE_SETS[candidates]

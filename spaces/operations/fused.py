@@ -14,10 +14,9 @@ from nasbench.kernels.reference import POOLING_NAMES, pool
 
 @final
 class PoolingTerm(nn.Module):
-    """Pooling at stride 1 that `nasbench.kernels.pooling_mixture` adds up with others, or the identity.
+    """Pooling at stride 1, or the identity, that `pooling_mixture` adds up: (N, C, H, W) → (N, C, H, W).
 
-    Averages are padded with zeros that count, which keeps the operation linear and its own adjoint; maxima with −∞. (N,
-    C, H, W) → (N, C, H, W).
+    Averages are padded with zeros that count, which keeps the operation linear and its own adjoint; maxima with −∞.
     """
 
     def __init__(self, name: str) -> None:

@@ -21,8 +21,7 @@ def high_precision(x: Tensor) -> Tensor:
 def _filter(channels: int, axis: int) -> nn.Sequential:
     """P or U: depthwise convolution along one axis – ReLU – depthwise 1×1 – tanh, the borders replicated.
 
-    The last convolution starts at zero, so that P = U = 0: the lazy wavelet, whose sub-bands are the pixels of a 2×2
-    cell.
+    The last starts at zero, so that P = U = 0: the lazy wavelet, whose sub-bands are the pixels of a 2×2 cell.
     """
     kernel = (_TAPS, 1) if axis == 2 else (1, _TAPS)
     padding = (_TAPS // 2, 0) if axis == 2 else (0, _TAPS // 2)

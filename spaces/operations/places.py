@@ -162,10 +162,7 @@ def find_places(network: nn.Module, image_size: int, grouped: bool = False) -> t
 
 
 def put_behind(module: nn.Module, enhancer: nn.Module) -> None:
-    """Let an enhancer, which becomes the module's child `enhancer`, compute from now on what the module returns.
-
-    The module stays where it is, and its parameters keep their names.
-    """
+    """Let an enhancer, its child from now on, compute what a module returns; all parameters keep their names."""
     module.enhancer = enhancer
     module.register_forward_hook(_enhanced)
 

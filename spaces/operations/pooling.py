@@ -32,10 +32,9 @@ def _window_size(channels: Count, stride: int) -> int:
 
 
 def _extend(x: Tensor, stride: int) -> Tensor:
-    """Repeat border pixels until the windows of a stride fit.
+    """Repeat border pixels until the windows of a stride fit, at stride 2 one row or column where the size is odd.
 
-    At stride 2 that is one row or column where the size is odd. Each pixel of a cut-off cell then counts
-    equally often, so means, deviations, maxima and normalised weights are those of the pixels that exist.
+    Each pixel of a cut-off cell then counts equally often: all statistics are those of the pixels that exist.
     """
     if stride == 1:
         return F.pad(x, (1, 1, 1, 1), mode="replicate")

@@ -27,11 +27,7 @@ class Strides:
         return sum(a != b for a, b in zip(self.original, self.chosen, strict=True))
 
     def notes(self) -> list[str]:
-        """What differs from a network at its usual size, in no or one line.
-
-        A convolution's multiply-adds are proportional to the area of its output, so areas tell between what factors
-        they lie.
-        """
+        """What differs from a network at its usual size, in no or one line; multiply-adds go with the maps' areas."""
         usual, fitted = list(sides(self.image_size, self.original)), list(sides(self.image_size, self.chosen))
         total = sum(s > 1 for s in self.original)
         if self.dropped:
