@@ -27,16 +27,12 @@ class MixedLayer(DifferentiableMixedLayer):
         """Build the layer; see NNI for the arguments."""
         super().__init__(*args, **kwargs)
         self.fixed: Any = None  # the only candidate that is still computed
-        self.excluded: set[Any] = set()
+        self.excluded: set[Any] = set()  # candidates that have left, whose π must be 0
         self._pooling = {name: term for name in self.names if (term := pooling_name(self[name])) is not None}
         self._start: Tensor | None = None  # weights of the mixture to begin with, if not π
         self._initial: Tensor | None = None  # α then
         # Beside candidates that need several tensors, which come as a tuple, the others work on the first.
         self._several = any(isinstance(module, OnFirst) for module in self)
-
-    def exclude(self, candidate: Any) -> None:
-        """Take a candidate out of the mixture; its π must be 0 from now on."""
-        self.excluded.add(candidate)
 
     def start_as_identity(self) -> None:
         """Let the mixture begin as the identity, so that a pretrained network is not blurred by candidates.

@@ -21,7 +21,7 @@ from nasbench.registry import declared
 from nasbench.strategies.deciding import Evidence, pick
 from nasbench.strategies.mixed import MixedLayer, live_parameters
 from nasbench.strategies.restored import preserved_buffers, without_gradient
-from nasbench.strategies.turns import Turns
+from nasbench.strategies.turns import Turns, alphas_of
 
 ABSENT = -1e4  # α of what has left: its exponential beside any other is exactly 0, and no optimiser brings it back
 FITTING = 0.25  # share of the search after which a candidate that wins every step leads by ρ
@@ -83,7 +83,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         found = {id(a): a for a in self.alphas.values()}
         self._soft = set()
         for module in self.supernet_modules():
-            own = {id(a): a for a in module.arch_parameters()} if hasattr(module, "arch_parameters") else {}
+            own = {id(a): a for a in alphas_of(module)}
             found |= own
             if not isinstance(module, MixedLayer):
                 self._soft |= own.keys()
@@ -129,7 +129,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
             self.alphas[label][self._index(label, candidate)] = ABSENT
         for module in self.supernet_modules():
             if isinstance(module, MixedLayer) and module.label == label:
-                module.exclude(candidate)
+                module.excluded.add(candidate)
         self._retire_dead()
 
     def _index(self, label: str, candidate: Any) -> int:

@@ -24,7 +24,7 @@ class Turns(nn.Module):
         distribution; the others (of pretrained weights) begin with the same ones.
         """
         super().__init__()
-        shared = {id(a): a for m in network.modules() if isinstance(m, BaseSuperNetModule) for a in _alphas(m)}
+        shared = {id(a): a for m in network.modules() if isinstance(m, BaseSuperNetModule) for a in alphas_of(m)}
         others = [copy.deepcopy(network, dict(shared)) for _ in range(count - 1)]
         for other in others if fresh else ():
             for parameter in other.parameters():
@@ -45,7 +45,8 @@ class Turns(nn.Module):
         return {id(p) for p in self.parameters()} - here
 
 
-def _alphas(module: Any) -> list[nn.Parameter]:
+def alphas_of(module: Any) -> list[nn.Parameter]:
+    """The architecture parameters of one of NNI's supernet modules, if it has any."""
     return list(module.arch_parameters()) if hasattr(module, "arch_parameters") else []
 
 
