@@ -101,7 +101,7 @@ def file_of(form: str, folder: Path) -> Path:
     """The name of a file of a format; skips the test where that is not installed."""
     found = format_of(form)
     if any(find_spec(package) is None for package in found.PACKAGES):
-        pytest.skip(f"not installed: {found.INSTALL}")
+        pytest.skip(f"not installed: {', '.join(found.PACKAGES)}")
     return folder / f"net{found.SUFFIX}"
 
 

@@ -14,7 +14,6 @@ from nasbench.export.format import Deployed, Runnable
 
 SUFFIX = ".pte"
 PACKAGES = ("executorch", "torchao")
-INSTALL = 'pip install "nasbench[executorch]"'
 RUNS_CODE = False
 QUANTISES = True
 

@@ -54,8 +54,8 @@ class Format(Protocol):
     """What a format's module has. It imports the packages of the format in its functions only."""
 
     SUFFIX: str  # of its files' names
-    PACKAGES: tuple[str, ...]  # that it imports beside what nasbench needs anyway
-    INSTALL: str  # the command that installs them
+    # That it imports beside what nasbench needs anyway; what installs them is `INSTALL`, else the extra of its name.
+    PACKAGES: tuple[str, ...]
     RUNS_CODE: bool  # whether reading a stranger's file may run a stranger's code
     QUANTISES: bool  # whether it is a `Quantising` one
 
@@ -83,7 +83,8 @@ def load_format(name: str) -> Format:
     found = format_of(name)
     missing = [package for package in found.PACKAGES if find_spec(package) is None]
     if missing:
-        raise OptionError(f"format {name} needs {', '.join(missing)}: {found.INSTALL}")
+        install = registry.declared(found, "INSTALL", f'pip install "nasbench[{name}]"')
+        raise OptionError(f"format {name} needs {', '.join(missing)}: {install}")
     return found
 
 

@@ -12,7 +12,6 @@ from nasbench.export.format import DYNAMIC, Deployed, Runnable
 
 SUFFIX = ".onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-INSTALL = 'pip install "nasbench[onnx]"'
 RUNS_CODE = False
 QUANTISES = True
 

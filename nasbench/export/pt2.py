@@ -12,7 +12,6 @@ from nasbench.export.format import DYNAMIC, Deployed, Runnable
 
 SUFFIX = ".pt2"
 PACKAGES = ()
-INSTALL = "pip install nasbench"
 RUNS_CODE = True  # parts of it are pickled
 QUANTISES = False
 

@@ -13,7 +13,6 @@ from nasbench.export.format import Deployed, Runnable
 
 SUFFIX = ".safetensors"
 PACKAGES = ()
-INSTALL = "pip install nasbench"
 RUNS_CODE = False
 QUANTISES = False
 

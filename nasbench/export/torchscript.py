@@ -12,7 +12,6 @@ from nasbench.export.format import Deployed, Runnable
 
 SUFFIX = ".torchscript"
 PACKAGES = ()
-INSTALL = "pip install nasbench"
 RUNS_CODE = True  # a program, with operators that write files
 QUANTISES = False
 

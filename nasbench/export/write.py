@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,7 +95,7 @@ def export(
         card = card_of(record)
         network = Deployed(load_model(record.path, trust), card)
         with quiet_libraries():
-            batches, note = test_batches(record, card)
+            batches, note = _batches(record, card)
             if note and quantise:
                 raise OptionError(f"{quantise} takes training images: {note}")
             images = _calibration(record) if quantise else None
@@ -164,16 +164,16 @@ def _calibration(record: Record) -> Tensor:
     return images.expand(-1, -1, -1, 3).contiguous()
 
 
-def test_batches(record: Record, card: Card) -> tuple[Batches, str]:
-    """The test images of a run, uint8 (N, S, S, 3), with labels; random ones, and why, where the data are not there.
-
-    Raises OptionError: the data set is not registered and not trusted.
-    """
+def _batches(record: Record, card: Card) -> tuple[Batches, str]:
+    """The test images of a run, uint8 (N, S, S, 3), with labels; random ones, and why, where the data are not there."""
     try:
         data = test_data(record)
         return ((images.expand(-1, -1, -1, 3), labels) for images, labels in data.test_dataloader()), ""
     except DataError as e:
-        return _random(card), f"the run's test images are not there ({e})"
+        generator = torch.Generator().manual_seed(0)
+        size = (RANDOM_IMAGES, card.image_size, card.image_size, 3)
+        images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        return [(images, None)], f"the run's test images are not there ({e})"
 
 
 def test_data(record: Record) -> ImageData:
@@ -182,9 +182,3 @@ def test_data(record: Record) -> ImageData:
     if (data.class_names, data.image_size) != (facts.class_names, facts.image_size):
         raise DataError(f"{data.name}: its classes are others now")
     return data
-
-
-def _random(card: Card) -> Iterator[tuple[Tensor, None]]:
-    generator = torch.Generator().manual_seed(0)
-    size = (RANDOM_IMAGES, card.image_size, card.image_size, 3)
-    yield torch.randint(0, 256, size, dtype=torch.uint8, generator=generator), None
