@@ -53,7 +53,7 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
             block = (task % blocks) * LANES
             place = (task // blocks) * height * width * channels + block
             count = min(LANES, channels - block)
-            rest = (scratch, place, count, height, width, channels, weights, averages, maxima)
+            rest = (scratch, place, (count, height, width, channels), weights, averages, maxima)
             if is_backward:
                 backward_task(x, g, y, dots[task], *rest)
             else:

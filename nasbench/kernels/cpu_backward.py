@@ -160,32 +160,19 @@ def _column_sums(scratch: Any, sums: int, grad: int, height: int, line: int, pla
 
 @compiled
 def _row_averages(
-    x: Any,
-    g: Any,
-    scratch: Any,
-    place: int,
-    line: int,
-    count: int,
-    width: int,
-    channels: int,
-    plane: int,
-    weights: Any,
-    averages: bool,
-    dots: Any,
+    x: Any, g: Any, scratch: Any, place: int, line: int, shape: Any, weights: Any, averages: bool, dots: Any
 ) -> Any:
     """Replace one row of v3 by the gradient of x under `none` and the averages; places as in `row_maxima`.
 
     The row of g stands at `line`, in the planes behind it those of v3 and v5. `dots` are Σ g·x, Σ v3·sum3(x), Σ
     v5·sum5(x) and Σ v7·sum7(x) before this row, by lane; they return with its part.
     """
+    count, height, width, channels = shape
+    plane = height * (width | 1) * LANES
     zero = splat(scratch, ZERO)
     dot1, dot3, dot5, dot7 = dots
-    p1, c3, c5, c7 = (
-        splat(scratch, weights[0]),
-        splat(scratch, weights[1]),
-        splat(scratch, weights[2]),
-        splat(scratch, weights[3]),
-    )
+    p1, c3 = splat(scratch, weights[0]), splat(scratch, weights[1])
+    c5, c7 = splat(scratch, weights[2]), splat(scratch, weights[3])
     x1 = x2 = x3 = x4 = x5 = x6 = zero
     # The gradients of the pixels 6 to 1 behind the newest one, as far as known.
     d6 = d5 = d4 = d3 = d2 = d1 = zero
@@ -261,25 +248,14 @@ def _row_maxima(
 
 @compiled
 def backward_task(
-    x: Any,
-    g: Any,
-    dx: Any,
-    dots: Any,
-    scratch: Any,
-    place: int,
-    count: int,
-    height: int,
-    width: int,
-    channels: int,
-    weights: Any,
-    averages: bool,
-    maxima: bool,
+    x: Any, g: Any, dx: Any, dots: Any, scratch: Any, place: int, shape: Any, weights: Any, averages: bool, maxima: bool
 ) -> None:
     """Differentiate the mixture of one block of channels of one image; arguments as in `forward_task`.
 
     `g` is the gradient of the mixture, `dx` that of x; `dots`, of shape (7,), receives the task's part of the gradient
     of `weights`.
     """
+    count, height, width, channels = shape
     zero = splat(scratch, ZERO)
     line = (width | 1) * LANES
     plane = height * line
@@ -304,7 +280,7 @@ def backward_task(
     rows = (zero, zero, zero, zero)
     for h in range(height):
         at = place + h * width * channels
-        rows = _row_averages(x, g, scratch, at, grad + h * line, count, width, channels, plane, weights, averages, rows)
+        rows = _row_averages(x, g, scratch, at, grad + h * line, shape, weights, averages, rows)
         if maxima:
             _row_maxima(x, dx, scratch, at, h * line, count, width, channels, plane)
         else:

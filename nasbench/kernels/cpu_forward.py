@@ -98,32 +98,17 @@ def _row_sums(
 
 
 @compiled
-def _column(
-    x: Any,
-    y: Any,
-    scratch: Any,
-    place: int,
-    count: int,
-    height: int,
-    row: int,
-    line: int,
-    plane: int,
-    weights: Any,
-    averages: bool,
-    maxima: bool,
-) -> None:
+def _column(x: Any, y: Any, scratch: Any, place: int, shape: Any, weights: Any, averages: bool, maxima: bool) -> None:
     """Turn one column of the six planes, of U3, U5, U7 and of the rows' maxima, into the mixture; see `forward_task`.
 
-    The scratch begins at the column; `place` is its first pixel in x and y, `row` the distance of two rows there,
-    `line` that of two rows in a plane.
+    The scratch begins at the column; `place` is its first pixel in x and y.
     """
+    count, height, width, channels = shape
+    row, line = width * channels, (width | 1) * LANES  # the distances of two rows there and in a plane
+    plane = height * line
     low, zero = splat(scratch, LOW), splat(scratch, ZERO)
-    p1, p3, p5, p7 = (
-        splat(scratch, weights[0]),
-        splat(scratch, weights[4]),
-        splat(scratch, weights[5]),
-        splat(scratch, weights[6]),
-    )
+    p1, p3 = splat(scratch, weights[0]), splat(scratch, weights[4])
+    p5, p7 = splat(scratch, weights[5]), splat(scratch, weights[6])
     # y0 is the output three rows behind the newest row, which completes it; y1 to y5 follow it and wait for more.
     y0 = y1 = y2 = y3 = y4 = y5 = zero
     # Of the planes of row maxima: r are their rows, s maxima over three of those rows, t over five.
@@ -165,24 +150,15 @@ def _column(
 
 @compiled
 def forward_task(
-    x: Any,
-    y: Any,
-    scratch: Any,
-    place: int,
-    count: int,
-    height: int,
-    width: int,
-    channels: int,
-    weights: Any,
-    averages: bool,
-    maxima: bool,
+    x: Any, y: Any, scratch: Any, place: int, shape: Any, weights: Any, averages: bool, maxima: bool
 ) -> None:
     """Mix one block of channels of one image: of x to y, flat and NHWC, by a scratch of `PLANES` planes.
 
-    `place` is the index of the block's first channel in the image's first pixel, `count` the block's channels,
-    `channels` the distance of two pixels. `weights` are pi of `none`, of the averages over k², of the maxima (3, 5, 7
-    each); `averages` and `maxima` say whether any takes part.
+    `place` is the index of the block's first channel in the image's first pixel; `shape` are the block's channels,
+    height, width, and the distance of two pixels. `weights` are pi of `none`, of the averages over k², of the maxima
+    (3, 5, 7 each); `averages` and `maxima` say whether any takes part.
     """
+    count, height, width, channels = shape
     line = (width | 1) * LANES
     plane = height * line
     for h in range(height):
@@ -193,5 +169,4 @@ def forward_task(
             row_maxima(x, scratch, at, h * line + 3 * plane, count, width, channels, plane)
     for w in range(width):
         at = place + w * channels
-        part = scratch[w * LANES :]
-        _column(x, y, part, at, count, height, width * channels, line, plane, weights, averages, maxima)
+        _column(x, y, scratch[w * LANES :], at, shape, weights, averages, maxima)

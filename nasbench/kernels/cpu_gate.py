@@ -16,22 +16,9 @@ from nasbench.kernels.vector import LANES, fetch_add, lane_sum, pointer, splat
 
 
 @compiled
-def _forward(
-    x: Any,
-    base: Any,
-    rows: Any,
-    columns: Any,
-    y: Any,
-    weight: Any,
-    has_base: bool,
-    image: int,
-    first: int,
-    last: int,
-    height: int,
-    width: int,
-    channels: int,
-) -> None:
+def _forward(x: Any, base: Any, rows: Any, columns: Any, y: Any, weight: Any, has_base: bool, sizes: Any) -> None:
     """Gate the channels first to last of one image; all tensors are flat and NHWC."""
+    image, first, last, height, width, channels = sizes
     for h in range(height):
         place = (image * height + h) * width * channels
         for c in range(first, last, LANES):
@@ -47,22 +34,10 @@ def _forward(
 
 @compiled
 def _backward(
-    x: Any,
-    g: Any,
-    rows: Any,
-    columns: Any,
-    dx: Any,
-    drows: Any,
-    dcolumns: Any,
-    weight: Any,
-    image: int,
-    first: int,
-    last: int,
-    height: int,
-    width: int,
-    channels: int,
+    x: Any, g: Any, rows: Any, columns: Any, dx: Any, drows: Any, dcolumns: Any, weight: Any, sizes: Any
 ) -> float:
     """Differentiate `_forward`; the gradients of rows and columns still lack the weight. Return the weight's."""
+    image, first, last, height, width, channels = sizes
     dot = 0.0
     for h in range(height):
         place = (image * height + h) * width * channels
@@ -112,9 +87,9 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
         last = min(first + span, channels)
         sizes = (image, first, last, height, width, channels)
         if is_backward:
-            dots[task] = _backward(x, other, rows, columns, y, drows, dcolumns, weight, *sizes)
+            dots[task] = _backward(x, other, rows, columns, y, drows, dcolumns, weight, sizes)
         else:
-            _forward(x, other, rows, columns, y, weight, has_other, *sizes)
+            _forward(x, other, rows, columns, y, weight, has_other, sizes)
 
 
 def _work_float32(address: Any) -> None:
