@@ -79,13 +79,18 @@ def load(kind: str, name: str) -> Any:
 
     Raises OptionError: there is no such name, module or class, it is no such part, or is not to be trusted.
     """
-    if ":" not in name:
-        entry = entries(kind).get(name)
-        if entry is None:
-            known = [*entries(kind), *([GIVEN] if kind == "strategy" else [])]
-            raise OptionError(unknown(kind, name, known) + "; your own class is given as package.module:Class")
-        return _checked(kind, name, entry.load())
-    return _checked(kind, name, imported(kind, name))
+    if ":" in name:
+        found = imported(kind, name)
+    elif name in entries(kind):
+        found = entries(kind)[name].load()
+    else:
+        known = [*entries(kind), *([GIVEN] if kind == "strategy" else [])]
+        raise OptionError(unknown(kind, name, known) + "; your own class is given as package.module:Class")
+    module, _, of_kind = BASES[kind].partition(":")
+    base = getattr(importlib.import_module(module), of_kind)
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise OptionError(f"{kind} {name!r} is no {module.partition('.')[0]} {base.__name__}")
+    return found
 
 
 def imported(kind: str, name: str) -> Any:
@@ -110,14 +115,6 @@ def imported(kind: str, name: str) -> Any:
         public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise OptionError(unknown(f"class or function in {module_name}", attribute, public))
     return getattr(module, attribute)
-
-
-def _checked(kind: str, name: str, found: Any) -> Any:
-    module, _, of_kind = BASES[kind].partition(":")
-    base = getattr(importlib.import_module(module), of_kind)
-    if not (inspect.isclass(found) and issubclass(found, base)):
-        raise OptionError(f"{kind} {name!r} is no {base.__module__.partition('.')[0]} {base.__name__}")
-    return found
 
 
 def declared(factory: Any, what: str, default: Any) -> Any:
