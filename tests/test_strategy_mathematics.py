@@ -270,7 +270,7 @@ def test_a_gradient_of_alpha_divided_by_pi_is_the_derivative_by_the_weights_of_t
         return ((hidden - 1) ** 2).mean()
 
     gone = []
-    for _ in range(150):
+    for step in range(150):
         x = 1 + torch.randn(4, generator=generator).double()
         alpha_gradients = torch.autograd.grad(
             loss({k: a.softmax(0) for k, a in alphas.items()}, x), list(alphas.values())
@@ -281,10 +281,14 @@ def test_a_gradient_of_alpha_divided_by_pi_is_the_derivative_by_the_weights_of_t
         for row, values_of_layer in enumerate(h):
             rows[row, : len(values_of_layer)] = values_of_layer.numpy()
         expected = races.update(rows)
-        found = evidence.observe(dict(zip(alphas, alpha_gradients, strict=True)), alphas, False, 1.0)
+        found = evidence.observe(dict(zip(alphas, alpha_gradients, strict=True)), alphas, False, 1.0, step)
         names = [(list(values)[x.layer], x.candidate, x.by) for x in expected]
-        assert [(x.label, values[x.label].index(x.candidate), values[x.label].index(x.by)) for x in found] == names
-        assert [x.odds for x in found] == pytest.approx([x.odds for x in expected], rel=1e-6)
+        why = [evidence.excluded[label][str(candidate)] for label, candidate in found]
+        places = [(label, values[label].index(candidate)) for label, candidate in found]
+        by = [values[label].index(x["by"]) for (label, _), x in zip(found, why, strict=True)]
+        assert [(*place, better) for place, better in zip(places, by, strict=True)] == names
+        assert all(x["step"] == step for x in why)
+        assert [x["odds"] for x in why] == pytest.approx([x.odds for x in expected], rel=1e-6)
         gone += found
     assert gone
 
