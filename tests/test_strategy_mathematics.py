@@ -285,7 +285,7 @@ def test_a_gradient_of_alpha_divided_by_pi_is_the_derivative_by_the_weights_of_t
         names = [(list(values)[x.layer], x.candidate, x.by) for x in expected]
         why = [evidence.excluded[label][str(candidate)] for label, candidate in found]
         places = [(label, values[label].index(candidate)) for label, candidate in found]
-        by = [values[label].index(x["by"]) for (label, _), x in zip(found, why, strict=True)]
+        by = [list(map(str, values[label])).index(x["by"]) for (label, _), x in zip(found, why, strict=True)]
         assert [(*place, better) for place, better in zip(places, by, strict=True)] == names
         assert all(x["step"] == step for x in why)
         assert [x["odds"] for x in why] == pytest.approx([x.odds for x in expected], rel=1e-6)

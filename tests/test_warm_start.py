@@ -97,7 +97,7 @@ def test_the_weights_of_the_mixture_follow_pi_and_sum_to_one(pretrained: tuple[P
     for gone in ("none", "avg5", "global"):
         with torch.no_grad():
             alpha[list(layer.names).index(gone)] = -1e4
-        layer.exclude(gone)
+        layer.excluded.add(gone)
         weights = layer.weights()
         assert weights.sum().item() == pytest.approx(1, abs=1e-5)
         assert weights[list(layer.names).index(gone)] == 0
