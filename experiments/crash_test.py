@@ -1,7 +1,7 @@
 """Kills, full disks and damaged files: every run goes on bit for bit, or says by name what is wrong.
 
-`make crash-test` runs all of it and writes the figures of docs/reliability.md; `--short` a twentieth, for the tests. Needs
-`unshare` (Linux) for the disks.
+`make crash-test` runs all of it and writes the figures of docs/reliability.md; `--short` a twentieth, for the tests.
+Needs `unshare` (Linux) for the disks.
 """
 
 from __future__ import annotations

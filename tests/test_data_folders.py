@@ -24,6 +24,7 @@ from nasbench.data.pictures import kept_pictures, read_picture
 from nasbench.errors import DataError, OptionError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
+from tests.records import unsealed
 
 
 def fill(folder: Path, count: int = 3) -> Path:
@@ -557,6 +558,7 @@ def test_a_run_keeps_how_many_broken_files_were_left_out(tmp_path: Path) -> None
     settings = yaml.safe_load((record.path / "config.yaml").read_text())
     del settings["dataset_options"]["crop_scale"], settings["dataset_options"]["jitter"]  # as in earlier records
     (record.path / "config.yaml").write_text(yaml.safe_dump(settings))
+    unsealed(record.path)
     assert record.config().dataset_options["crop_scale"] == 0.08
     told = json.loads((record.path / "data.json").read_text())
     assert told["broken_files_left_out"] == 1

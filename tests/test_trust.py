@@ -16,6 +16,7 @@ from nasbench.cli import main
 from nasbench.errors import OptionError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
+from tests.records import unsealed
 
 KINDS = ("space", "strategy", "evaluator", "dataset")
 TINY = {
@@ -61,6 +62,7 @@ def forged(template: Path, folder: Path, kind: str, name: str, **options: str) -
     settings = yaml.safe_load((record / "config.yaml").read_text())
     settings |= {kind: name, f"{kind}_options": options or {"command": "touch trace"}}
     (record / "config.yaml").write_text(yaml.safe_dump(settings))
+    unsealed(record)  # a stranger can do sums too
     return record
 
 
