@@ -1,25 +1,21 @@
 """Benchmarks: ratios from one interleaved run, ours beside what exists."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from statistics import quantiles
+from statistics import median
 from time import perf_counter
+from typing import Any
+
+import numpy as np
 
 
-def spread(times: list[float]) -> list[float]:
-    """First and third quartile of some times."""
-    if len(times) < 2:
-        return [times[0], times[0]]
-    low, _, high = quantiles(times, n=4, method="inclusive")
-    return [low, high]
+def summarised(measured: Mapping[str, list[float]], unit: str) -> dict[str, Any]:
+    """The median of each contender as `NAME_UNIT`, and `spread`: first and third quartile by contender."""
+    medians = {f"{name}_{unit}": median(values) for name, values in measured.items()}
+    return {**medians, "spread": {name: np.quantile(v, (0.25, 0.75)).tolist() for name, v in measured.items()}}
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Let named contenders take turns, so that a neighbour's load falls on all of them.
-
-    Returns the milliseconds of each in every round, after one to warm up.
-    """
+    """Milliseconds of contenders that take turns, so that a neighbour's load falls on all, after a round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for repetition in range(repetitions + 1):
         for name, function in contenders.items():

@@ -1,19 +1,10 @@
-"""The pooling mixture against the eager one.
-
-All seven candidates, forward and backward, at three shapes of MobileNetV2 at 224×224. The three contenders take turns
-within one run, so that a neighbour's load falls on all of them.
-"""
-
-from __future__ import annotations
-
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nasbench.benchmarks import interleave, spread
+from nasbench.benchmarks import interleave, summarised
 from nasbench.kernels import POOLING_NAMES, pooling_mixture, reference_mixture
 
 SHAPES = ((64, 24, 56, 56), (64, 96, 14, 14), (64, 320, 7, 7))
@@ -27,11 +18,7 @@ def _pass(mixture: Mixture, x: Tensor, pi: Tensor) -> Callable[[], object]:
 
 
 def run(repetitions: int = 7) -> list[dict[str, Any]]:
-    """Time forward + backward of the fused mixture and of the eager one in both layouts, one entry a shape.
-
-    An entry has `shape`, medians in milliseconds (`ours_ms`, `eager_nhwc_ms`, `eager_nchw_ms`), the medians' ratios
-    (`speedup_nhwc`, `speedup_nchw`), and `spread`: first and third quartile of each contender's times in milliseconds.
-    """
+    """Milliseconds of the fused mixture and of the eager one in both layouts, and their ratios, one entry a shape."""
     results = []
     for shape in SHAPES:
         generator = torch.Generator().manual_seed(0)
@@ -46,14 +33,7 @@ def run(repetitions: int = 7) -> list[dict[str, Any]]:
             },
             repetitions,
         )
-        medians = {name: median(values) for name, values in times.items()}
-        results.append(
-            {
-                "shape": list(shape),
-                **{f"{name}_ms": value for name, value in medians.items()},
-                "speedup_nhwc": medians["eager_nhwc"] / medians["ours"],
-                "speedup_nchw": medians["eager_nchw"] / medians["ours"],
-                "spread": {name: spread(values) for name, values in times.items()},
-            }
-        )
+        found = summarised(times, "ms")
+        speedups = {f"speedup_{layout}": found[f"eager_{layout}_ms"] / found["ours_ms"] for layout in ("nhwc", "nchw")}
+        results.append({"shape": list(shape), **found, **speedups})
     return results

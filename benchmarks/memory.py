@@ -1,15 +1,10 @@
-"""Peak memory of the supernet's step against NNI's and against the all-global network's."""
-
-from __future__ import annotations
-
 import subprocess
 import sys
-from statistics import median
 from typing import Any
 
 import psutil
 
-from nasbench.benchmarks import spread
+from nasbench.benchmarks import summarised
 from nasbench.benchmarks.networks import step
 from nasbench.memory import peak_bytes, reset_peak
 
@@ -17,24 +12,16 @@ NAMES = ("all_global", "ours", "nni_darts")
 
 
 def run(repetitions: int = 3) -> dict[str, Any]:
-    """Measure the peak over the memory before the step, batch 32, each time in a process of its own.
-
-    Returns medians in bytes (`all_global_bytes`, `ours_bytes`, `nni_darts_bytes`), the ratios `over_all_global` and
-    `over_nni` of ours, and `spread`: quartiles by contender.
-    """
+    """Peak over the memory before the step in bytes, batch 32, each time in a process of its own; ratios of ours."""
     peaks: dict[str, list[float]] = {name: [] for name in NAMES}
     for _ in range(repetitions):
         for name in NAMES:
             command = [sys.executable, "-W", "ignore", "-m", "nasbench.benchmarks.memory", name]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             peaks[name].append(float(done.stdout.split()[-1]))
-    medians = {name: median(values) for name, values in peaks.items()}
-    return {
-        **{f"{name}_bytes": value for name, value in medians.items()},
-        "over_all_global": medians["ours"] / medians["all_global"],
-        "over_nni": medians["ours"] / medians["nni_darts"],
-        "spread": {name: spread(values) for name, values in peaks.items()},
-    }
+    found = summarised(peaks, "bytes")
+    ours = found["ours_bytes"]
+    return {**found, "over_all_global": ours / found["all_global_bytes"], "over_nni": ours / found["nni_darts_bytes"]}
 
 
 def measure(name: str) -> int:

@@ -1,7 +1,3 @@
-"""The networks that the benchmarks of the whole step compare."""
-
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

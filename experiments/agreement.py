@@ -14,8 +14,7 @@ from typing import Any
 
 from nasbench.config import read_config
 from nasbench.errors import NasbenchError
-from nasbench.studies.local import run_missing
-from nasbench.studies.plan import plan
+from nasbench.studies.plan import plan, run_missing
 from nasbench.studies.study import Study, make_study
 
 EVIDENCE = {"fixing": "evidence", "undecided": "largest_pi"}

@@ -24,8 +24,7 @@ from nasbench.files import write_atomic
 from nasbench.record import METRICS, Record
 from nasbench.results.cells import Cell, Column, Kind, text
 from nasbench.results.statistics import Estimate, difference, mean
-from nasbench.studies.local import run_missing
-from nasbench.studies.plan import plan
+from nasbench.studies.plan import plan, run_missing
 from nasbench.studies.study import Study
 
 SETTINGS: dict[str, Any] = {

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from nasbench.config import read_config
 from nasbench.errors import NasbenchError
-from nasbench.studies.local import run_missing
-from nasbench.studies.plan import plan
+from nasbench.studies.plan import plan, run_missing
 from nasbench.studies.tables import ABLATION, table_study
 
 

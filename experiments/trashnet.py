@@ -17,8 +17,7 @@ from nasbench.errors import NasbenchError
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.formats import markdown
 from nasbench.results.statistics import Estimate, difference, mean
-from nasbench.studies.local import run_missing
-from nasbench.studies.plan import plan
+from nasbench.studies.plan import plan, run_missing
 from nasbench.studies.study import Study, make_study
 
 TITLE = "Does a search pay from pretrained weights?"

@@ -6,9 +6,11 @@ import io
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
 
 from nasbench import networks, pipeline
 from nasbench.architecture import Architecture
@@ -21,10 +23,6 @@ from nasbench.results import collect as collecting
 from nasbench.results import figures
 from nasbench.show import summary
 from nasbench.terminal import plain_console
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import nn
 
 Options = Mapping[str, Any]
 
@@ -62,50 +60,29 @@ def run(
     max_trials: int | None = None,
     limits: Mapping[str, str | float] | None = None,
 ) -> Run:
-    """Search a space, train the network that was found, and test it, as `nasbench run` does.
+    """Search a space, train the network that was found, and test it, as `nasbench run` does; returns the finished run.
 
     Every argument is the field of `RunConfig` of its name; one that is `None` comes from the preset or from the part
     that it is an option of. Only `out` is none: the folder that receives the record, or the record of an interrupted
-    run, which goes on.
-
-    Returns:
-        The finished run.
-
-    Raises:
-        NasbenchError: before a record is made, whatever is wrong with the settings or the data.
+    run, which goes on. Raises NasbenchError: something is wrong with the settings or the data; there is no record then.
     """
     settings = {name: value for name, value in locals().items() if name != "out" and value is not None}
     return Run(pipeline.run(resolve_config(settings), Path(out)))
 
 
 def collect(*folders: str | PathLike[str]) -> pd.DataFrame:
-    """All finished runs, one row each.
+    """All finished runs, one row each, see `nasbench.results.collect.Collection`; damaged ones are left out.
 
-    Args:
-        *folders: records, packs, or folders with either at any depth; `runs` where none is given.
-
-    Returns:
-        See `nasbench.results.collect.Collection`; what is damaged or unfinished is left out.
+    `folders` are records, packs, or folders with either at any depth; `runs` where none is given.
     """
     return collecting.collect([Path(folder) for folder in folders or ("runs",)]).frame
 
 
 class Run:
-    """A run, by its record.
-
-    Attributes:
-        record: see `nasbench.record.Record`.
-    """
+    """A run, by its `record`, see `nasbench.record.Record`."""
 
     def __init__(self, record: str | PathLike[str] | Record) -> None:
-        """Open a run.
-
-        Args:
-            record: its folder, `FILE.records.xz/NAME` in a pack, or the record itself.
-
-        Raises:
-            RecordError: there is no record.
-        """
+        """Open a run by its folder, `FILE.records.xz/NAME` in a pack, or its record. RecordError: there is none."""
         self.record = record if isinstance(record, Record) else Record(Path(record))
 
     @property
@@ -135,20 +112,12 @@ class Run:
 
     @property
     def alphas(self) -> pd.DataFrame:
-        """π of every candidate over the search; columns step, label, candidate, pi, fixed.
-
-        Raises:
-            RecordError: the strategy has no π, or the file is damaged.
-        """
+        """π over the search; columns step, label, candidate, pi, fixed. RecordError: there is none, or damaged."""
         return self._table(SEARCH)
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """Every measure of every epoch; columns stage, epoch, step, name, value.
-
-        Raises:
-            RecordError: the run has not come that far, or the file is damaged.
-        """
+        """Every measure of every epoch; columns stage, epoch, step, name, value. RecordError as `alphas`."""
         return self._table(METRICS)
 
     def model(self, trust: bool = False) -> nn.Module:
@@ -156,15 +125,9 @@ class Run:
         return networks.load_model(self.path, trust)
 
     def plot(self, what: str = "architecture", trust: bool = False) -> Figure:
-        """Draw the run.
+        """Draw the run: one of `nasbench.results.figures.WHAT`; `trust` as in `nasbench.networks.load_model`.
 
-        Args:
-            what: one of `nasbench.results.figures.WHAT`.
-            trust: see `nasbench.networks.load_model`.
-
-        Raises:
-            OptionError: unknown kind of figure.
-            RecordError: the run is not finished, or has nothing of the kind.
+        Raises OptionError: unknown kind of figure. RecordError: the run is not finished, or has nothing of the kind.
         """
         found = collecting.collect([self.path])
         if found.problems:

@@ -1,7 +1,5 @@
 """The command line: which commands there are, and how they end. What they do stands in `nasbench.commands`."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from importlib import import_module

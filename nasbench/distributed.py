@@ -1,8 +1,7 @@
-"""One run in several processes, on one machine or more: who starts whom, and what becomes of all when one fails.
+"""One run in several processes: who starts whom, and what becomes of all when one fails.
 
-The process that a user starts on a machine is the first one there. It starts the others, which do the same work
-(`nasbench.follower`); only the very first writes the record. On several machines the user starts the same command on
-each, with the variables that torchrun and Lightning know: NODE_RANK, MASTER_ADDR and MASTER_PORT.
+The process that a user starts on a machine starts the others there, which do the same work (`nasbench.follower`); only
+the very first writes the record. On several machines the user starts the same command on each (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -44,10 +43,7 @@ def world_size(config: RunConfig) -> int:
 
 
 def node_rank(config: RunConfig) -> int:
-    """Which of a run's machines this is, from 0.
-
-    Raises OptionError: NODE_RANK or MASTER_ADDR is missing or wrong, or another launcher has started this process.
-    """
+    """Which of a run's machines this is, from 0; OptionError: NODE_RANK or MASTER_ADDR is wrong, or it is torchrun."""
     if world_size(config) == 1:
         return 0
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -138,11 +134,7 @@ class Processes:
     """
 
     def __init__(self, config: RunConfig, give_up: Callable[[str], None]) -> None:
-        """Describe the processes; none is started yet. Raises OptionError, see `node_rank`.
-
-        `give_up` is called with the reason, from another thread, before this process is ended because it does not
-        notice by itself that another one has failed.
-        """
+        """`give_up` is told the reason, in another thread, before this process is ended because another has failed."""
         self._config, self._give_up = config, give_up
         self._node = node_rank(config)
         self._children: list[_Child] = []

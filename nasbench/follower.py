@@ -1,7 +1,5 @@
 """What the other processes of a run do: the first one's work, without a record or a display."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,3 @@
-"""What a result may depend on beside its settings: versions, machine, command."""
-
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -1,7 +1,3 @@
-"""Bringing the records of earlier versions up to date, so that reading them needs no knowledge of the past."""
-
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,11 +50,7 @@ _META = {"meta_fraction": 0.2}
 
 
 def migrate(folder: Path) -> list[Path]:
-    """Bring all records of earlier versions at or below a folder up to date, in place; returns those.
-
-    Records of this version, and those in packs, are left as they are. Raises RecordError: a record is damaged, or of a
-    newer version.
-    """
+    """Bring records of earlier versions at or below a folder up to date, in place; returns those, or RecordError."""
     changed = []
     for path in find_records(folder):
         if packs.is_inside(path):
@@ -90,7 +82,12 @@ def _from_1(path: Path, status: Mapping[str, Any]) -> None:
     decisions = _read(path / DECISIONS)
     numbers: dict[str, Any] = {}
     if decisions is not None:
-        decisions = {k: Decision(**{**d, "by": _reason_1(d["by"])}) for k, d in decisions.items()}
+        known = {"threshold", "limit", *_REASONS.values()}
+        for decision in decisions.values():
+            by = decision["by"]
+            if by not in known and not by.startswith("found by "):
+                decision["by"] = _REASONS.get(by, f"found by {by}")
+        decisions = {label: Decision(**decision) for label, decision in decisions.items()}
         reasons = [d.by for d in decisions.values()]
         if set(reasons) <= {"threshold", "limit"}:
             numbers = {"fixed_by_threshold": reasons.count("threshold")}
@@ -135,12 +132,6 @@ def _config_1(settings: Mapping[str, Any], architecture: Mapping[str, Any] | Non
     if new["strategy"] is None or (new["strategy"] == "random" and new["strategy_options"]["trials"] == 1):
         new |= {"epochs": None, "max_trials": None}
     return make_config(new)
-
-
-def _reason_1(by: str) -> str:
-    if by in ("threshold", "limit", *_REASONS.values()) or by.startswith("found by "):
-        return by
-    return _REASONS.get(by, f"found by {by}")
 
 
 def _candidates_1(given: Any, gated: bool) -> list[str]:

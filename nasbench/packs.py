@@ -1,7 +1,5 @@
 """Packs: one compressed file of many records without weights, which every reading command takes in place."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 import tempfile
@@ -28,13 +26,10 @@ def write_pack(records: Mapping[str, Mapping[str, bytes]]) -> bytes:
 
 
 def locate(path: Path) -> Path:
-    """Where a path's files can be read: itself, or the place to which the pack that it lies in is unfolded.
-
-    A path is a `RECORD`, `FILE.records.xz` or `FILE.records.xz/RECORD`. Raises RecordError: the pack is damaged.
-    """
+    """Where a path's files can be read: itself, or where the pack that it lies in is unfolded; RecordError: damaged."""
     for outer in (path, *path.parents):
         if outer.name.endswith(SUFFIX) and is_file(outer):
-            return _unfolded(outer.resolve(), outer.stat().st_mtime_ns) / path.relative_to(outer)
+            return Path(_unfolded(outer.resolve(), outer.stat().st_mtime_ns).name) / path.relative_to(outer)
     return path
 
 
@@ -51,14 +46,9 @@ def is_file(path: Path) -> bool:
         return False
 
 
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
-
-
-@cache
-def _unfolded(pack: Path, changed: int) -> Path:
+@cache  # which keeps the folder until the process ends
+def _unfolded(pack: Path, changed: int) -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="nasbench-")
-    _FOLDERS.append(folder)
-    root = Path(folder.name)
     left = LARGEST
     try:
         with tarfile.open(pack, "r:xz") as archive:
@@ -69,10 +59,10 @@ def _unfolded(pack: Path, changed: int) -> Path:
                 left -= member.size
                 if left < 0:
                     raise RecordError(f"{pack} unfolds to more than {LARGEST >> 20} MiB")
-                target = root / where
+                target = Path(folder.name) / where
                 target.parent.mkdir(parents=True, exist_ok=True)
                 content = archive.extractfile(member)
                 target.write_bytes(b"" if content is None else content.read())
     except (tarfile.TarError, OSError, EOFError, ValueError) as e:
         raise RecordError(f"{pack} is damaged: {e}") from e
-    return root
+    return folder

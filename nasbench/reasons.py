@@ -1,7 +1,5 @@
 """Why layers have their candidates, in words that the terminal, the tables and the pages share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +15,13 @@ LONGEST_LIST = 3  # candidates by name in a line
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the evidence of a search comes to.
+    """What the evidence of a search comes to."""
 
-    Attributes:
-        layers: of the network.
-        decided: of these, by evidence.
-        alternatives: candidates of all layers but one each.
-        excluded: of these, by evidence.
-        error: δ, the probability of a wrong exclusion anywhere in the network; `None` where the record does not say.
-    """
-
-    layers: int
-    decided: int
-    alternatives: int
-    excluded: int
-    error: float | None
+    layers: int  # of the network
+    decided: int  # of these, by evidence
+    alternatives: int  # candidates of all layers but one each
+    excluded: int  # of these, by evidence
+    error: float | None  # δ, the probability of a wrong exclusion anywhere in the network; `None` where it is not known
 
     def __str__(self) -> str:
         error = "" if self.error is None else f", at {percent(self.error)} error for the network"
@@ -60,12 +50,7 @@ def evidence(record: Record) -> Evidence | None:
 
 
 def why(decision: Decision, candidate: Any) -> str:
-    """Why a layer has its candidate, in a line.
-
-    Args:
-        decision: of the layer.
-        candidate: that it has.
-    """
+    """Why a layer has its candidate, in a line."""
     if decision.by == BUDGET:
         return f"best below the limit; {decision.wanted} without"
     if decision.by == EVIDENCE:
@@ -88,8 +73,7 @@ def why(decision: Decision, candidate: Any) -> str:
 def has_largest_pi(decision: Decision, candidate: Any) -> bool:
     """Whether no candidate of a layer has a larger π than this one."""
     pi = decision.pi or {}
-    chosen = pi.get(str(candidate))
-    return chosen is not None and chosen == max(pi.values())
+    return bool(pi) and pi.get(str(candidate)) == max(pi.values())
 
 
 def runner_up(decision: Decision, candidate: Any) -> tuple[str, float] | None:

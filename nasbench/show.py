@@ -1,5 +1,3 @@
-"""A run's outcome as tables for the terminal."""
-
 from __future__ import annotations
 
 from collections import Counter
@@ -14,18 +12,21 @@ from nasbench.facts import Decision
 from nasbench.limits.kind import parse
 from nasbench.reasons import LEAD, evidence, runner_up, why
 from nasbench.record import STAGES, Record
+from nasbench.terminal import plain_table
 
 if TYPE_CHECKING:
     from nasbench.profile import Profile
 
 UNEQUAL = 1.5  # times the images of another class: from here on the balanced accuracy is worth a word
+COUNTS = ("parameters", "multiply-adds")
 UNDECIDED = 0.1  # share of 1 / K by which π may differ from uniform and still say nothing
 
 
 def summary(record: Record) -> RenderableType:
     """What a run, finished or not, chose and why, how good and large the network is, and what each stage took."""
-    parts: list[RenderableType] = [_heading(record)]
-    status = record.status()
+    config, status = record.config(), record.status()
+    run = f"{config.space} · {config.method} on {config.dataset} (preset {config.preset}, seed {config.seed})"
+    parts: list[RenderableType] = [Text(f"{run}: {status.state}", style="bold")]
     gathered = evidence(record) if record.finished("search") else None
     if record.finished("search"):
         parts.append(_choices(record))
@@ -35,13 +36,11 @@ def summary(record: Record) -> RenderableType:
             parts += ["", Text(doubt, style="yellow")]
     if record.finished("test"):
         parts.append(_result(record, by_lead=gathered is None))
-    stages = Table("stage", "time", "peak memory", "images", box=None, header_style="dim", pad_edge=False)
+    stages = plain_table("stage", "time", "peak memory", "images")
     for name in STAGES:
-        facts = status.stages.get(name)
-        if facts:
-            stages.add_row(
-                name, _seconds(facts.seconds), _bytes(facts.peak_memory_bytes), _images(facts.model_extra or {})
-            )
+        if facts := status.stages.get(name):
+            took, memory = _seconds(facts.seconds), _bytes(facts.peak_memory_bytes)
+            stages.add_row(name, took, memory, _images(facts.model_extra or {}))
     if status.stages:
         parts += ["", stages]
     if status.error:
@@ -50,35 +49,19 @@ def summary(record: Record) -> RenderableType:
     return Group(*parts)
 
 
-def _heading(record: Record) -> Text:
-    config = record.config()
-    return Text(
-        f"{config.space} · {config.method} on {config.dataset} (preset {config.preset}, seed {config.seed}): "
-        f"{record.status().state}",
-        style="bold",
-    )
-
-
 def _choices(record: Record) -> Table:
     decisions = record.decisions()
-    table = Table("choice", "candidate", "π", "runner-up", "why", box=None, header_style="dim", pad_edge=False)
+    table = plain_table("choice", "candidate", "π", "runner-up", "why")
     for label, candidate in record.architecture().items():
         decision = decisions[label]
         chosen, other = (decision.pi or {}).get(str(candidate)), runner_up(decision, candidate)
-        digits = _digits(chosen, other[1]) if other and chosen is not None else 2
-        table.add_row(
-            label,
-            str(candidate),
-            "" if chosen is None else f"{chosen:.{digits}f}",
-            f"{other[0]} {other[1]:.{digits}f}" if other else "",
-            why(decision, candidate),
-        )
+        digits = 2  # as many decimals as tell the two apart
+        if other and chosen is not None:
+            digits = next((d for d in range(2, 7) if f"{chosen:.{d}f}" != f"{other[1]:.{d}f}"), 2)
+        pi = "" if chosen is None else f"{chosen:.{digits}f}"
+        second = f"{other[0]} {other[1]:.{digits}f}" if other else ""
+        table.add_row(label, str(candidate), pi, second, why(decision, candidate))
     return table
-
-
-def _digits(one: float, other: float) -> int:
-    """How many decimals tell two probabilities apart; two where nothing does."""
-    return next((d for d in range(2, 7) if f"{one:.{d}f}" != f"{other:.{d}f}"), 2)
 
 
 def _doubt(decisions: Sequence[Decision]) -> str:
@@ -139,36 +122,23 @@ def _images(facts: dict[str, object]) -> str:
 
 def profile_table(counts: Profile) -> RenderableType:
     """Parameters and multiply-adds by block, with the sums, and the latency where it was measured."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("block")
-    for name in ("output", "parameters", "multiply-adds"):
-        table.add_column(name, justify="right")
+    table = plain_table("block", "output", *COUNTS, right=("output", *COUNTS))
     for part in counts.parts:
         table.add_row(part.name, "×".join(map(str, part.output)), f"{part.params:,}", f"{part.madds:,}")
     table.add_section()
     table.add_row("all", "", f"{counts.params:,}", f"{counts.madds:,}", style="bold")
     table.add_row("", "", f"{counts.params / 1e6:.3f} M", f"{counts.madds / 1e6:.1f} M")
-    time = counts.latency
-    notes = [Text(f"\n{note}") for note in counts.notes]
-    if time is None:
-        return Group(table, *notes)
-    low, high = (_measure(1e3 * s, "ms") for s in time.spread_seconds)
-    median = _measure(1e3 * time.median_seconds, "ms")
-    threads = f"{time.threads} thread{'s' if time.threads > 1 else ''}"
-    return Group(
-        table,
-        "",
-        f"CPU latency: {median} (quartiles {low} – {high}), batch {time.batch}, {threads}, {time.runs} runs",
-        *notes,
-    )
+    latency = []
+    if (time := counts.latency) is not None:
+        median, low, high = (_measure(1e3 * s, "ms") for s in (time.median_seconds, *time.spread_seconds))
+        how = f"batch {time.batch}, {time.threads} thread{'s' if time.threads > 1 else ''}, {time.runs} runs"
+        latency = ["", f"CPU latency: {median} (quartiles {low} – {high}), {how}"]
+    return Group(table, *latency, *(Text(f"\n{note}") for note in counts.notes))
 
 
 def front_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What the named architectures of a space cost, with a mark at those that none of the others undercuts."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("named")
-    for name in ("parameters", "multiply-adds"):
-        table.add_column(name, justify="right")
+    table = plain_table("named", *COUNTS, right=COUNTS)
     for row in rows:
         mark = Text(f"{'●' if row['front'] else '○'} {row['name']}")
         table.add_row(mark, f"{row['params']:,}", f"{row['madds']:,}")

@@ -1,14 +1,13 @@
 """What reaches the terminal, and nothing else does: no control character of a stranger's file, no JSON that is none."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 
@@ -43,10 +42,7 @@ def write(text: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print a value as one line of JSON; what `clean` takes away stands there as an escape.
-
-    Raises ValueError: a number in it is not finite.
-    """
+    """Print a value as one line of JSON, where what `clean` takes away is an escape; ValueError: it is not finite."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     print(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
@@ -60,16 +56,21 @@ class PlainConsole(Console):
             yield segment if segment.control else Segment(clean(segment.text), segment.style)
 
 
-def plain_console(stderr: bool = False, **options: Any) -> Console:
-    """A console for results; on stderr where stdout is for JSON."""
+def plain_console(stderr: bool = False, fit: RenderableType | None = None, **options: Any) -> Console:
+    """A console for results, on stderr where stdout is for JSON; wide enough for `fit`, which would lose digits."""
     options = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False, **options}
     console = PlainConsole(**options)
-    return console if console.is_terminal else PlainConsole(**{"width": WIDTH, **options})
+    if not console.is_terminal:
+        console = PlainConsole(**{"width": WIDTH, **options})
+    if fit is not None:
+        unlimited = console.options.update(width=10_000)
+        console.width = max(console.width, Measurement.get(console, unlimited, fit).maximum)
+    return console
 
 
-def plain_table(title: str | None, *columns: tuple[str, Any]) -> Table:
-    """A table without lines. Its columns are headers, each with `left` or `right`."""
+def plain_table(*columns: str, title: str | None = None, right: Sequence[str] = ()) -> Table:
+    """A table without lines; columns named in `right` hold numbers."""
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify=justify, no_wrap=justify == "right")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
     return table

@@ -1,7 +1,3 @@
-"""Lightning callback that follows a stage: curves and π into the record, facts to the display."""
-
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -44,10 +40,9 @@ def probabilities(module: Any) -> dict[str, dict[Any, float]]:
 
 
 class Watcher(Callback):
-    """Follows one stage of a run."""
+    """Follows `stage` of a run: writes to `record`, shows on `display`, tells `report` the measures of every epoch."""
 
     def __init__(self, stage: str, record: Record, display: Display, report: Report | None = None) -> None:
-        """Follow `stage`, write to `record`, show on `display`, and tell `report` the measures of every epoch."""
         self._name, self._record, self._display, self._report = stage, record, display, report
         rows = record.curves(METRICS)
         # A stage that is repeated after an interruption starts its curves anew.

@@ -154,7 +154,7 @@ def test_arrays_from_a_file_or_a_folder(tmp_path: Path) -> None:
         data = Arrays(data_root=root)
         assert data.description()["class_names"] == ["a", "b", "c", "d"]
         assert data.image_size == 12
-    assert Arrays(data_root=path, image_size=8).train_dataloader().dataset.images.shape[1:3] == (8, 8)
+    assert Arrays(data_root=path, image_size=8).train_dataloader().dataset.tensors[0].shape[1:3] == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_own_pictures_with_and_without_given_split(tmp_path: Path) -> None:
     whole = ImageFolder(data_root=tmp_path / "flat", image_size=16)
     train, meta = whole.splits()
     assert (len(train) + len(meta), sum(len(y) for _, y in whole.test_dataloader())) == (16, 4)
-    assert not set(whole._train_paths) & set(whole._test_paths)
+    assert not set(whole._train_paths) & set(whole.test_files)
 
     pictures(tmp_path / "imagenet" / "train")
     pictures(tmp_path / "imagenet" / "val", count=2)

@@ -77,7 +77,7 @@ def test_a_set_without_test_images_is_split(folder: str, tmp_path: Path) -> None
     assert data.summary() == "2 classes, 16 training, 4 test photos (split by us, 1 in 5, stratified)"
     assert data.description()["summary"] == data.summary()
     assert np.bincount(data.test_labels).tolist() == [2, 2]
-    assert not set(data._train_paths) & set(data._test_paths)
+    assert not set(data._train_paths) & set(data.test_files)
 
 
 def test_the_validation_images_join_nothing_where_there_are_test_images(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_batches_are_what_torchvision_gives(tmp_path: Path) -> None:
     )}  # fmt: skip
     data = opened(tmp_path)
     images = torch.cat([images for images, _ in data.test_dataloader()])
-    assert np.array_equal(images.numpy(), np.stack([theirs[path] for path in data._test_paths]))
+    assert np.array_equal(images.numpy(), np.stack([theirs[path] for path in data.test_files]))
 
 
 # Copies
@@ -334,10 +334,10 @@ def test_where_we_split_copies_go_together(stage: Any, tmp_path: Path) -> None:
     assert "; copies of other photos, each in the same part as these: 78)" in data.summary()
     assert data.description()["copies_kept_together"] == 78
     train, second = ([data._train_paths[i] for i in part] for part in data.splits())
-    parts = [{path.rpartition("_")[0] for path in part} for part in (train, second, data._test_paths)]
+    parts = [{path.rpartition("_")[0] for path in part} for part in (train, second, data.test_files)]
     assert all(parts)
     assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
-    assert 0.1 < len(data._test_paths) / 158 < 0.3
+    assert 0.1 < len(data.test_files) / 158 < 0.3
 
 
 def test_the_copies_in_trashnet_are_found(real_data: Path) -> None:

@@ -293,7 +293,8 @@ class Twisted(Digits):
 
     def test_dataloader(self) -> Any:
         loader = super().test_dataloader()
-        loader.dataset.labels = (loader.dataset.labels + 1) % 10
+        images, labels = loader.dataset.tensors
+        loader.dataset.tensors = (images, (labels + 1) % 10)
         return loader
 
 

@@ -267,7 +267,7 @@ def test_what_is_seen_in_pictures_is_what_the_evaluator_saw(photos: Path, tmp_pa
         batches = [data.on_after_batch_transfer(batch, 0)[0] for batch in data.test_dataloader()]
         wanted = torch.cat([evaluator.module.eval()(images) for images in batches])
     tested = pictures([photos.parent.parent / "photos" / "test"])
-    assert [str(path) for path in tested] == data._test_paths
+    assert [str(path) for path in tested] == data.test_files
     for form in ("torchscript", "safetensors", None):
         file = photos if form is None else tmp_path / f"net.{form}"
         if form is not None:

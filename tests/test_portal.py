@@ -21,7 +21,7 @@ from sweeping import QUICK, enter_own_space, leftovers, running, sweep_file, wai
 
 from nasbench.errors import OptionError
 from nasbench.nni_bridge import portal
-from nasbench.nni_bridge.address import EVERYWHERE, LOOPBACK, is_free
+from nasbench.nni_bridge.portal import EVERYWHERE, LOOPBACK, is_free
 from nasbench.nni_bridge.sweep import prepare_sweep, run_sweep
 from nasbench.record import METRICS, Record
 from nasbench.studies.known import held_out

@@ -117,7 +117,7 @@ def test_reading_results_runs_nothing() -> None:
         reached |= new
         new = set().union(*(modules()[name] for name in new)) - reached
     assert not {name for name in reached if node(name) in ("pipeline", "nni_bridge", "follower", "commands")}
-    assert "nasbench.studies.local" not in reached
+    assert "nasbench.studies.plan" not in reached
 
 
 def test_only_the_command_line_imports_commands() -> None:

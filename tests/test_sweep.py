@@ -10,9 +10,8 @@ import yaml
 from sweeping import QUICK, command, enter_own_space, fates
 
 from nasbench.errors import OptionError
-from nasbench.nni_bridge.allocation import Allocation, allocate
-from nasbench.nni_bridge.experiment import check_algorithms
-from nasbench.nni_bridge.sweep import prepare_sweep
+from nasbench.nni_bridge.experiment import Allocation, check_algorithms
+from nasbench.nni_bridge.sweep import allocate, prepare_sweep
 from nasbench.nni_bridge.tuner import Resumed
 from nasbench.presets import resolve_config
 from nasbench.studies.study import make_study, read_study

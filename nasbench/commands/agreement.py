@@ -1,7 +1,3 @@
-"""`nasbench agreement`."""
-
-from __future__ import annotations
-
 from nasbench.commands.found import finished, show_table
 from nasbench.commands.options import Format, Output, Runs
 from nasbench.results.repeats import repeats

@@ -1,7 +1,3 @@
-"""`nasbench bench`."""
-
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Annotated
 

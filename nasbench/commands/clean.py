@@ -1,16 +1,11 @@
-"""`nasbench clean`."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nasbench.errors import RecordError
+from nasbench.commands.found import records
 from nasbench.integrity import superfluous
-from nasbench.packs import is_inside
-from nasbench.record import Record, find_records
+from nasbench.record import Record
 from nasbench.terminal import say, write
 
 
@@ -21,10 +16,7 @@ def command(
     """Remove what no result needs: checkpoints of finished runs, and what killed processes left behind."""
     freed = 0
     for folder in runs:
-        found = [path for path in find_records(folder) if not is_inside(path)]
-        if not found:
-            raise RecordError(f"there is no run record in {folder} (packs stay as they are)")
-        for path in found:
+        for path in records(folder, packs=False):
             for file in superfluous(Record(path)):
                 size = file.stat().st_size
                 write(f"{size / 2**20:8.1f} MiB  {file}")

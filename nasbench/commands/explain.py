@@ -1,20 +1,15 @@
-"""`nasbench explain`."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nasbench.commands.found import write_file
 from nasbench.commands.options import Trust
-from nasbench.errors import NasbenchError
-from nasbench.files import write_atomic
 from nasbench.record import Record
 from nasbench.results.explain import explain, page, terminal
-from nasbench.results.formats import width
+from nasbench.results.formats import grid
 from nasbench.results.seen import see
-from nasbench.terminal import plain_console, say
+from nasbench.terminal import plain_console
 
 PAGE = "explained.html"
 
@@ -31,16 +26,9 @@ def command(
     explanation = explain(found)
     seen = see(found, trust)
     if output is None:
-        console = plain_console()
-        if seen.layers:
-            console.width = max(console.width, width(seen.layers))  # it would lose digits
+        console = plain_console(fit=grid(seen.layers) if seen.layers else None)
         console.print(terminal(explanation, seen))
         if not record.is_dir():
             return  # in a pack
         output = record / PAGE
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(output, page(explanation, seen))
-    except OSError as e:
-        raise NasbenchError(f"{output} cannot be written: {e.strerror}; choose another file with -o") from e
-    say(f"written: {output}")
+    write_file(output, page(explanation, seen))

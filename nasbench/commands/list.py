@@ -1,7 +1,3 @@
-"""`nasbench list`."""
-
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,16 +1,10 @@
-"""`nasbench migrate`."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nasbench.errors import RecordError
+from nasbench.commands.found import records
 from nasbench.migrate import migrate
-from nasbench.packs import is_inside
-from nasbench.record import find_records
 from nasbench.terminal import say, write
 
 
@@ -20,10 +14,7 @@ def command(
     """Bring records of earlier versions up to date, in place."""
     changed = total = 0
     for folder in runs:
-        found = [path for path in find_records(folder) if not is_inside(path)]
-        if not found:
-            raise RecordError(f"there is no run record in {folder} (packs stay as they are)")
-        total += len(found)
+        total += len(records(folder, packs=False))
         for path in migrate(folder):
             write(str(path))
             changed += 1

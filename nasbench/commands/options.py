@@ -1,7 +1,5 @@
 """Options that several commands have, and those of a run, which are made from `RunConfig`."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -55,11 +53,7 @@ NAMES = {
 
 
 def seconds(time: str | None) -> float | None:
-    """A time such as `90s`, `55m` or `1.5h`, in seconds.
-
-    Raises:
-        OptionError: it is none.
-    """
+    """A time such as `90s`, `55m` or `1.5h`, in seconds. Raises OptionError: it is none."""
     if time is None:
         return None
     try:
@@ -112,10 +106,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def merge(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay the options of the command line, words NAME=VALUE, over settings that were read from a file.
-
-    Of the fields of `RunConfig`, those that are `None` were not given. Raises OptionError as `pairs`.
-    """
+    """Lay the command line's options (NAME=VALUE, and what is not `None`) over settings; OptionError as `pairs`."""
     told = {name: value for name, value in settings.items() if value is not None}
     for name in (*(f"{kind}_options" for kind in KINDS), "limits"):
         if not isinstance(given.get(name) or {}, Mapping):

@@ -1,18 +1,15 @@
-"""`nasbench pack`."""
-
-from __future__ import annotations
-
 import json
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 import typer
 
+from nasbench.commands.found import records, write_file
 from nasbench.config import dump_config
 from nasbench.errors import NasbenchError, OptionError, RecordError
-from nasbench.files import write_atomic
 from nasbench.packs import SUFFIX, write_pack
-from nasbench.record import CONFIG, DATA_FILES, ENVIRONMENT, RESULT, STATUS, Record, find_records, with_sums
+from nasbench.record import CONFIG, DATA_FILES, ENVIRONMENT, RESULT, STATUS, Record, with_sums
 from nasbench.terminal import say
 
 DATA_ROOT = Path("data")  # in the place of this machine's
@@ -27,10 +24,7 @@ def command(
         raise OptionError(f"the name of a pack ends in {SUFFIX}, and that of {output} does not")
     packed: dict[str, dict[str, bytes]] = {}
     for folder in runs:
-        found = sorted(find_records(folder))
-        if not found:
-            raise RecordError(f"there is no run record in {folder}")
-        for path in found:
+        for path in records(folder):
             inside = path.relative_to(folder).parts or (path.resolve().name,)
             name = "/".join(part.removesuffix(SUFFIX) for part in inside)
             if name in packed:
@@ -42,14 +36,10 @@ def command(
     if not packed:
         raise RecordError(f"there is no finished run in {', '.join(map(str, runs))}")
     content = write_pack(packed)
-    try:
-        if output.exists() and output.read_bytes() != content:
+    with suppress(OSError):  # which writing tells
+        if output.read_bytes() != content:
             raise OptionError(f"{output} exists and holds something else: choose another name, or remove it")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(output, content)
-    except OSError as e:
-        raise NasbenchError(f"{output} cannot be written: {e.strerror}") from e
-    say(f"written: {output}, {len(packed)} record(s), {len(content) / 2**20:.1f} MiB")
+    write_file(output, content, f", {len(packed)} record(s), {len(content) / 2**20:.1f} MiB")
 
 
 def _content(record: Record, name: str) -> dict[str, bytes]:

@@ -1,7 +1,3 @@
-"""`nasbench predict`."""
-
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Sequence
@@ -9,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.measure import Measurement
 
 from nasbench.commands.options import Trust
 from nasbench.errors import OptionError, unknown
@@ -39,13 +34,10 @@ def command(
 
 def _table(predictions: Sequence[Prediction]) -> None:
     most = max((len(p.classes) for p in predictions), default=0)
-    table = plain_table(None, ("image", "left"), *[("class", "left"), ("%", "right")] * most)
+    table = plain_table("image", *["class", "%"] * most, right=("%",))
     for p in predictions:
         table.add_row(str(p.path), *(cell for name, value in p.classes for cell in (name, f"{100 * value:.1f}")))
-    console = plain_console()
-    unlimited = console.options.update(width=10_000)
-    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)  # nothing is cut off
-    console.print(table)
+    plain_console(fit=table).print(table)
 
 
 def _csv(predictions: Sequence[Prediction]) -> None:
@@ -58,12 +50,8 @@ def _csv(predictions: Sequence[Prediction]) -> None:
 
 
 def _json(predictions: Sequence[Prediction]) -> None:
-    print_json(
-        [
-            {"image": str(p.path), "classes": [{"class": name, "probability": value} for name, value in p.classes]}
-            for p in predictions
-        ]
-    )
+    told = [(p.path, [{"class": name, "probability": value} for name, value in p.classes]) for p in predictions]
+    print_json([{"image": str(path), "classes": classes} for path, classes in told])
 
 
 SHOWN: dict[str, Callable[[Sequence[Prediction]], None]] = {"table": _table, "csv": _csv, "json": _json}

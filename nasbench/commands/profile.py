@@ -1,7 +1,3 @@
-"""`nasbench profile`."""
-
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,10 +62,9 @@ def command(
         chosen, counts = profile_architecture(config, use_dataset=dataset is not None, timed=True)
         others = _named(config, dataset is not None) if architecture is None else []
     if as_json:
-        told_parts = [{"name": p.name, "params": p.params, "madds": p.madds, "output": p.output} for p in counts.parts]
-        latency = asdict(counts.latency) if counts.latency else None
-        counted = {"params": counts.params, "madds": counts.madds, "notes": counts.notes, "latency": latency}
-        print_json({"space": name, **counted, "architecture": chosen, "blocks": told_parts, "named": others})
+        counted = asdict(counts)
+        blocks = counted.pop("parts")
+        print_json({"space": name, **counted, "architecture": chosen, "blocks": blocks, "named": others})
     else:
         plain_console().print(profile_table(counts))
         if len(others) > 1:

@@ -1,17 +1,12 @@
-"""`nasbench resume`."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nasbench import pipeline
+from nasbench.commands.found import show_run
 from nasbench.commands.options import Json, StopAfter, seconds
 from nasbench.record import Record
-from nasbench.show import summary
-from nasbench.terminal import plain_console, print_json
 
 
 def command(
@@ -20,7 +15,4 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Go on with an interrupted run after its last whole epoch, with its own settings."""
-    record = pipeline.run(Record(run).config(), run, stop_after=seconds(stop_after))
-    plain_console(stderr=as_json).print(summary(record))
-    if as_json:
-        print_json(record.result().model_dump(mode="json"))
+    show_run(pipeline.run(Record(run).config(), run, stop_after=seconds(stop_after)), as_json)

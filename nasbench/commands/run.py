@@ -1,13 +1,10 @@
-"""`nasbench run`."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nasbench import pipeline
+from nasbench.commands.found import show_run
 from nasbench.commands.options import (
     DEFAULT_RUNS,
     Candidates,
@@ -25,12 +22,11 @@ from nasbench.config import dump_config, read_config
 from nasbench.distributed import node_rank
 from nasbench.errors import OptionError
 from nasbench.follower import follow_node
-from nasbench.nni_bridge.address import LOOPBACK
+from nasbench.nni_bridge.portal import LOOPBACK
 from nasbench.nni_bridge.single import run_in_portal
 from nasbench.packs import locate
 from nasbench.presets import resolve_config
-from nasbench.show import summary
-from nasbench.terminal import plain_console, print_json, say
+from nasbench.terminal import say
 
 
 @with_settings
@@ -67,6 +63,4 @@ def command(
         return
     else:
         record = pipeline.run(resolved, out, stop_after=seconds(stop_after))
-    plain_console(stderr=as_json).print(summary(record))
-    if as_json:
-        print_json(record.result().model_dump(mode="json"))
+    show_run(record, as_json)

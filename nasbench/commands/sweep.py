@@ -1,7 +1,3 @@
-"""`nasbench sweep`."""
-
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +10,9 @@ from nasbench.commands.found import show_table
 from nasbench.commands.options import DEFAULT_RUNS, Host, Port
 from nasbench.config import read_config
 from nasbench.errors import OptionError
-from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
-from nasbench.nni_bridge.allocation import Allocation
+from nasbench.nni_bridge.experiment import Allocation
 from nasbench.nni_bridge.machines import read_machines
+from nasbench.nni_bridge.portal import LOOPBACK, check_host, warn_if_exposed
 from nasbench.nni_bridge.sweep import prepare_sweep, run_sweep
 from nasbench.record import Record
 from nasbench.results import tables
@@ -137,22 +133,19 @@ def _summary(planned: Plan, allocation: Allocation, name: str, folder: Path) -> 
 def _expected(planned: Plan, allocation: Allocation) -> str:
     seconds = [item.seconds for item in planned.missing] + [planned.seconds] * planned.proposals
     known = [s for s in seconds if s is not None]
-    if not seconds:
-        return ""
     if not known:
-        return "; no finished run tells how long"
+        return "; no finished run tells how long" if seconds else ""
     rest = len(seconds) - len(known)
     unknown = f" without the {rest} run(s) that no finished one is like" if rest else ""
     return f"; about {_duration(sum(known) / allocation.concurrency)} by runs like these{unknown}"
 
 
 def _plan_table(planned: Plan, sweep: Study) -> Table:
-    table = plain_table(sweep.name, ("run", "left"), ("state", "left"), ("expected", "right"), ("record", "left"))
+    table = plain_table("run", "state", "expected", "record", title=sweep.name, right=("expected",))
     for result in planned.results:
         table.add_row(result.label, result.state, "", _name(result.record))
     for item in planned.missing:
-        state = "to run" if item.interrupted is None else "to go on"
-        record = item.interrupted.record.path if item.interrupted is not None else None
+        state, record = ("to run", None) if item.interrupted is None else ("to go on", item.interrupted.record.path)
         table.add_row(item.label, state, _duration(item.seconds), _name(record))
     for _ in range(planned.proposals):
         table.add_row(f"proposed by {sweep.tuner.name}", "to run", _duration(planned.seconds), "")
@@ -160,9 +153,7 @@ def _plan_table(planned: Plan, sweep: Study) -> Table:
 
 
 def _results_table(results: Sequence[Result], name: str) -> Table:
-    table = plain_table(
-        name, ("run", "left"), ("state", "left"), ("how", "left"), ("top-1", "right"), ("time", "right")
-    )
+    table = plain_table("run", "state", "how", "top-1", "time", title=name, right=("top-1", "time"))
     table.add_column("record, or why it failed", overflow="fold")
     for result in results:
         top1 = ""

@@ -1,8 +1,3 @@
-"""`nasbench table`."""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +10,8 @@ from nasbench.config import read_config
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.results import tables
 from nasbench.results.formats import FORMATS
-from nasbench.studies.tables import names
+from nasbench.studies.plan import plan, run_missing
+from nasbench.studies.tables import names, shared_setting, table_study
 from nasbench.terminal import say
 
 PLACEMENTS = ("downsampling", "enhancer")
@@ -66,7 +62,14 @@ def command(
         if name not in names():
             raise OptionError(f"--run trains the rows of {', '.join(names())}; {name} only shows runs that exist")
         where = [*where, out]
-        setting, failed = _train(name, where, seeds, dataset, preset, config, out)
+        base: dict[str, Any] = read_config(config) if config is not None else {}
+        base |= {k: v for k, v in (("dataset", dataset), ("preset", preset)) if v is not None}
+        study = table_study(name, base, range(seeds))
+        planned = plan(study, out, others=where)
+        count = len(planned.missing)
+        say(f"{name}: {count} run(s) to train" if count else f"{name}: nothing to train, every row has its runs")
+        failed = [f"{r.label}: {r.error}" for r in run_missing(planned, out, say) if r.error is not None]
+        setting = shared_setting(study)
     frame = collected(where, quiet=train).frame
     for column, wanted in (("dataset", dataset), ("preset", preset)):
         if wanted is not None:
@@ -76,26 +79,3 @@ def command(
     show_table(built, how, output)
     if failed:
         raise RecordError(f"{len(failed)} run(s) of {name} failed; the same command runs them again")
-
-
-def _train(
-    name: str,
-    where: Sequence[Path],
-    seeds: int,
-    dataset: str | None,
-    preset: str | None,
-    config: Path | None,
-    out: Path,
-) -> tuple[tuple[str, float | None], list[str]]:
-    from nasbench.studies.local import run_missing
-    from nasbench.studies.plan import plan
-    from nasbench.studies.tables import shared_setting, table_study
-
-    base: dict[str, Any] = read_config(config) if config is not None else {}
-    base |= {k: v for k, v in (("dataset", dataset), ("preset", preset)) if v is not None}
-    study = table_study(name, base, range(seeds))
-    planned = plan(study, out, others=where)
-    count = len(planned.missing)
-    say(f"{name}: {count} run(s) to train" if count else f"{name}: nothing to train, every row has its runs")
-    results = run_missing(planned, out, say)
-    return shared_setting(study), [f"{r.label}: {r.error}" for r in results if r.error is not None]

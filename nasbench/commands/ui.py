@@ -1,19 +1,13 @@
-"""`nasbench ui`."""
-
-from __future__ import annotations
-
 import contextlib
 import signal
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from nasbench.commands.options import Host, Port
 from nasbench.nni_bridge import portal
-from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
+from nasbench.nni_bridge.portal import LOOPBACK, check_host, warn_if_exposed
 from nasbench.signals import terminable
 from nasbench.terminal import plain_console, plain_table, say, write
 
@@ -29,7 +23,13 @@ def command(
     """Open a finished sweep, or a run that had --ui, in NNI's web portal again, until Ctrl-C."""
     check_host(host)
     if list_:
-        plain_console().print(_experiments_table(portal.experiments()))
+        table = plain_table("experiment", "name", "started", "trials", right=("trials",))
+        table.add_column("folder, or address while it runs", overflow="fold")
+        for e in portal.experiments():
+            started = f"{datetime.fromtimestamp(e.started):%Y-%m-%d %H:%M:%S}"
+            where = e.address or str(e.folder.parent if e.folder.name == ".nni" else e.folder)
+            table.add_row(e.id, e.name, started, str(e.trials), where)
+        plain_console().print(table)
         return
     found = portal.find(experiment)
     if found.address is not None:
@@ -45,13 +45,3 @@ def command(
                 signal.pause()
         finally:
             portal.stop(opened)
-
-
-def _experiments_table(experiments: Sequence[portal.Listed]) -> Table:
-    table = plain_table(None, ("experiment", "left"), ("name", "left"), ("started", "left"), ("trials", "right"))
-    table.add_column("folder, or address while it runs", overflow="fold")
-    for e in experiments:
-        started = f"{datetime.fromtimestamp(e.started):%Y-%m-%d %H:%M:%S}"
-        where = e.address or str(e.folder.parent if e.folder.name == ".nni" else e.folder)
-        table.add_row(e.id, e.name, started, str(e.trials), where)
-    return table

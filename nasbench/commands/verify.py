@@ -1,15 +1,12 @@
-"""`nasbench verify`."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nasbench.errors import NasbenchError, RecordError
+from nasbench.commands.found import records
+from nasbench.errors import NasbenchError
 from nasbench.integrity import check
-from nasbench.record import Record, find_records
+from nasbench.record import Record
 from nasbench.terminal import say, write
 
 
@@ -19,10 +16,7 @@ def command(
     """Compare every file of records with the SHA-256 that the run noted, and read them all."""
     good = bad = 0
     for folder in runs:
-        found = list(find_records(folder))
-        if not found:
-            raise RecordError(f"there is no run record in {folder}")
-        for path in found:
+        for path in records(folder):
             try:
                 how = check(Record(path))
             except NasbenchError as e:

@@ -1,7 +1,3 @@
-"""Small image sets that stay in memory."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,10 +45,7 @@ class FashionMNIST(InMemoryData):
         """See `InMemoryData.read`."""
         import torchvision
 
-        train, test = (
-            _torchvision(self, torchvision.datasets.FashionMNIST, "FashionMNIST/raw/*-ubyte[.gz]", train)
-            for train in (True, False)
-        )
+        train, test = _torchvision(self, torchvision.datasets.FashionMNIST, "FashionMNIST/raw/*-ubyte[.gz]")
         return train.data.numpy(), train.targets.numpy(), test.data.numpy(), test.targets.numpy(), train.classes
 
 
@@ -72,9 +65,7 @@ class CIFAR10(InMemoryData):
         if archive.is_file():
             return _read_npz(self.name, archive)
         source = getattr(torchvision.datasets, self.name.upper())
-        train, test = (
-            _torchvision(self, source, f"{self.folder}/ or {archive.name}", train) for train in (True, False)
-        )
+        train, test = _torchvision(self, source, f"{self.folder}/ or {archive.name}")
         return train.data, np.array(train.targets), test.data, np.array(test.targets), train.classes
 
 
@@ -123,13 +114,14 @@ def _root(data: InMemoryData) -> Path:
     return data.data_root
 
 
-def _torchvision(data: InMemoryData, source: Any, expected: str, train: bool) -> Any:
+def _torchvision(data: InMemoryData, source: Any, expected: str) -> list[Any]:
+    """The training and the test part of one of torchvision's sets."""
     root = data.data_root
     if data.download and root is not None:
         root.mkdir(parents=True, exist_ok=True)
     root = _root(data)
     try:
-        return source(str(root), train=train, download=data.download)
+        return [source(str(root), train=train, download=data.download) for train in (True, False)]
     except Exception as e:  # absent files are RuntimeErrors, damaged ones anything
         hint = "; fetch it with --download, or give another folder with --data-root or NASBENCH_DATA"
         reason = f"{'' if data.download else hint} ({' '.join(str(e).split())})"

@@ -1,7 +1,3 @@
-"""What all data sets share: splits, loaders and augmentation in batch on the device."""
-
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,11 +29,9 @@ SPLIT_NOTE = "split by us, 1 in 5, stratified"
 def stratified(
     labels: NDArray[Any], fraction: float, seed: int = SPLIT_SEED, groups: Indices | None = None
 ) -> tuple[Indices, Indices]:
-    """Split the indices of labels (N,) so that every class gives its share, `fraction`, to the second part.
+    """Split the indices of labels (N,) so that every class gives its share `fraction` to the second part.
 
-    Images of the same number in `groups` (N,) go to the same part, the one that the first of them falls to. Both parts
-    are sorted, together all of `range(N)`. But for the groups, their shares are within one image of the fraction in
-    every class, and in total.
+    Images of the same number in `groups` (N,) go to the part of the first of them. Both parts are sorted.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
@@ -92,6 +86,9 @@ class ImageData(LightningDataModule, ABC):
     default_preset = "cifar"
     unit = "images"  # what `summary` counts
     fit = "stretch"  # how test images of other sizes become squares, see `nasbench.data.preparation.FITS`
+    train_labels: NDArray[np.int64]  # (N,) classes of all training images
+    test_labels: NDArray[np.int64]  # (N,) classes of all test images
+    test_files: Sequence[str] = ()  # paths of all test images, in the order of `test_dataloader`, where they are files
 
     def __init__(
         self,
@@ -109,7 +106,6 @@ class ImageData(LightningDataModule, ABC):
         normalisation: Normalisation | None = None,
         seed: int = 0,  # of the order of the training images
     ) -> None:
-        """Describe what to load; nothing is read yet. Raises OptionError: a value is out of range."""
         super().__init__()
         check_range("image_size", image_size or self.native_size, ge=4, le=4096)
         check_range("batch_size", batch_size, ge=1)
@@ -135,22 +131,11 @@ class ImageData(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Read the set (or only its index): fills class names, normalisation and what the loaders need.
+        """Read the set (or only its index): fills class names, labels, normalisation and what the loaders need.
 
         What was decided for the user (a split, files left out) is appended to `notes`. A set that knows of copies among
-        its training images sets `train_groups`. Raises DataError: the set is missing or damaged; says where it was
-        looked for and how to get it.
+        its training images sets `train_groups`. Raises DataError: the set is missing or damaged.
         """
-
-    @property
-    @abstractmethod
-    def train_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all training images."""
-
-    @property
-    @abstractmethod
-    def test_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all test images."""
 
     @abstractmethod
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
@@ -161,11 +146,6 @@ class ImageData(LightningDataModule, ABC):
         """Batches of all test images, in order."""
 
     @property
-    def test_files(self) -> Sequence[str]:
-        """Paths of all test images, in the order of `test_dataloader`; empty where they are no files."""
-        return ()
-
-    @property
     def num_classes(self) -> int:
         """How many classes there are (after `setup`)."""
         return len(self.class_names)
@@ -173,9 +153,7 @@ class ImageData(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read the set once; `stage` is Lightning's and makes no difference here.
 
-        Raises:
-            DataError: the set cannot be read, has no two classes, no test images, or a class without training images.
-            OptionError: more training images are asked for than there are.
+        DataError: the set cannot be read, has no two classes, no test images, or a class without training images.
         """
         if not self._ready:
             self.notes = []
@@ -185,8 +163,7 @@ class ImageData(LightningDataModule, ABC):
                 raise DataError(f"{self.name}: at least two classes are needed, not only {listed(self.class_names)}")
             if not len(self.test_labels):
                 raise DataError(f"{self.name}: there are no test {self.unit}")
-            available = len(self.train_labels)
-            if self.train_images is not None and self.train_images >= available:
+            if self.train_images is not None and self.train_images >= len(self.train_labels):
                 self.train_images = None  # at most so many
             self._ready = True
             self.splits()

@@ -1,7 +1,3 @@
-"""Which images each batch has, also where several processes share them out."""
-
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -14,22 +10,14 @@ from nasbench.errors import DataError
 
 
 class SharedBatches(DistributedSampler[Any]):
-    """The part of every batch that falls to one of several processes.
+    """The part of every batch that falls to one of several processes: a `DataLoader`'s sampler of lists of indices.
 
-    Taken together, the parts of all processes are the batches that a single process would see, and no image is seen
-    twice: shuffled images come in full batches in an order that is the same in all processes, ordered ones each exactly
-    once. All processes have equally many batches, as their collective operations demand.
-
-    Yields lists of indices: give it to a `DataLoader` as `sampler`, with `batch_size=None`. (Lightning shares out the
-    images of other samplers itself, and leaves a `DistributedSampler` as it is.)
+    Together they are the batches that a single process would see, and no image is seen twice: shuffled images come in
+    full batches in an order that is the same in all processes, ordered ones each exactly once. All processes have
+    equally many batches. (Lightning leaves a `DistributedSampler` as it is.)
     """
 
     def __init__(self, images: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
-        """Describe the batches: `batch_size` images over all `world` processes, of which this one is number `rank`.
-
-        With `shuffle` there is a new order in every pass and full batches only, else all in order. Raises DataError:
-        there is not one image for every process.
-        """
         everything = range(images)
         super().__init__(everything, world, rank, shuffle, seed)  # type: ignore[arg-type]
         if images < world:

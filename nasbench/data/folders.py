@@ -1,11 +1,7 @@
-"""Image sets of one folder a class, read from disk as they are needed."""
-
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +9,6 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -41,7 +36,7 @@ class _Pictures(Dataset[Any]):
     """Pictures and their classes, a batch at a time: read now, or `kept` since they were."""
 
     def __init__(
-        self, paths: list[str], labels: Indices, transform: Any, kept: Mapping[str, Image.Image], seed: int
+        self, paths: Sequence[str], labels: Indices, transform: Any, kept: Mapping[str, Image.Image], seed: int
     ) -> None:
         self.paths, self.labels, self.transform, self.kept = paths, torch.from_numpy(labels), transform, kept
         self.seed = seed
@@ -61,17 +56,12 @@ class _Pictures(Dataset[Any]):
 class ImageFolder(ImageData):
     """Your own pictures: `ROOT/train/CLASS/*.jpg` and `ROOT/test/CLASS/*.jpg` (or `val`), or `ROOT/CLASS/*`.
 
-    The test set is `test` or `testing`, where there is none of these `val`, `valid` or `validation`, all in any case.
-    Where there is neither, a fixed stratified fifth of the pictures is. Files and folders whose names begin with a dot
+    The test set is `test` or `testing`, where there is none of these `val`, `valid` or `validation`, all in any case;
+    where there is neither, a fixed stratified fifth of the pictures. Files and folders whose names begin with a dot
     are not looked at. Training pictures are cropped at random (RandomResizedCrop) and mirrored, test pictures centrally
-    cropped. How pixels are read says `nasbench.data.pictures.read_picture`.
-
-    Every file is opened once beforehand, unless there are over 100,000 and none is to be skipped. Copies of a picture
-    (`nasbench.data.pictures.repeated_pictures`) stay on one side: training pictures that are in a given test set, too,
-    are left out, and where we split, all copies go to the same part.
-
-    Training pictures stay decoded in memory, in full, where they all take at most a quarter of what is free. Unless
-    `workers` says otherwise, 1,000 pictures and more are cropped by a process for each CPU but one, 8 at most.
+    cropped. Copies of a picture stay on one side: training pictures that are in a given test set, too, are left out,
+    and where we split, all copies go to the same part. Training pictures stay decoded in memory, in full, where they
+    all take at most a quarter of what is free.
     """
 
     name = "imagefolder"
@@ -83,11 +73,7 @@ class ImageFolder(ImageData):
     presets: ClassVar = {"finetune": {"dataset_options": {"crop_scale": 0.5, "jitter": 0.1}}}
 
     def __init__(self, *, crop_scale: float = 0.08, jitter: float = 0.0, **options: Any) -> None:
-        """Describe what to load; see `ImageData` for the other options.
-
-        A random crop keeps at least the share `crop_scale` of a training picture's area, the whole at most; brightness,
-        contrast and saturation change by at most the share `jitter`.
-        """
+        """A crop keeps at least the share `crop_scale` of a picture; colours change by the share `jitter` at most."""
         check_range("crop_scale", crop_scale, gt=0, le=1)
         check_range("jitter", jitter, ge=0, lt=1)
         super().__init__(**options)
@@ -124,11 +110,11 @@ class ImageFolder(ImageData):
         groups = _groups(paths, copies)
         if tested is None:
             kept, given = stratified(labels, TEST_SHARE, groups=groups)
-            self._test_paths, self._test_labels = [paths[i] for i in given], labels[given]
+            self.test_files, self.test_labels = [paths[i] for i in given], labels[given]
             self.notes.append(SPLIT_NOTE)
         else:
-            self._test_paths, self._test_labels = _flat(tested)
-            known = {copies[path] for path in self._test_paths if path in copies}
+            self.test_files, self.test_labels = _flat(tested)
+            known = {copies[path] for path in self.test_files if path in copies}
             kept = np.flatnonzero([copies.get(path) not in known for path in paths])
             if left_out := len(paths) - len(kept):
                 self._counts["copies_left_out"] = left_out
@@ -137,7 +123,7 @@ class ImageFolder(ImageData):
         if more := len(together) - len(np.unique(together)):
             self._counts["copies_kept_together"] = more
             self.notes.append(f"copies of other photos, each in the same part as these: {more:,}")
-        self._train_paths, self._train_labels = [paths[i] for i in kept], labels[kept]
+        self._train_paths, self.train_labels = [paths[i] for i in kept], labels[kept]
         self.train_groups = groups[kept]
         if self._others:
             kinds = listed(f"{kind or 'no suffix'} {count:,}" for kind, count in self._others.most_common())
@@ -212,21 +198,6 @@ class ImageFolder(ImageData):
         """See `ImageData.description`; with how many broken files and copies there are."""
         return {**super().description(), **self._counts}
 
-    @property
-    def train_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all training images."""
-        return self._train_labels
-
-    @property
-    def test_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all test images."""
-        return self._test_labels
-
-    @property
-    def test_files(self) -> list[str]:
-        """See `ImageData.test_files`."""
-        return self._test_paths
-
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
         size, chosen = self.image_size, [self._train_paths[i] for i in indices]
@@ -234,13 +205,13 @@ class ImageFolder(ImageData):
         if self.jitter:
             augmented.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
         prepare = v2.Compose(augmented) if shuffle else partial(cropped, size=size)
-        return self._loader(chosen, self._train_labels[indices], prepare, shuffle, self._keep(chosen))
+        return self._loader(chosen, self.train_labels[indices], prepare, shuffle, self._keep(chosen))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
         prepare = partial(cropped, size=self.image_size)
-        return self._loader(self._test_paths, self._test_labels, prepare, False, {})
+        return self._loader(self.test_files, self.test_labels, prepare, False, {})
 
     def _keep(self, paths: list[str]) -> Mapping[str, Image.Image]:
         missing = [path for path in paths if path not in self._kept]
@@ -260,7 +231,7 @@ class ImageFolder(ImageData):
         return 1 if self.trainer is None else self.trainer.world_size
 
     def _loader(
-        self, paths: list[str], labels: Indices, prepare: Any, shuffle: bool, kept: Mapping[str, Image.Image]
+        self, paths: Sequence[str], labels: Indices, prepare: Any, shuffle: bool, kept: Mapping[str, Image.Image]
     ) -> DataLoader[Any]:
         workers = self._usual_workers(len(paths)) if self.workers is None else self.workers
         return DataLoader(
@@ -275,10 +246,7 @@ class ImageFolder(ImageData):
 
 
 class ImageNet(ImageFolder):
-    """ImageNet (ILSVRC 2012) as `ROOT/imagenet/train/WNID/*` and `val/WNID/*`, or the same directly in ROOT.
-
-    It cannot be downloaded without an account: see torchvision's `ImageNet` for how to unpack the archives.
-    """
+    """ImageNet (ILSVRC 2012) as `ROOT/imagenet/train/WNID/*` and `val/WNID/*`, or the same directly in ROOT."""
 
     name = "imagenet"
     default_preset = "paper"

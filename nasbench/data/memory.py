@@ -1,7 +1,3 @@
-"""Small image sets of which all images stay in memory."""
-
-from __future__ import annotations
-
 import hashlib
 from abc import abstractmethod
 from typing import Any
@@ -10,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from nasbench.data.base import ImageData, Indices, Parts
 from nasbench.data.preparation import resized
@@ -25,28 +21,12 @@ def repeated(train: NDArray[np.uint8], test: NDArray[np.uint8]) -> int:
     return sum(map(set(known).__contains__, images))
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Images in memory, fetched a batch at a time."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __getitem__(self, indices: Any) -> tuple[Tensor, Tensor]:
-        return self.images[indices], self.labels[indices]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
 class InMemoryData(ImageData):
     """Base of small sets: all images stay in memory as one uint8 tensor."""
 
     @abstractmethod
     def read(self) -> Parts:
-        """Read training images, their labels, test images, their labels, and class names (`None` for numbers only).
-
-        Images are (N, H, W) or (N, H, W, C) uint8. Raises DataError: the set is missing or damaged.
-        """
+        """Read training images (N, H, W[, C]) uint8, their labels, the same for the test, and names; or DataError."""
 
     def load(self) -> None:
         """Read, check, resize and normalise; see `ImageData.load`."""
@@ -60,50 +40,34 @@ class InMemoryData(ImageData):
             raise DataError(f"{self.name}: training images have {channels[0]} channel(s), test images {channels[1]}")
         # Every class has a training image: no label reaches their number, and nothing larger is ever made of one.
         bound = len(train) if names is None else len(names)
-        self._labels = {
-            "train": self._check_labels(train_labels, len(train), bound, "training"),
-            "test": self._check_labels(test_labels, len(test), bound, "test"),
-        }
-        numbers = range(max(int(labels.max()) for labels in self._labels.values()) + 1)
+        self.train_labels = self._check_labels(train_labels, len(train), bound, "training")
+        self.test_labels = self._check_labels(test_labels, len(test), bound, "test")
+        numbers = range(int(max(self.train_labels.max(), self.test_labels.max())) + 1)
         self.class_names = [str(c) for c in (numbers if names is None else names)]
         pixels = self._images["train"].numpy()
         # Sums in whole numbers: exact, and no float copy of the whole set.
         counts = [np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(pixels.shape[-1])]
         levels = np.arange(256) / 255
-        means = [float((n * levels).sum() / n.sum()) for n in counts]
-        deviations = [
-            float(np.sqrt((n * (levels - m) ** 2).sum() / n.sum())) for n, m in zip(counts, means, strict=True)
-        ]
-        self.mean = tuple(means)
-        self.std = tuple(max(d, 1 / 255) for d in deviations)
+        self.mean = tuple(float((n * levels).sum() / n.sum()) for n in counts)
+        variances = [(n * (levels - m) ** 2).sum() / n.sum() for n, m in zip(counts, self.mean, strict=True)]
+        self.std = tuple(max(float(np.sqrt(v)), 1 / 255) for v in variances)
 
     def description(self) -> dict[str, Any]:
         """See `ImageData.description`; with the number of training images that are test images, too."""
         return {**super().description(), "training_images_in_test": self._repeated}
 
-    @property
-    def train_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all training images."""
-        return self._labels["train"].numpy()
-
-    @property
-    def test_labels(self) -> NDArray[np.int64]:
-        """(N,) classes of all test images."""
-        return self._labels["test"].numpy()
-
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
-        return self._loader("train", indices, shuffle)
+        return self._loader(self._images["train"][torch.from_numpy(indices)], self.train_labels[indices], shuffle)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
-        return self._loader("test", np.arange(len(self._labels["test"])), False)
+        return self._loader(self._images["test"], self.test_labels, False)
 
-    def _loader(self, part: str, indices: Indices, shuffle: bool) -> DataLoader[Any]:
-        chosen = torch.from_numpy(indices)
-        dataset = _Batches(self._images[part][chosen], self._labels[part][chosen])
-        return DataLoader(dataset, sampler=self.batches(len(dataset), shuffle), batch_size=None)
+    def _loader(self, images: Tensor, labels: Indices, shuffle: bool) -> DataLoader[Any]:
+        dataset = TensorDataset(images, torch.from_numpy(labels))
+        return DataLoader(dataset, sampler=self.batches(len(images), shuffle), batch_size=None)
 
     def _prepare(self, images: NDArray[Any], what: str) -> Tensor:
         if images.ndim == 3:
@@ -120,7 +84,7 @@ class InMemoryData(ImageData):
             self.notes.append(f"{what} images {width}×{height}, resized to {self.image_size}×{self.image_size}")
         return resized(torch.from_numpy(np.ascontiguousarray(images)), self.image_size)
 
-    def _check_labels(self, labels: NDArray[Any], images: int, classes: int, what: str) -> Tensor:
+    def _check_labels(self, labels: NDArray[Any], images: int, classes: int, what: str) -> Indices:
         flat = np.asarray(labels).reshape(-1)
         if len(flat) != images:
             raise DataError(f"{self.name}: {images} {what} images, but {len(flat)} labels")
@@ -131,4 +95,4 @@ class InMemoryData(ImageData):
                 f"{self.name}: {what} labels must be whole numbers from 0 to {classes - 1} of an integer type, "
                 f"not {found}"
             )
-        return torch.from_numpy(flat.astype(np.int64))
+        return flat.astype(np.int64)

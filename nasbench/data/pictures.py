@@ -1,7 +1,5 @@
 """Picture files: which of them can be read, and what their pixels are in 8-bit RGB."""
 
-from __future__ import annotations
-
 import hashlib
 import stat
 import warnings
@@ -34,12 +32,9 @@ class BrokenPicture(DataError):
 def read_picture(path: str) -> Image.Image:
     """Read a picture as it is meant to be seen, in 8-bit RGB.
 
-    Turned as its EXIF orientation says. Of 16 bits a channel the upper eight count, in grey as in colour. Where it is
-    transparent it is laid on white. Of several frames the first is read.
-
-    Raises:
-        BrokenPicture: the file is not a regular one, no picture, damaged, of over `MOST_PIXELS` pixels, or of 32 bits a
-            channel, which do not say what is black and what white.
+    Turned as its EXIF orientation says. Of 16 bits a channel the upper eight count. Where it is transparent it is laid
+    on white. Of several frames the first is read. BrokenPicture: no picture, damaged, over `MOST_PIXELS` pixels, or of
+    32 bits a channel, which do not say what is black and what white.
     """
     try:
         return _decoded(path)
@@ -59,14 +54,12 @@ def broken_pictures(paths: Iterable[str]) -> dict[str, str]:
 
 
 def kept_pictures(paths: Sequence[str], most_bytes: int) -> dict[str, Image.Image]:
-    """Decode all pictures beforehand, in parallel, if they fit in `most_bytes` of memory at three bytes a pixel.
-
-    Path → what `read_picture` gives, of those that can be read; nothing where they do not fit.
-    """
+    """Path → picture of all that can be read, if they fit in `most_bytes` at three bytes a pixel; else nothing."""
     with ThreadPoolExecutor() as threads:
         if 3 * sum(threads.map(_area, paths)) > most_bytes:
             return {}
-        return {path: picture for path, picture in zip(paths, threads.map(_readable, paths), strict=True) if picture}
+        found = [(path, threads.submit(read_picture, path)) for path in paths]
+    return {path: picture.result() for path, picture in found if not picture.exception()}  # which is told on its use
 
 
 def _area(path: str) -> int:
@@ -77,17 +70,10 @@ def _area(path: str) -> int:
     return 0
 
 
-def _readable(path: str) -> Image.Image | None:
-    with suppress(BrokenPicture):  # which is told when it is used
-        return read_picture(path)
-    return None
-
-
 def repeated_pictures(paths: Iterable[str]) -> dict[str, bytes]:
     """Path → digest of the picture, of those readable files whose picture another shows, too, pixel by pixel.
 
-    What `broken_pictures` has read is compared first, which tells nearly all apart; only of what is alike then every
-    pixel is. A JPEG file that was saved anew as another format, or by another encoder, is no copy.
+    What `broken_pictures` has read is compared first, which tells nearly all apart.
     """
     every = list(paths)
     with ThreadPoolExecutor() as threads:

@@ -1,7 +1,3 @@
-"""Images made by code, whose label can be read by known receptive fields only."""
-
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,13 +20,9 @@ TRAINING, TEST = 25_600, 4_000
 class Planted(InMemoryData):
     """Tiles (21×21 grey, 32 classes) whose bits of the label one size of window can read: made for space `planted`.
 
-    An image is 3×3 tiles of 7×7 pixels. A tile consists of rings around its centre, whose grey levels are such that the
-    means of the windows 1×1, 3×3, 5×5 and 7×7 at the centre are any four numbers that one likes. All are random signs,
-    independent of each other, but the means that carry the tile's bit of the label. So a window of another size reads
-    noise that looks just like the signal, and no other tile tells the same bit.
-
-    Tiles 1–4 carry a bit each in the mean of one window, of 1, 3, 5 and 7 pixels in this order. Tile 5 carries one in
-    all four, tiles 6–8 in none, and tile 9 is plain grey.
+    An image is 3×3 tiles of 7×7 pixels: rings around a centre, whose grey levels are such that the means of the windows
+    1×1, 3×3, 5×5 and 7×7 there are any four numbers. All are random signs, but those that carry the tile's bit of the
+    label: tiles 1–4 in one window each, of 1, 3, 5 and 7 pixels, tile 5 in all four, tiles 6–8 in none; tile 9 is grey.
     """
 
     name = "planted"
@@ -42,12 +34,7 @@ class Planted(InMemoryData):
     }  # many images cost nothing here, and none has to be seen often
 
     def __init__(self, *, noise: float = 0.0, draw: int = 0, meta_fraction: float = 0.5, **options: Any) -> None:
-        """Describe what to make; see `ImageData` for the other options. Raises OptionError: a value is out of range.
-
-        `noise` is the share of the bits that are drawn by lot in place of the label's; at 1 images tell nothing.
-        Another `draw`, the seed of the images, gives another data set with the same truth. Both halves learn from
-        equally many images by default.
-        """
+        """`noise`: the share of the bits that are drawn by lot in place of the label's; `draw`: the images' seed."""
         super().__init__(meta_fraction=meta_fraction, **options)
         check_range("noise", noise, ge=0, le=1)
         check_range("draw", draw, ge=0)

@@ -1,7 +1,5 @@
 """From a picture of any size to what a network sees in evaluation: cut or stretched to its size, then normalised."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +15,7 @@ LONGEST = 16  # of a picture's longer side only so many times the shorter one is
 
 
 def cropped(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The middle of a picture: its shorter side resized to 256/224 of `size`, then the central square.
-
-    (size, size, C) uint8, C 1 for grey pictures and else 3.
-    """
+    """The central square of a picture whose shorter side is resized to 256/224 of `size`: (size, size, C) uint8."""
     picture = transforms.resize(_shortened(picture), round(size * RESIZE_RATIO))
     return _array(transforms.center_crop(picture, [size, size]))
 

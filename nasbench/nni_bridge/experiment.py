@@ -1,7 +1,5 @@
 """A sweep as an NNI experiment: what NNI is told, and what becomes of its trials."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import json
@@ -18,7 +16,6 @@ from typing import Any
 from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.machine import environment
 from nasbench.nni_bridge import log, portal
-from nasbench.nni_bridge.allocation import Allocation
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.places import Place, connect, end_manager
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, SPECIFICATION, Specification
@@ -36,11 +33,20 @@ STATES = {
 }
 ENDED = ("DONE", "STOPPED")
 POLL_SECONDS = 0.5
-PATIENCE = 5  # polls that a living manager may leave unanswered
+PATIENCE = 5  # polls without an answer after which a manager counts as dead
 REASON = re.compile(r"^(error: |Fatal |[\w.]*(Error|Exception|Interrupt)\b)")
 
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What each run may use."""
+
+    concurrency: int  # runs at a time
+    threads: int  # of each run's process; 0 where they are not limited
+    gpus: int  # that NNI gives to each run; 0 where it hands out none
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,8 @@ class Experiment:
             config.search_space = {"combine_params": {"_type": "choice", "_value": specification.runs}}
             config.tuner = AlgorithmConfig(name="Batch")
         if study.assessor is not None:
-            config.assessor = AlgorithmConfig(
-                name=study.assessor.name, class_args=arguments("assessor", study.assessor)
-            )
+            options = arguments("assessor", study.assessor)
+            config.assessor = AlgorithmConfig(name=study.assessor.name, class_args=options)
         if machines is not None and machines.platform == "local":
             config.training_service, machines = machines.service, None
         self._machines, self._specification = machines, specification
@@ -138,7 +143,6 @@ class Experiment:
         self._folder = folder / self.id
         self._made_out = not folder.parent.exists()
         self._threads = allocation.threads
-        self._silent = 0  # polls without an answer
         path = self._folder / SPECIFICATION
         # One simple command: the shell becomes Python, which then gets NNI's signals.
         config.trial_command = shlex.join(["exec", sys.executable, "-m", MODULE, str(path.resolve())])
@@ -183,29 +187,23 @@ class Experiment:
             if self._made_out:
                 self._folder.parent.parent.rmdir()
 
-    def poll(self) -> tuple[bool, list[Trial]]:
-        """Whether it has ended, and all its trials so far. Raises NasbenchError: NNI's manager or tuner has died."""
-        try:
-            status = self._nni.get_status()
-            jobs = self._nni.list_trial_jobs()
-        except Exception as e:
-            self._silent += 1
-            if self._silent < PATIENCE and self._nni._proc.poll() is None:
-                return False, []  # busy
-            raise NasbenchError(
-                f"NNI's manager does not answer ({describe_exception(e)}); see {self._folder / 'log'}"
-            ) from e
-        self._silent = 0
-        if status == "ERROR":
-            raise NasbenchError(f"NNI's manager or tuner failed; see {self._folder / 'log'}")
-        return status in ENDED, [self._trial(job) for job in jobs if job.hyperParameters]
-
     def polls(self) -> Iterator[list[Trial]]:
-        """All trials so far, again and again until the experiment has ended; see `poll`."""
+        """All trials so far, again and again until it has ended. NasbenchError: NNI's manager or tuner has died."""
+        silent, log = 0, self._folder / "log"
         while True:
-            is_over, trials = self.poll()
-            yield trials
-            if is_over:
+            try:
+                status, jobs = self._nni.get_status(), self._nni.list_trial_jobs()
+                silent = 0
+            except Exception as e:
+                silent += 1
+                if silent == PATIENCE or self._nni._proc.poll() is not None:
+                    reason = describe_exception(e)
+                    raise NasbenchError(f"NNI's manager does not answer ({reason}); see {log}") from e
+                status, jobs = "", []  # busy
+            if status == "ERROR":
+                raise NasbenchError(f"NNI's manager or tuner failed; see {log}")
+            yield [self._trial(job) for job in jobs if job.hyperParameters]
+            if status in ENDED:
                 return
             time.sleep(POLL_SECONDS)
 
@@ -225,9 +223,7 @@ class Experiment:
         if self._place is not None and state in ("finished", "failed"):
             folder, out = self._trial_folder(job.trialJobId), Path(self._specification.out)
             self._place.fetch(job.trialJobId, job.logPath, folder, out)
-        outcome: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            outcome = json.loads((self._trial_folder(job.trialJobId) / OUTCOME).read_text(encoding="utf-8"))
+        outcome: dict[str, Any] = json.loads(_text(self._trial_folder(job.trialJobId) / OUTCOME) or "{}")
         record = Path(outcome["record"]) if "record" in outcome else None
         error = None
         if state == "finished" and "error" in outcome:
@@ -238,31 +234,29 @@ class Experiment:
 
     def _why(self, trial: str) -> str:
         """Why a trial ended without success: NNI has one word for those that it stopped and those that were killed."""
-        log = ""
-        with contextlib.suppress(OSError):
-            log = (self._folder / "log" / "nnimanager.log").read_text(encoding="utf-8", errors="replace")
+        log = _text(self._folder / "log" / "nnimanager.log")
         if f'cancelTrialJob: "{trial}"' in log:  # the assessor's wish; a person's, or the end's, has no quotes
             return "stopped early"
         return "cancelled" if f"cancelTrialJob: {trial}" in log else "failed"
 
     def _last_words(self, trial: str) -> str:
-        lines: list[str] = []
-        with contextlib.suppress(OSError):
-            lines = self.stderr(trial).read_text(encoding="utf-8", errors="replace").splitlines()
-        told = [line for line in lines if REASON.match(line)]
+        told = [line for line in _text(self.stderr(trial)).splitlines() if REASON.match(line)]
         return told[-1] if told else "killed without a word, which is how a process ends when the memory runs out"
 
 
 def tail(path: Path) -> Iterator[str]:
     """What is added to a file, each time it is asked; nothing while it does not exist."""
-    position = 0
+    known = 0
     while True:
-        added = ""
-        with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
-            file.seek(position)
-            added = file.read()
-            position = file.tell()
-        yield added
+        text = _text(path)
+        yield text[known:]
+        known = len(text)
+
+
+def _text(path: Path) -> str:
+    with contextlib.suppress(OSError):  # there is nothing yet
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _build(kind: str, algorithm: Algorithm) -> Any:

@@ -1,7 +1,5 @@
 """What NNI says: off stdout, and without the warnings that nobody can heed. Nothing here imports NNI by itself."""
 
-from __future__ import annotations
-
 import warnings
 
 

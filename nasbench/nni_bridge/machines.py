@@ -1,7 +1,3 @@
-"""Where the runs of a sweep take place: NNI's training services, described by NNI's own configuration."""
-
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import traceback
@@ -14,7 +10,7 @@ from typing import Any
 from nasbench.config import RunConfig, read_config
 from nasbench.errors import OptionError, unknown
 from nasbench.nni_bridge import log
-from nasbench.nni_bridge.address import LOOPBACK
+from nasbench.nni_bridge.portal import LOOPBACK
 from nasbench.registry import describe_exception
 
 OWN = ("known_hosts", "records")  # what a file of machines has beside NNI's fields
@@ -38,10 +34,7 @@ class Machines:
         return str(self.service.platform)
 
     def concurrency(self, asked: int | None, configs: Iterable[RunConfig]) -> int:
-        """How many runs there are at a time: as many as were `asked` for, else one a machine.
-
-        Raises OptionError: nobody said how many, or a run asks for more GPUs than it gets.
-        """
+        """How many runs there are at a time, by default one a machine; OptionError: unknown, or too few GPUs."""
         gpus = self.service.trial_gpu_number
         for config in configs:
             if config.nodes > 1:
@@ -56,8 +49,7 @@ class Machines:
 def read_machines(path: Path) -> Machines:
     """Read and check a YAML file: the fields of one of NNI's training services, in NNI's spelling.
 
-    Beside NNI's fields it has `known_hosts` (for `remote`), and `records: {here, there}` (for clusters): a folder of
-    the shared storage, as it is called on this machine and in the containers. An OptionError says what is wrong.
+    Beside them may be `known_hosts` (for `remote`) and `records: {here, there}` (for clusters). OptionError: all else.
     """
     given = read_config(path)
     own = {key: given.pop(key) for key in OWN if key in given}
@@ -66,12 +58,13 @@ def read_machines(path: Path) -> Machines:
         _validate(service)
         if service.platform == "remote":
             _check_remote(service)
-    known = own.get("known_hosts")
-    if known is not None and (service.platform != "remote" or not isinstance(known, str)):
-        raise OptionError(f"{path}: known_hosts is a file, for the service remote")
-    known_hosts = None if known is None else (path.resolve().parent / Path(known).expanduser())
-    if known_hosts is not None and not known_hosts.is_file():
-        raise OptionError(f"{path}: known_hosts {known_hosts} does not exist")
+    known, known_hosts = own.get("known_hosts"), None
+    if known is not None:
+        if service.platform != "remote" or not isinstance(known, str):
+            raise OptionError(f"{path}: known_hosts is a file, for the service remote")
+        known_hosts = path.resolve().parent / Path(known).expanduser()
+        if not known_hosts.is_file():
+            raise OptionError(f"{path}: known_hosts {known_hosts} does not exist")
     return Machines(service, known_hosts, _records(path, service, own.get("records")))
 
 
@@ -194,7 +187,7 @@ def _keys(given: Any) -> Iterator[str]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a field of NNI's configuration was not given."""
+    """Whether a field of NNI's configuration was not given, or is empty."""
     from nni.experiment.config.utils import is_missing as nni_is_missing
 
-    return bool(nni_is_missing(value))
+    return value is None or bool(nni_is_missing(value))

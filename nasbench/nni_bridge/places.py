@@ -1,7 +1,3 @@
-"""The machines of one experiment: what they need, how they are reached, and how the records come back."""
-
-from __future__ import annotations
-
 import contextlib
 import copy
 import json
@@ -14,9 +10,8 @@ from typing import Any
 
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.files import write_atomic
-from nasbench.nni_bridge.address import FIRST_PORT, LOOPBACK, PORTS, is_free, is_loopback
 from nasbench.nni_bridge.machines import Machines, is_missing
-from nasbench.nni_bridge.portal import PRELOAD, STOP_SECONDS
+from nasbench.nni_bridge.portal import FIRST_PORT, LOOPBACK, PORTS, PRELOAD, STOP_SECONDS, is_free, is_loopback
 from nasbench.nni_bridge.ssh import Connection, quoted
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, RECORD, SPECIFICATION
 from nasbench.record import CONFIG, RESULT, Record
@@ -45,22 +40,19 @@ class Place:
     """The machines of one experiment. Close it when NNI has ended."""
 
     trial_command = f"python3 -m {MODULE} {SPECIFICATION}"
+    # Folder in which each trial leaves its outcome and record, as it sees it; NNI's own of the trial where empty.
+    trials = ""
 
     def __init__(self, machines: Machines, experiment: str, folder: Path, host: str) -> None:
         self._machines, self._experiment, self._folder, self._host = machines, experiment, folder, host
         self._fetched: set[str] = set()
-
-    @property
-    def trials(self) -> str:
-        """Folder in which each trial leaves its outcome and record, as it sees it; NNI's of the trial where empty."""
-        return ""
 
     def configure(self, config: Any) -> Path:
         """Complete NNI's configuration; returns the specification's file. OptionError: the user's code is too large."""
         service = self._service()
         code = self._folder / "code"
         own = service.trial_code_directory
-        _copy_code(None if is_missing(own) or own is None else _resolved(service, own), code)
+        _copy_code(None if is_missing(own) else _resolved(service, own), code)
         service.trial_code_directory = str(code)
         service.trial_command = self.trial_command
         for role in ("worker", "master", "ps"):  # NNI wants these beside its own
@@ -81,10 +73,7 @@ class Place:
         raise NotImplementedError
 
     def fetch(self, trial: str, where: str, folder: Path, out: Path) -> None:
-        """Fetch what an ended trial has left to its `folder` here, and its record to `out`; once.
-
-        The outcome in the folder tells why a record did not come back.
-        """
+        """Fetch once what a trial left to its `folder`, and its record to `out`; the outcome there tells errors."""
         if trial in self._fetched:
             return
         self._fetched.add(trial)
@@ -109,12 +98,7 @@ class Place:
 
 
 class Remote(Place):
-    """Machines over SSH.
-
-    NNI's manager stays on loopback: the machines reach it through the SSH connection. On each machine NNI finds a
-    program in the place of Python that sets the environment, keeps NNI from upgrading itself, and binds its helper to
-    loopback. When the experiment ends its folder there is removed.
-    """
+    """Machines over SSH, by which they reach NNI's manager; see docs/scaling.md. Closing removes its folder there."""
 
     trial_command = f'exec "$NASBENCH_PYTHON" -m {MODULE} {SPECIFICATION}'
 
@@ -153,9 +137,8 @@ class Remote(Place):
         host, _, folder = where.partition(":")
         tail = f"nni-experiments/{self._experiment}/environments/{folder.split('/environments/')[-1]}"
         error: NasbenchError | None = None
-        for connection, home, machine in zip(
-            self._connections, self._homes, self._machines.service.machine_list, strict=True
-        ):
+        machines = self._machines.service.machine_list
+        for connection, home, machine in zip(self._connections, self._homes, machines, strict=True):
             if machine.host == host:
                 try:
                     return connection.download(f"{home}/{tail}", to)
@@ -194,10 +177,9 @@ class Remote(Place):
             told = connection.run(f'{quoted(python)} -c "{code}"')
             home, *found = json.loads(told)
         except (NasbenchError, ValueError) as e:
+            needed = f"{python} must have {' and '.join(PACKAGES)} installed"
             reason = str(e).removeprefix(f"machine {connection.name}: ")
-            raise OptionError(
-                f"machine {connection.name}: {python} must have {' and '.join(PACKAGES)} installed: {reason}"
-            ) from e
+            raise OptionError(f"machine {connection.name}: {needed}: {reason}") from e
         for package, theirs in zip(PACKAGES, found, strict=True):
             if theirs != version(package):
                 raise OptionError(
@@ -214,22 +196,18 @@ class Remote(Place):
 class Cluster(Place):
     """A cluster whose containers and this machine share a file system, which receives the records."""
 
-    @property
-    def trials(self) -> str:
-        """See `Place.trials`."""
-        return f"{self._paths()[1]}/{self._experiment}"
+    def __init__(self, machines: Machines, experiment: str, folder: Path, host: str) -> None:
+        super().__init__(machines, experiment, folder, host)
+        assert machines.records is not None
+        here, there = machines.records
+        self._records, self.trials = here / experiment, f"{there}/{experiment}"
 
     def download(self, trial: str, where: str, to: Path) -> None:
         """See `Place.download`."""
-        folder = self._paths()[0] / self._experiment / trial
         try:
-            shutil.copytree(folder, to, dirs_exist_ok=True)
+            shutil.copytree(self._records / trial, to, dirs_exist_ok=True)
         except OSError as e:
-            raise NasbenchError(f"trial {trial} left nothing in {folder} ({e.strerror})") from e
-
-    def _paths(self) -> tuple[Path, str]:
-        assert self._machines.records is not None
-        return self._machines.records
+            raise NasbenchError(f"trial {trial} left nothing in {self._records / trial} ({e.strerror})") from e
 
 
 def connect(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
@@ -268,7 +246,7 @@ def move_record(folder: Path, out: Path) -> Path:
 
 def _manager_address(service: Any, host: str) -> str:
     given = service.nni_manager_ip
-    if is_missing(given) or given is None:
+    if is_missing(given):
         return LOOPBACK
     if not is_loopback(given) and host == LOOPBACK:
         raise OptionError(

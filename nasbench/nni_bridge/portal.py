@@ -1,14 +1,14 @@
 """NNI's manager and its web portal: on loopback, under a secret prefix, on a free port, and gone afterwards."""
 
-from __future__ import annotations
-
 import contextlib
+import ipaddress
 import json
 import os
 import secrets
 import signal
 import socket
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ import psutil
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.machine import environment
 from nasbench.nni_bridge import log
-from nasbench.nni_bridge.address import EVERYWHERE, FIRST_PORT, LOOPBACK, PORTS, check_host, is_free
 
+LOOPBACK = "127.0.0.1"
+EVERYWHERE = "0.0.0.0"
+FIRST_PORT = 8080
+PORTS = 200  # that are tried
 STOP_SECONDS = 45.0  # NNI gives each trial 5 s, and its tuner up to 30
 PRELOAD = Path(__file__).with_name("preload.js")
 NNI_FOLDER = ".nni"  # in a folder of records, with all that NNI writes
@@ -38,14 +41,47 @@ class Listed:
     address: str | None  # of its portal, where it is running now
 
 
+def check_host(host: str) -> None:
+    """Raise OptionError for any host but loopback and all interfaces: NNI's own calls to its manager would fail."""
+    if host not in (LOOPBACK, EVERYWHERE):
+        raise OptionError(f"host must be {LOOPBACK} (this machine only) or {EVERYWHERE} (every interface), not {host}")
+
+
+def warn_if_exposed(host: str, say: Callable[[str], None]) -> None:
+    """Say what it means that others can reach the portal, where they can."""
+    if host != LOOPBACK:
+        say(
+            "warning: the portal listens on every interface, without password or encryption; whoever learns its "
+            "address can change the experiment and read its files"
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, or the name `localhost`, means this machine only."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether nothing listens on a port, of the given address or of localhost."""
+    try:
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Node does
+            bound.bind((host, port))
+    except OSError:
+        return False
+    # NNI calls its manager by the name localhost, which may mean ::1 first.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as other:
+        return other.connect_ex(("::1", port)) != 0
+    return True
+
+
 def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str:
     """Start an NNI experiment (or the view of one) under a new secret prefix; returns the address of its portal.
 
-    The port is the first free one from 8080 on where `None`; the host see `check_host`.
-
-    Raises:
-        OptionError: the port is in use.
-        NasbenchError: NNI's manager did not start.
+    OptionError: the port is in use, or the host wrong, see `check_host`. NasbenchError: NNI's manager did not start.
     """
     from nni.experiment import RunMode
 
@@ -78,10 +114,7 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
 
 
 def view(experiment_id: str, port: int | None = None, host: str = LOOPBACK) -> tuple[Any, str]:
-    """Open an experiment that has ended; returns it, to be stopped with `stop`, and the portal's address.
-
-    Raises NasbenchError: there is no such experiment, or it is running.
-    """
+    """Open an ended experiment: it, to be stopped with `stop`, and the portal's address. NasbenchError: none such."""
     from nni.experiment import Experiment
 
     log.silence()
@@ -137,8 +170,8 @@ def members(group: int) -> list[psutil.Process]:
 def group_of(experiment_id: str, leader: int | None = None) -> int | None:
     """The process group of an experiment, `None` where nothing of it runs.
 
-    Its manager may be dead and its trials alive; they are found by the `leader`, if that was noted. A process counts
-    only if its command line or its environment names the experiment, since process ids are used again.
+    Its manager may be dead and its trials alive: these are found by the `leader`, if that was noted. A process counts
+    only if it names the experiment, since process ids are used again.
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -161,26 +194,21 @@ def experiments() -> list[Listed]:
         return []
     found = []
     for key, entry in entries.items():
-        name = str(entry.get("experimentName") or "")
-        folder = Path(str(entry.get("logDir", "")))
+        name, folder = str(entry.get("experimentName") or ""), Path(str(entry.get("logDir", "")))
         facts = _facts(folder / key / "db" / "nni.sqlite")
-        if not name.startswith(NAME) or facts is None:
-            continue
-        running = group_of(key) is not None
-        prefix = entry.get("prefixUrl")
-        address = f"http://{LOOPBACK}:{entry['port']}/{prefix}/" if running else None
-        found.append(Listed(key, name.removeprefix(NAME).strip(), *facts, folder, address))
+        if name.startswith(NAME) and facts is not None:
+            running = group_of(key) is not None
+            address = f"http://{LOOPBACK}:{entry['port']}/{entry.get('prefixUrl')}/" if running else None
+            found.append(Listed(key, name.removeprefix(NAME).strip(), *facts, folder, address))
     return sorted(found, key=lambda e: -e.started)
 
 
 def find(experiment: str | None) -> Listed:
     """One of our experiments by NNI's id or its sweep's folder, or the newest. Raises OptionError: there is none."""
-    listed = experiments()
-    if experiment is None:
-        chosen = listed
-    else:
+    chosen = experiments()
+    if experiment is not None:
         folder = Path(experiment).resolve()
-        chosen = [e for e in listed if e.id == experiment or e.folder.resolve() in (folder, folder / NNI_FOLDER)]
+        chosen = [e for e in chosen if e.id == experiment or e.folder.resolve() in (folder, folder / NNI_FOLDER)]
     if not chosen:
         what = "there is no experiment yet" if experiment is None else f"there is no experiment {experiment!r}"
         raise OptionError(f"{what}; `nasbench ui --list` shows all (of this user, whose data still exist)")

@@ -1,16 +1,10 @@
-"""One run as the only trial of an NNI experiment, so that NNI's portal shows it."""
-
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 from nasbench.config import RunConfig
 from nasbench.errors import OptionError, RunFailed
-from nasbench.nni_bridge.address import LOOPBACK, check_host, warn_if_exposed
-from nasbench.nni_bridge.allocation import Allocation
-from nasbench.nni_bridge.experiment import Experiment, Say, Trial, tail
-from nasbench.nni_bridge.portal import NNI_FOLDER
+from nasbench.nni_bridge.experiment import Allocation, Experiment, Say, Trial, tail
+from nasbench.nni_bridge.portal import LOOPBACK, NNI_FOLDER, check_host, warn_if_exposed
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import CONFIG, Record
 from nasbench.signals import terminable
@@ -18,13 +12,7 @@ from nasbench.studies.study import Study
 
 
 def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = None, host: str = LOOPBACK) -> Record:
-    """Make one run as the only trial of an NNI experiment; `out` as in `nasbench.pipeline.run`.
-
-    Raises:
-        NasbenchError: as `nasbench.pipeline.run`, or NNI did not start.
-        RunFailed: the run failed for another reason.
-        KeyboardInterrupt: after Ctrl-C, when everything has been stopped.
-    """
+    """Make one run as the only trial of an NNI experiment; `out` and errors as `nasbench.pipeline.run`, RunFailed."""
     check_host(host)
     warn_if_exposed(host, say)
     if config.nodes > 1:

@@ -1,7 +1,3 @@
-"""One machine of a sweep over SSH: a single connection for the manager's way back, for commands, and for files."""
-
-from __future__ import annotations
-
 import contextlib
 import shlex
 import shutil
@@ -13,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nasbench.errors import NasbenchError, OptionError
-from nasbench.nni_bridge.address import LOOPBACK
+from nasbench.nni_bridge.portal import LOOPBACK
 
 CONNECT_SECONDS = 30.0
 COMMAND_SECONDS = 120.0
@@ -91,10 +87,7 @@ class Connection:
         return done.stdout
 
     def forward(self, address: str, port: int) -> bool:
-        """Forward a port of a loopback address of the machine, which nobody else can use, to the same port here.
-
-        Returns whether the machine's port was free.
-        """
+        """Forward a port of a loopback address of the machine to the same port here; returns whether it was free."""
         return self._ask("forward", "-R", f"{address}:{port}:{LOOPBACK}:{port}")
 
     def download(self, folder: str, to: Path) -> None:

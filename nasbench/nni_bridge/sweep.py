@@ -1,22 +1,22 @@
 """Running a sweep: each run that is left to do as an NNI trial, and what became of it."""
 
-from __future__ import annotations
-
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nasbench.errors import RecordError
+from nasbench import machine
+from nasbench.config import RunConfig
+from nasbench.errors import OptionError, RecordError
 from nasbench.files import write_atomic
 from nasbench.nni_bridge import portal
-from nasbench.nni_bridge.address import LOOPBACK
-from nasbench.nni_bridge.allocation import Allocation, allocate, gpu_count
-from nasbench.nni_bridge.experiment import Experiment, Say, check_algorithms
+from nasbench.nni_bridge.experiment import Allocation, Experiment, Say, check_algorithms
 from nasbench.nni_bridge.machines import Machines
+from nasbench.nni_bridge.portal import LOOPBACK
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import Record
 from nasbench.signals import terminable
@@ -28,21 +28,51 @@ LEFTOVER_SECONDS = 10.0
 
 
 def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
-    """Check every run of a study as far as can be done without training, and allocate the machine.
-
-    Raises NasbenchError: a setting is wrong or data are missing; the message names the run.
-    """
+    """Check every run of a study without training, and allocate the machine; NasbenchError names what is wrong."""
     samples = study.samples()
     configs = [run.config for run in samples]
     here = machines is None or machines.platform == "local"
     if machines is None or here:
-        gpus = gpu_count() if any(config.device != "cpu" for config in configs) else 0
+        import torch
+
+        gpus = torch.cuda.device_count() if any(config.device != "cpu" for config in configs) else 0
         allocation = allocate(configs, study.trials if study.search else len(samples), study.concurrency, gpus)
     else:
         allocation = Allocation(machines.concurrency(study.concurrency, configs), threads=0, gpus=0)
     check_algorithms(study)
     check(samples, here)
     return allocation
+
+
+def allocate(
+    configs: Iterable[RunConfig], runs: int, concurrency: int | None, gpus: int, cores: int | None = None
+) -> Allocation:
+    """Allocate the `cores` (by default all of this process's) or `gpus` of this machine to the runs of a sweep.
+
+    `runs` counts those that are finished, too: when the sweep goes on after an interruption, each run gets the threads
+    that the others had. OptionError: a run asks for a GPU by its number, for too many, or for several machines.
+    """
+    if cores is None:
+        cores = machine.cpus()
+    configs = list(configs)
+    if any(config.nodes > 1 for config in configs):
+        raise OptionError("nodes: a run of a sweep has one machine; start a run on several with `nasbench run`")
+    devices = {config.device for config in configs}
+    on_gpu = gpus > 0 and devices != {"cpu"}
+    for device in sorted(devices) if on_gpu else ():
+        if device.startswith("cuda:"):
+            raise OptionError(f"device {device}: a sweep gives each run its GPU; use auto, cuda or cpu")
+    each = max(config.devices for config in configs)
+    if on_gpu and each > gpus:
+        raise OptionError(f"devices {each}: this machine has {gpus} GPU(s)")
+    most = min(concurrency or gpus, gpus // each) if on_gpu else concurrency or max(1, cores // 2)
+    most = min(most, runs)
+    threads = max(1, cores // most)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        threads = min(threads, int(given))
+    # NNI's scheduler never gives away all GPUs of a machine at once; there the runs take turns without it.
+    return Allocation(most, threads, each if on_gpu and each < gpus else 0)
 
 
 def run_sweep(
@@ -56,10 +86,7 @@ def run_sweep(
 ) -> list[Result]:
     """Make the runs that a study lacks, each as an NNI trial; returns what became of every run, in the study's order.
 
-    Raises:
-        RecordError: another sweep is running in this folder, or it cannot be written.
-        NasbenchError: NNI did not start, or died.
-        KeyboardInterrupt: after Ctrl-C (or SIGTERM), when everything has been stopped.
+    RecordError: the folder has another sweep, or cannot be written. NasbenchError: NNI did not start, or died.
     """
     with _locked(out):
         stop_leftover(out, say)
@@ -77,19 +104,17 @@ def run_sweep(
     return list(ordered.values())
 
 
-def stop_leftover(out: Path, say: Say) -> bool:
-    """Stop what an earlier sweep in a folder has left running when it was killed, and say so; whether there was any."""
+def stop_leftover(out: Path, say: Say) -> None:
+    """Stop what an earlier sweep in a folder has left running when it was killed, and say so."""
     try:
         noted = json.loads((out / portal.NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
         experiment, leader = str(noted["id"]), noted.get("pid")
     except (OSError, ValueError, KeyError):
-        return False
+        return
     group = portal.group_of(experiment, leader)
-    if group is None:
-        return False
-    say(f"stopping what an earlier sweep left running here when it was killed (NNI experiment {experiment})")
-    portal.stop_group(group, LEFTOVER_SECONDS)
-    return True
+    if group is not None:
+        say(f"stopping what an earlier sweep left running here when it was killed (NNI experiment {experiment})")
+        portal.stop_group(group, LEFTOVER_SECONDS)
 
 
 def _make(
@@ -107,12 +132,10 @@ def _make(
     parameters = [dict(run.parameters) for run in planned.missing]
     fields = study.model_dump(mode="json")
     specification = Specification(fields, [] if study.search else parameters, str(out), resume=True)
-    count = len(todo) + planned.proposals
+    count, folder = len(todo) + planned.proposals, out / portal.NNI_FOLDER
     first = parameters if study.search else []
-    experiment = Experiment(
-        study, allocation, specification, out / portal.NNI_FOLDER, count, planned.known, first, machines
-    )
-    note = out / portal.NNI_FOLDER / MANAGER
+    experiment = Experiment(study, allocation, specification, folder, count, planned.known, first, machines)
+    note = folder / MANAGER
     write_atomic(note, json.dumps({"id": experiment.id}) + "\n")
     started: set[str] = set()
     ended: set[str] = set()
@@ -140,20 +163,14 @@ def _make(
             note.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> AbstractContextManager[Any]:
     try:
         (out / portal.NNI_FOLDER).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / portal.NNI_FOLDER / "lock", timeout=0)
-        lock.acquire()
+        return FileLock(out / portal.NNI_FOLDER / "lock", timeout=0).acquire()
     except Timeout as e:
         raise RecordError(f"another sweep is running in {out}") from e
     except OSError as e:
         raise RecordError(f"no sweep can be written in {out}: {e.strerror}; choose another folder with --out") from e
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _line(result: Result) -> str:

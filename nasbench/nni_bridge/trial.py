@@ -1,7 +1,5 @@
 """One run of a sweep as an NNI trial: `python -m nasbench.nni_bridge.trial SPECIFICATION`, started by NNI's manager."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,3 @@
-"""A tuner that remembers: what an interrupted sweep has learnt goes to one of NNI's tuners before it goes on."""
-
-from __future__ import annotations
-
 import contextlib
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """How far searches agree that differ in their seeds only. Layers are the units, seeds those who judge them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nasbench.results.statistics import LEVEL, exact, quantile
+from nasbench.results.statistics import exact, quantile
 
 Votes = Mapping[str, Sequence[str]]  # layer → the candidate that each search chose for it
 
@@ -54,12 +52,10 @@ def tally(chosen: Sequence[str]) -> tuple[int, int]:
 
 
 def share(layers: Iterable[tuple[int, int]]) -> Share | None:
-    """Comparisons of several layers together, with an interval for which a layer is one trial; or `None`.
+    """Layers' comparisons with the same candidate on both sides, and all, together; `None` where there are none.
 
-    Each layer has the number of its comparisons with the same candidate on both sides, and of all. Comparisons within a
-    layer are not independent: were they all of one mind, m_i of them would be worth one. The exact interval is
-    therefore that of (Σ m_i)² / Σ m_i² trials, as many as there are layers where each has as many comparisons: of two
-    searches, just the layers; of more, it is the wider for it.
+    Comparisons within a layer are not independent: were they all of one mind, m_i of them would be worth one. The exact
+    interval is therefore that of (Σ m_i)² / Σ m_i² trials: the layers, where each has as many comparisons.
 
     Source: Kish, Survey Sampling, 1965, section 5.4 (design effect at an intraclass correlation of 1).
     """
@@ -72,28 +68,20 @@ def share(layers: Iterable[tuple[int, int]]) -> Share | None:
 
 
 def chance(layers: Iterable[Sequence[str]]) -> float | None:
-    """How often two choices would agree that were drawn like all choices together: Σ p_j² (Fleiss' P̄_e).
-
-    The candidates of all layers are pooled by their names; `None` where nothing was chosen.
-    """
+    """How often two choices agree that are drawn like all choices together: Σ p_j² (Fleiss' P̄_e), if there are any."""
     counts = Counter(candidate for chosen in layers for candidate in chosen)
     return sum((count / counts.total()) ** 2 for count in counts.values()) if counts else None
 
 
-def kappa(chosen: Votes, level: float = LEVEL) -> Kappa:
+def kappa(chosen: Votes) -> Kappa:
     """Fleiss' κ = (P̄ − P̄_e) / (1 − P̄_e), with a jackknife interval over the layers.
 
     P̄ is the mean over the layers of the share of agreeing pairs, P̄_e the sum of the squared shares of the candidates
-    among all choices: a search that likes one candidate everywhere gets no credit for repeating that. Below 0, seeds
-    differ more than by chance, such as when each has a favourite of its own.
+    among all choices: a search that likes one candidate everywhere gets no credit for repeating that.
 
-    The interval is κ ± (t(L − 1) times the jackknife's standard error + the jackknife's estimate of κ's bias, which is
-    about −1 / (choices) as P̄_e comes from the same choices). With as few layers as networks have, the percentile
-    bootstrap's is far too narrow, as it repeats the bias and sees fewer different layers than there are; the jackknife
-    draws no random numbers either.
-
-    `chosen` has the candidates of each layer. A ValueError says that it is of fewer than two searches, or not of as
-    many in every layer.
+    The interval is κ ± (t(L − 1) times the jackknife's standard error + its estimate of κ's bias, which is about
+    −1 / (choices) as P̄_e comes from the same choices). With as few layers as networks have, the percentile bootstrap's
+    is far too narrow. ValueError: fewer than two searches, or not as many in every layer.
 
     Source: Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76, 1971, equations
     1–7; the jackknife: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapters 2 and 3.
@@ -117,7 +105,7 @@ def kappa(chosen: Votes, level: float = LEVEL) -> Kappa:
     error = float(((n - 1) / n * ((left - left.mean()) ** 2).sum()) ** 0.5)
     if error < 1e-12:
         return Kappa(value, why="κ has no interval, as no layer differs from the others in it")
-    return Kappa(value, quantile(n - 1, level) * error + (n - 1) * abs(float(left.mean()) - value))
+    return Kappa(value, quantile(n - 1) * error + (n - 1) * abs(float(left.mean()) - value))
 
 
 def _kappa(agreeing: Any, shares: Any) -> Any:

@@ -1,10 +1,8 @@
-"""A table as data: every format is a rendering of this."""
-
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -46,14 +44,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table."""
+    """A table as data: every format is a rendering of this."""
 
     name: str  # short, for files
     caption: str  # what it shows
     columns: tuple[Column, ...]  # in order
     rows: tuple[Mapping[str, Cell], ...]  # key of the column → cell; an absent cell is an empty one
     notes: tuple[str, ...] = ()  # below the table
-    rules: tuple[int, ...] = field(default=())  # numbers of the rows before which a rule is drawn
+    rules: tuple[int, ...] = ()  # numbers of the rows before which a rule is drawn
 
     def cell(self, row: int, key: str) -> Cell:
         """One cell."""
@@ -83,8 +81,7 @@ class Table:
 
     def json(self) -> str:
         """Everything, as JSON."""
-        content = {**asdict(self), "rows": [{k: asdict(c) for k, c in row.items()} for row in self.rows]}
-        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
 
 
 def text(column: Column, cell: Cell) -> str:

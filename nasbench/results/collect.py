@@ -1,5 +1,3 @@
-"""Run records into one table of plain values, one row a run."""
-
 from __future__ import annotations
 
 import json
@@ -118,10 +116,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def setting(config: RunConfig, result: Result) -> str:
-    """Ten digits that runs share which are averaged over seeds.
-
-    A given architecture is known by itself, however it was written down and whatever else could have been chosen.
-    """
+    """Ten digits that runs share which are averaged over seeds; a given architecture is known by itself."""
     if config.strategy is not None:
         return config.digest(*SETTING)
     network = [config.space, result.label, config.space_options.get("width"), result.architecture]

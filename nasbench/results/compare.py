@@ -1,7 +1,3 @@
-"""What differs between two runs."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,8 @@ def compare(a: str | Path, b: str | Path) -> Table:
             runs.append(read_run(Path(path)))
             record = Record(Path(path))
             configs.append(_settings(record))
-            environments.append(_environment(record))
+            environment = record.environment()
+            environments.append({**(environment.model_extra or {}), **environment.packages})
         except NasbenchError as e:
             raise RecordError(f"{path}: {e}" if str(path) not in str(e) else str(e)) from e
     rows = [
@@ -58,11 +55,6 @@ def _settings(record: Record) -> dict[str, Any]:
     groups = [*(f"{kind}_options" for kind in KINDS), "limits"]
     flat = {f"{group}.{name}": value for group in groups for name, value in settings.pop(group).items()}
     return settings | flat
-
-
-def _environment(record: Record) -> dict[str, Any]:
-    environment = record.environment()
-    return {**(environment.model_extra or {}), **environment.packages}
 
 
 def _row(part: str, what: str, a: Any, b: Any, kind: Kind = "number") -> Mapping[str, Cell]:

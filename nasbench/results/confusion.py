@@ -1,18 +1,14 @@
-"""Which classes a network takes for which: the test images of a run, counted."""
-
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from nasbench.errors import RecordError, listed
 from nasbench.record import CONFUSION, Record
 from nasbench.results.collect import RunRow
-from nasbench.results.style import COLUMN, PAGE, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from nasbench.results.style import COLUMN, PAGE, heat_map, new_figure
 
 MOST_IN_COLUMN = 12  # classes in a column of print
 MOST_NAMED = 30  # classes that are named, and whose cells have numbers; of more, the most frequent confusions are
@@ -22,12 +18,7 @@ WORST = 20  # confusions by name
 
 
 def confusion(run: RunRow) -> Figure:
-    """A heat map: a row a class, a column what its test images were taken for, the share of the row as darkness.
-
-    Raises RecordError: the record has no confusion matrix, a damaged one, or one of too many classes to be drawn.
-    """
-    import numpy as np
-
+    """A heat map of what each class's test images were taken for; RecordError: no or damaged counts, or too many."""
     record = Record(run["path"])
     counted, names = record.confusion(), [_short(name) for name in record.data().class_names]
     if not counted:
@@ -39,49 +30,36 @@ def confusion(run: RunRow) -> Figure:
         counts[place] = images
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     many = len(names) > MOST_NAMED
-    with styled():
-        side = COLUMN if len(names) <= MOST_IN_COLUMN else PAGE
-        figure = new_figure(side, (0.55 if many else 0.9) * side)
-        panels = figure.subplots(1, 2 if many else 1, squeeze=False, width_ratios=[3, 2] if many else [1])[0]
-        axes = panels[0]
-        # The root: a few images in a hundred are what there is to see beside the diagonal.
-        image = axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
-        if many:
-            axes.set_title("number of the class", loc="left")
-            _worst(panels[1], counts, names)
-        else:
-            axes.set_title("recall behind the names", loc="left")
-            recalls = [f"{100 * share[i, i]:.0f} %" if counts[i].any() else "–" for i in range(len(names))]
-            axes.set_yticks(range(len(names)), [f"{n}  {r}" for n, r in zip(names, recalls, strict=True)])
-            axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-            axes.tick_params(length=0)
-            for (row, column), number in np.ndenumerate(counts):
-                if number:
-                    colour = "white" if share[row, column] > 0.36 else "black"
-                    axes.text(column, row, f"{number:.0f}", ha="center", va="center", fontsize=6, color=colour)
-        axes.spines[:].set_visible(True)
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, pad=0.02)
-        shares = [0, 1, 5, 25, 50, 100]
-        bar.set_ticks([(s / 100) ** 0.5 for s in shares], labels=[str(s) for s in shares])
-        bar.set_label("share of the class's test images (%)")
-        bar.outline.set_linewidth(0.5)
-        figure.suptitle(_title(run, share, counts))
+    side = COLUMN if len(names) <= MOST_IN_COLUMN else PAGE
+    figure = new_figure(side, (0.55 if many else 0.9) * side)
+    panels = figure.subplots(1, 2 if many else 1, squeeze=False, width_ratios=[3, 2] if many else [1])[0]
+    axes = panels[0]
+    # The root: a few images in a hundred are what there is to see beside the diagonal.
+    image = heat_map(axes, np.sqrt(share), None if many else counts)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if many:
+        axes.set_title("number of the class", loc="left")
+        _worst(panels[1], counts, names)
+    else:
+        axes.set_title("recall behind the names", loc="left")
+        recalls = [f"{100 * share[i, i]:.0f} %" if counts[i].any() else "–" for i in range(len(names))]
+        axes.set_yticks(range(len(names)), [f"{n}  {r}" for n, r in zip(names, recalls, strict=True)])
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.tick_params(length=0)
+    axes.spines[:].set_visible(True)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, pad=0.02)
+    shares = [0, 1, 5, 25, 50, 100]
+    bar.set_ticks([(s / 100) ** 0.5 for s in shares], labels=[str(s) for s in shares])
+    bar.set_label("share of the class's test images (%)")
+    bar.outline.set_linewidth(0.5)
+    accuracy = f"top-1 {100 * run['top1']:.1f} %, balanced {100 * share.diagonal()[counts.any(1)].mean():.1f} %"
+    figure.suptitle(f"{run['label']} on {run['dataset']}, seed {run['seed']}: {accuracy}")
     return figure
-
-
-def _title(run: RunRow, share: Any, counts: Any) -> str:
-    recalls = [share[i, i] for i in range(len(share)) if counts[i].any()]
-    balanced = sum(recalls) / len(recalls)
-    accuracy = f"top-1 {100 * run['top1']:.1f} %, balanced {100 * balanced:.1f} %"
-    return f"{run['label']} on {run['dataset']}, seed {run['seed']}: {accuracy}"
 
 
 def _worst(axes: Axes, counts: Any, names: Sequence[str]) -> None:
     """The most frequent confusions by name, as bars."""
-    import numpy as np
-
     wrong = counts * (1 - np.eye(len(names)))
     order = [i for i in np.argsort(-wrong, axis=None, kind="stable")[:WORST] if wrong.flat[i]]
     pairs = [divmod(int(i), len(names)) for i in order]

@@ -1,13 +1,13 @@
 """What a search knows, for readers who know nothing of architecture search."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from nasbench import reasons
 from nasbench.config import RunConfig
@@ -18,41 +18,25 @@ from nasbench.record import CONFIG, Record
 from nasbench.results import formats
 from nasbench.results.cells import number
 from nasbench.results.layers import KNOWN, MOST_NAMES, Layer, layers, rule
-from nasbench.results.page import render
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from nasbench.results.seen import Seen
+from nasbench.results.seen import Seen
+from nasbench.terminal import plain_table
 
 FURTHER = 10.0  # times the steps of a search that a longer one may be advised to have
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A record in words.
+    """A record in words."""
 
-    Attributes:
-        title: which run it is.
-        answer: the outcome in a few sentences.
-        layers: one after the other.
-        reading: headings and paragraphs on how to understand it.
-        advice: what to do next, and commands for that.
-    """
-
-    title: str
-    answer: tuple[str, ...]
+    title: str  # which run it is
+    answer: tuple[str, ...]  # the outcome in a few sentences
     layers: tuple[Layer, ...]
-    reading: tuple[tuple[str, str], ...]
-    advice: tuple[tuple[str, tuple[str, ...]], ...]
+    reading: tuple[tuple[str, str], ...]  # headings and paragraphs on how to understand it
+    advice: tuple[tuple[str, tuple[str, ...]], ...]  # what to do next, and commands for that
 
 
 def explain(record: Record) -> Explanation:
-    """Put a record into words.
-
-    Raises:
-        RecordError: the search is not over, or the record is damaged.
-    """
+    """Put a record into words. Raises RecordError: the search is not over, or the record is damaged."""
     config, decisions = record.config(), record.decisions()
     kinds = Counter(decisions[label].by for label in record.architecture())
     return Explanation(
@@ -66,10 +50,7 @@ def explain(record: Record) -> Explanation:
 
 def page(explanation: Explanation, seen: Seen) -> str:
     """An explanation, and what the network sees, as HTML that loads nothing."""
-    from markupsafe import Markup
-
-    table = seen.layers and Markup(formats.html(seen.layers))
-    return render("explain.html", it=explanation, seen=seen, table=table, mistakes=_mistakes(seen))
+    return formats.render_page("explain.html", it=explanation, seen=seen, mistakes=_mistakes(seen))
 
 
 def _mistakes(seen: Seen) -> str:
@@ -85,11 +66,7 @@ def _mistakes(seen: Seen) -> str:
 
 def terminal(explanation: Explanation, seen: Seen) -> RenderableType:
     """An explanation for the terminal, and what the network sees as far as words can tell."""
-    from rich.console import Group
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    grid = Grid("layer", "candidate", "what is known", box=None, header_style="dim", pad_edge=False)
+    grid = plain_table("layer", "candidate", "what is known")
     for layer in explanation.layers:
         known = Text(layer.verdict, style="bold" if layer.look == "decided" else "")
         out = [f"Ruled out: {'; '.join(layer.excluded)}."] if layer.excluded else []
@@ -144,10 +121,8 @@ def _answer(record: Record, kinds: Counter[str]) -> Iterator[str]:
         led = f"{kinds[LEAD]} of {total} layers were fixed because one candidate led by ρ"
         largest = f"{kinds[LIMIT]} of {total} layers have what had the largest π when the search ended"
         told = "; ".join(text for by, text in ((LEAD, led), (LIMIT, largest)) if kinds[by])
-        what = "A lead of ρ" if kinds[LEAD] else "The largest π"
-        yield (
-            f"{told}. {what} is no measure of certainty: how many of these choices are chance, this record cannot tell."
-        )
+        what = f"{told}. {'A lead of ρ' if kinds[LEAD] else 'The largest π'} is no measure of certainty"
+        yield f"{what}: how many of these choices are chance, this record cannot tell."
     if kinds[GIVEN]:
         yield "Nothing was searched: the architecture was given, so there is nothing to be sure of or to doubt."
     words = [by for by in kinds if by not in KNOWN]
@@ -207,19 +182,17 @@ def _advice(record: Record) -> Iterator[tuple[str, tuple[str, ...]]]:
     if not reasons.evidence(record):
         strategy = "" if "fixing" in config.strategy_options else "--strategy pmpl "
         yield "Let evidence decide, which says how sure it is.", (f"{again} {strategy}-s fixing=evidence",)
+    seed = (config.seed + 1) % 2**32
     if config.strategy is not None:
-        yield "See whether another seed finds the same.", (f"{again} --seed {(config.seed + 1) % 2**32}",)
+        yield "See whether another seed finds the same.", (f"{again} --seed {seed}",)
     rivals = {label: _rival(decisions[label], str(chosen[label])) for label in (*undecided, *chosen)}
     label, rival = next(((k, v) for k, v in rivals.items() if v), (next(iter(chosen)), None))
     instead = f"{f'“{rival}”' if rival else 'another candidate'} in place of “{chosen[label]}” in {label}"
-    seed = (config.seed + 1) % 2**32
+    fixed, both = f"{again} --strategy fixed --choice", (shlex.quote(str(record.path)), "other.json")
     yield (
         f"Train both and look: other.json is a copy of the record's architecture.json with {instead}. Take several "
         "seeds; a difference smaller than that between seeds is none.",
-        tuple(
-            f"{again} --strategy fixed --choice {choice} --seed {seed}"
-            for choice in (shlex.quote(str(record.path)), "other.json")
-        ),
+        tuple(f"{fixed} {choice} --seed {seed}" for choice in both),
     )
 
 

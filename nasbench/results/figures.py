@@ -1,24 +1,19 @@
-"""Figures of collected runs."""
-
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record, finite
-from nasbench.results.collect import RunRow, grouped, option
+from nasbench.results.collect import RunRow, grouped
 from nasbench.results.confusion import confusion
-from nasbench.results.pareto import pareto
+from nasbench.results.pareto import pareto, tradeoff
 from nasbench.results.search_figures import alphas, architecture
-from nasbench.results.statistics import mean
 from nasbench.results.style import COLUMN, PAGE, new_figure, series, styled
-from nasbench.results.tables import records, setting_parts
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from nasbench.results.tables import records
 
 WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "pareto", "curves", "confusion")
 OF_RUN: dict[str, Callable[[RunRow], Figure]] = {"alphas": alphas, "confusion": confusion}
@@ -39,12 +34,8 @@ CURVES = (
 def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False) -> dict[str, Figure]:
     """Draw one kind of figure, one of `WHAT`; `alphas` and `confusion` are one figure a run, the others one in all.
 
-    With `each` off, those are drawn of the first run of each set-up only. `trust` builds networks of spaces that are
-    not registered, see `nasbench.networks.load_model`.
-
-    Raises:
-        OptionError: unknown kind.
-        RecordError: none of the runs has what the figure shows.
+    With `each` off, those are drawn of the first run of each set-up only; `trust` as in `nasbench.networks.load_model`.
+    Raises OptionError: unknown kind. RecordError: none of the runs has what the figure shows.
     """
     runs = records(frame)
     if what not in WHAT:
@@ -56,142 +47,72 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
         runs = [run for run in runs if Record(run["path"]).file(file)]
         if not runs:
             raise RecordError(f"none of the runs has {absent}")
-    if what in OF_RUN:
-        chosen = runs if each else first_of_each(runs)
-        return {f"{what}_{run['name']}": OF_RUN[what](run) for run in chosen}
-    if what == "architecture":
-        return {what: architecture(runs)}
-    if what == "receptive-field":
-        return {what: receptive_fields(first_of_each(runs)[:NETWORKS], trust)}
-    return {what: {"tradeoff": tradeoff, "pareto": pareto, "curves": learning_curves}[what](runs)}
-
-
-def tradeoff(runs: Sequence[RunRow]) -> Figure:
-    """Test accuracy against multiply-adds, mean and 95 % confidence interval over seeds of every set-up.
-
-    Set-ups of one name at several widths are joined by a line; data sets have a panel each.
-    """
-    recipes = grouped(runs, lambda run: run["protocol"])
-    variants = sorted({str(run["label"]) for run in runs})
     with styled():
-        lines = -(-len(variants) // 2)
-        figure = new_figure(COLUMN * min(2, len(recipes)), 2.5 * -(-len(recipes) // 2) + 0.3 + 0.13 * lines)
-        panels = figure.subplots(-(-len(recipes) // 2), min(2, len(recipes)), squeeze=False)
-        for axes in list(panels.flat)[len(recipes) :]:
-            axes.set_axis_off()
-        for axes, members in zip(panels.flat, recipes.values(), strict=False):
-            for variant in variants:
-                _points(axes, [run for run in members if run["label"] == variant], series(variants.index(variant)))
-            axes.set_title(", ".join(filter(None, setting_parts(members[0], widths=True))), loc="left")
-            axes.set_xlabel("multiply-adds of one image (millions)")
-            axes.set_ylabel("test top-1 (%)")
-            axes.grid(True)
-            axes.set_axisbelow(True)
-            axes.margins(x=0.08, y=0.1)
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(0, low), min(100, high))  # an interval over two or three runs may leave the scale
-        handles = [
-            panels.flat[0].plot([], [], **{**series(i), "linestyle": "none"}, label=name)[0]
-            for i, name in enumerate(variants)
-        ]
-        columns = 2 if len(recipes) == 1 else 4
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-        figure.suptitle("Accuracy against cost (bars: 95 % confidence interval)")
-    return figure
+        if what in OF_RUN:
+            return {f"{what}_{run['name']}": OF_RUN[what](run) for run in (runs if each else first_of_each(runs))}
+        if what == "receptive-field":
+            return {what: receptive_fields(first_of_each(runs)[:NETWORKS], trust)}
+        return {what: OF_ALL[what](runs)}
 
 
 def learning_curves(runs: Sequence[RunRow]) -> Figure:
-    """Accuracy and loss over the epochs, mean over the seeds of every set-up, the band from lowest to highest.
-
-    Raises RecordError: no run has curves, or one's are damaged.
-    """
+    """Accuracy and loss over the epochs, mean over the seeds of every set-up, the band from lowest to highest."""
     variants = sorted({str(run["label"]) for run in runs})
     curves = {variant: [_metrics(run) for run in runs if run["label"] == variant] for variant in variants}
     shown = [c for c in CURVES if any(c[:2] in run for found in curves.values() for run in found)]
     if not shown:
         raise RecordError("none of the runs has learning curves (metrics.csv)")
-    with styled():
-        lines = -(-len(variants) // 4)
-        figure = new_figure(PAGE if len(shown) > 1 else COLUMN, 2.35 + 0.14 * lines)
-        panels = figure.subplots(1, len(shown), squeeze=False)[0]
-        for axes, (stage, name, title, scale) in zip(panels, shown, strict=True):
-            for number, variant in enumerate(variants):
-                found = [run[stage, name] for run in curves[variant] if (stage, name) in run]
-                _curve(axes, found, scale, series(number))
-            axes.set_title(title, loc="left")
-            axes.set_xlabel("epoch")
-            axes.grid(True)
-            axes.locator_params(axis="x", integer=True)
-        handles = [panels[0].plot([], [], **series(i), label=name)[0] for i, name in enumerate(variants)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handlelength=3)
-        figure.suptitle("Learning curves (mean over seeds; band: lowest to highest)")
+    lines = -(-len(variants) // 4)
+    figure = new_figure(PAGE if len(shown) > 1 else COLUMN, 2.35 + 0.14 * lines)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (stage, name, title, scale) in zip(panels, shown, strict=True):
+        for number, variant in enumerate(variants):
+            found = [run[stage, name] for run in curves[variant] if (stage, name) in run]
+            _curve(axes, found, scale, series(number))
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("epoch")
+        axes.grid(True)
+        axes.locator_params(axis="x", integer=True)
+    handles = [panels[0].plot([], [], **series(i), label=name)[0] for i, name in enumerate(variants)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handlelength=3)
+    figure.suptitle("Learning curves (mean over seeds; band: lowest to highest)")
     return figure
 
 
 def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
     """Theoretical and effective receptive fields of trained networks; RecordError where a record has none."""
-    from matplotlib.patches import Rectangle
-
     from nasbench.networks import load_model
     from nasbench.results import receptive_field as fields
 
-    with styled():
-        width = COLUMN if len(runs) < 3 else PAGE
-        figure = new_figure(width, 1.5 + width / len(runs))
-        panels = figure.subplots(1, len(runs), squeeze=False)[0]
-        image: Any = None
-        for axes, run in zip(panels, runs, strict=True):
-            model, size = load_model(run["path"], trust), int(run["image_size"])
-            theory, effect = fields.theoretical(model, size), fields.effective(model, size)
-            image = axes.imshow(effect**0.5, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-            (top, bottom), (left, right) = ((max(a, 0), min(b, size - 1)) for a, b in (theory.rows, theory.columns))
-            for colour, line, thick in (("black", "-", 2.2), ("white", (0, (4, 3)), 1.1)):
-                box = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False)
-                box.set(edgecolor=colour, linestyle=line, linewidth=thick, clip_on=False)
-                axes.add_patch(box)
-            axes.set_title(f"{run['label']}\nseed {run['seed']}")
-            axes.set_xlabel(
-                f"image column (pixels)\n{_theory(theory, size)}\neffective: {fields.effective_side(effect):.0f} px"
-            )
-            ends = [0, size // 2, size - 1]
-            axes.set_xticks(ends)
-            axes.set_yticks(ends)
-            axes.spines[:].set_visible(False)
-        panels[0].set_ylabel("image row (pixels)")
-        bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.6, aspect=30, pad=0.03)
-        wrap = "\n" if width == COLUMN else " "
-        bar.set_label(f"√ of |gradient| of the last map's centre unit (maximum = 1);{wrap}dashed: theoretical field")
-        figure.suptitle("Receptive field of the last map's centre unit")
+    width = COLUMN if len(runs) < 3 else PAGE
+    figure = new_figure(width, 1.5 + width / len(runs))
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    image: Any = None
+    for axes, run in zip(panels, runs, strict=True):
+        model, size = load_model(run["path"], trust), int(run["image_size"])
+        theory, effect = fields.theoretical(model, size), fields.effective(model, size)
+        image = axes.imshow(effect**0.5, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        (top, bottom), (left, right) = ((max(a, 0), min(b, size - 1)) for a, b in (theory.rows, theory.columns))
+        for colour, line, thick in (("black", "-", 2.2), ("white", (0, (4, 3)), 1.1)):
+            box = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False)
+            box.set(edgecolor=colour, linestyle=line, linewidth=thick, clip_on=False)
+            axes.add_patch(box)
+        axes.set_title(f"{run['label']}\nseed {run['seed']}")
+        sees = f"{theory.side} px\n{'(larger than the image)' if theory.side > size else ''}"
+        if blocks := len(theory.global_stages):
+            sees = f"whole image\n(global in {blocks} block{'s' if blocks > 1 else ''})"
+        effective = f"effective: {fields.effective_side(effect):.0f} px"
+        axes.set_xlabel(f"image column (pixels)\ntheoretical: {sees}\n{effective}")
+        ends = [0, size // 2, size - 1]
+        axes.set_xticks(ends)
+        axes.set_yticks(ends)
+        axes.spines[:].set_visible(False)
+    panels[0].set_ylabel("image row (pixels)")
+    bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.6, aspect=30, pad=0.03)
+    wrap = "\n" if width == COLUMN else " "
+    bar.set_label(f"√ of |gradient| of the last map's centre unit (maximum = 1);{wrap}dashed: theoretical field")
+    figure.suptitle("Receptive field of the last map's centre unit")
     return figure
-
-
-def _theory(field: Any, size: int) -> str:
-    if field.global_stages:
-        numbers = field.global_stages
-        return f"theoretical: whole image\n(global in {len(numbers)} block{'s' if len(numbers) > 1 else ''})"
-    larger = "\n(larger than the image)" if field.side > size else "\n"
-    return f"theoretical: {field.side} px{larger}"
-
-
-def _points(axes: Axes, runs: Sequence[RunRow], style: Mapping[str, Any]) -> None:
-    estimates = [
-        (mean([run["madds"] / 1e6 for run in group]).value, mean([100 * run["top1"] for run in group]))
-        for group in grouped(runs, lambda run: option(run, "width")).values()
-    ]
-    estimates.sort(key=lambda point: point[0])
-    if not estimates:
-        return
-    axes.errorbar(
-        [x for x, _ in estimates],
-        [y.value for _, y in estimates],
-        yerr=[y.half or 0.0 for _, y in estimates],
-        capsize=2,
-        elinewidth=0.8,
-        markersize=5,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-        **style,
-    )
 
 
 def _metrics(run: RunRow) -> dict[tuple[str, str], dict[int, float]]:
@@ -221,3 +142,8 @@ def first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:
     """The first run of each set-up."""
     groups = grouped(runs, lambda run: (run["protocol"], run["width"], run["label"]))
     return [members[0] for members in groups.values()]
+
+
+OF_ALL: dict[str, Callable[[Sequence[RunRow]], Figure]] = {
+    **{"architecture": architecture, "tradeoff": tradeoff, "pareto": pareto, "curves": learning_curves}
+}

@@ -1,17 +1,13 @@
-"""A table in every format: rich, Markdown, LaTeX, CSV, HTML and JSON."""
-
-from __future__ import annotations
-
 from collections.abc import Callable
-from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from nasbench.errors import OptionError, unknown
 from nasbench.results.cells import Table
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table as RichTable
+from nasbench.terminal import plain_table
 
 LEFT = ("text",)
 Justify = Literal["left", "center", "right"]
@@ -49,28 +45,14 @@ def render(table: Table, how: str) -> str:
 
 
 def rich(table: Table) -> RenderableType:
-    """A table for the terminal; narrower than `width`, it would lose digits."""
-    from rich.console import Group
-    from rich.text import Text
-
+    """A table for the terminal; narrower than its `grid` needs, it would lose digits."""
     notes = [Text(note, style="dim") for note in table.notes]
-    return Group(Text(table.caption, style="bold"), "", _grid(table), *([""] if notes else []), *notes)
+    return Group(Text(table.caption, style="bold"), "", grid(table), *([""] if notes else []), *notes)
 
 
-def width(table: Table) -> int:
-    """Columns of the terminal that the table needs."""
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    console = Console(width=10_000)
-    return Measurement.get(console, console.options, _grid(table)).maximum
-
-
-def _grid(table: Table) -> RichTable:
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    drawn = RichTable(box=None, header_style="dim", pad_edge=False)
+def grid(table: Table) -> RichTable:
+    """The rows and columns of a table for the terminal."""
+    drawn = plain_table()
     for column in table.columns:
         justify: Justify = "left" if column.kind in LEFT else "center" if column.kind == "tick" else "right"
         drawn.add_column(Text(column.header.replace("paper ", "paper\n")), justify=justify, vertical="bottom")
@@ -127,28 +109,19 @@ def csv(table: Table) -> str:
 
 def html(table: Table) -> str:
     """A table element in its own scrolling box, to stand in a page."""
-    head = "".join(
-        f'<th scope="col" class="{c.kind}">{escape(c.header).replace("-", "&#8209;")}</th>' for c in table.columns
-    )
-    body = []
-    for i in range(len(table.rows)):
-        cells = []
-        for n, (column, shown) in enumerate(zip(table.columns, table.texts(i), strict=True)):
-            inner, marks = escape(shown), table.cell(i, column.key).marks
-            if "welch" in marks:
-                inner = inner.replace(" w", " <sup>w</sup>")
-            if "best" in marks:
-                inner = f"<strong>{inner}</strong>"
-            tag = 'th scope="row"' if n == 0 else "td"
-            cells.append(f'<{tag} class="{column.kind}">{inner}</{tag.split()[0]}>')
-        body.append(f"<tr{' class=rule' if i in table.rules else ''}>{''.join(cells)}</tr>")
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    return (
-        f'<figure class="table" id="{escape(table.name)}"><figcaption>{escape(table.caption)}</figcaption>'
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n'
-        + "\n".join(body)
-        + f"\n</tbody></table></div>{f'<ul class=notes>{notes}</ul>' if notes else ''}</figure>\n"
-    )
+    return render_page("table.html", table=table) + "\n"
+
+
+def render_page(template: str, **content: Any) -> str:
+    """A template of this folder's with these values; what is no `Markup` is escaped.
+
+    A page needs nothing but itself: no script, no network. Halves of characters, which no file can hold, become `?`.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("nasbench.results", "")
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template(template).render(**content).encode("utf-8", "replace").decode("utf-8")
 
 
 def _emphasised(table: Table, row: int, markup: Callable[[str], str], bold: str) -> list[str]:

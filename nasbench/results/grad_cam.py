@@ -1,10 +1,3 @@
-"""Where a network looks: Grad-CAM.
-
-Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
-"""
-
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +12,13 @@ from nasbench.profile import last_map
 class Maps:
     """What speaks for one class of each image, place by place on the network's last feature map A (N, K, h, w).
 
-    Attributes:
-        logits: (N, classes) of the network.
-        weights: α (N, K), eq. 1: ∂ logit of the class / ∂ A_k, averaged over the places.
-        evidence: Σ_k α_k A_k (N, h, w); what is negative speaks for other classes. Behind global average pooling and a
-            linear layer it is the class activation map of Zhou et al. (CVPR 2016) over h·w, and sums to the logit less
-            the bias.
+    Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017.
     """
 
-    logits: Tensor
-    weights: Tensor
+    logits: Tensor  # (N, classes) of the network
+    weights: Tensor  # α (N, K), eq. 1: ∂ logit of the class / ∂ A_k, averaged over the places
+    # Σ_k α_k A_k (N, h, w); what is negative speaks for other classes. Behind global average pooling and a linear layer
+    # it is the class activation map of Zhou et al. (CVPR 2016) over h·w, and sums to the logit less the bias.
     evidence: Tensor
 
     @property
@@ -39,15 +29,9 @@ class Maps:
 
 
 def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int] | None = None) -> Maps:
-    """Grad-CAM on the last feature map (`nasbench.profile.last_map`).
+    """Grad-CAM of `classes`, by default the likeliest, on the last feature map (`nasbench.profile.last_map`).
 
-    Args:
-        network: in evaluation mode, of images to logits, or a tuple of these and more; it is not changed.
-        images: (N, C, S, S), as the network takes them.
-        classes: of each image; by default the likeliest.
-
-    Raises:
-        OptionError: the network has no feature map.
+    The network, in evaluation mode, takes `images` (N, C, S, S) and is not changed. OptionError: it has no such map.
     """
     with torch.no_grad():
         name, _ = last_map(network, images[:1])

@@ -1,16 +1,19 @@
-"""Which runs no other beats in accuracy at the same cost or less."""
-
-from __future__ import annotations
+"""Accuracy against cost: every set-up with its interval, and which no other beats at the same cost or less."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-from nasbench.results.collect import RunRow, option
-from nasbench.results.statistics import mean
-from nasbench.results.style import COLUMN, PAGE, new_figure, styled
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from nasbench.results.collect import RunRow, grouped, option
+from nasbench.results.statistics import Estimate, mean
+from nasbench.results.style import COLUMN, PAGE, new_figure, series
+from nasbench.results.tables import setting_parts
+
+BARS: dict[str, Any] = {
+    **{"capsize": 2, "elinewidth": 0.8, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.4}
+}
 
 
 def front(costs: Sequence[Sequence[float]]) -> list[bool]:
@@ -22,6 +25,36 @@ def front(costs: Sequence[Sequence[float]]) -> list[bool]:
     return [not any(undercuts(other, point) for other in costs) for point in costs]
 
 
+def tradeoff(runs: Sequence[RunRow]) -> Figure:
+    """Test accuracy against multiply-adds, mean and 95 % confidence interval over seeds of every set-up.
+
+    Set-ups of one name at several widths are joined by a line; data sets have a panel each.
+    """
+    recipes = grouped(runs, lambda run: run["protocol"])
+    variants = sorted({str(run["label"]) for run in runs})
+    lines = -(-len(variants) // 2)
+    figure = new_figure(COLUMN * min(2, len(recipes)), 2.5 * -(-len(recipes) // 2) + 0.3 + 0.13 * lines)
+    panels = _panels(figure, len(recipes))
+    for axes, members in zip(panels, recipes.values(), strict=True):
+        for number, variant in enumerate(variants):
+            alike = grouped((r for r in members if r["label"] == variant), lambda run: option(run, "width"))
+            points = sorted(map(_point, alike.values()), key=lambda point: point[0])
+            if points:
+                xs, ys = [madds for madds, _ in points], [top1.value for _, top1 in points]
+                axes.errorbar(xs, ys, [top1.half or 0.0 for _, top1 in points], **BARS, **series(number))
+        axes.set_title(", ".join(filter(None, setting_parts(members[0], widths=True))), loc="left")
+        axes.margins(x=0.08, y=0.1)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(0, low), min(100, high))  # an interval over two or three runs may leave the scale
+    handles = [
+        panels[0].plot([], [], **{**series(i), "linestyle": "none"}, label=name)[0] for i, name in enumerate(variants)
+    ]
+    columns = 2 if len(recipes) == 1 else 4
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    figure.suptitle("Accuracy against cost (bars: 95 % confidence interval)")
+    return figure
+
+
 def pareto(runs: Sequence[RunRow]) -> Figure:
     """Test accuracy against multiply-adds, mean over seeds of every set-up, and the front that none of them beats.
 
@@ -30,40 +63,45 @@ def pareto(runs: Sequence[RunRow]) -> Figure:
     sets = {name: [run for run in runs if run["dataset"] == name] for name in sorted({run["dataset"] for run in runs})}
     points = {name: _points(members) for name, members in sets.items()}
     lines = max(sum(on for *_, on in found) for found in points.values())
-    with styled():
-        figure = new_figure(PAGE if len(sets) > 1 else COLUMN, (2.6 + 0.13 * lines) * -(-len(sets) // 2))
-        panels = figure.subplots(-(-len(sets) // 2), min(2, len(sets)), squeeze=False)
-        for axes in list(panels.flat)[len(sets) :]:
-            axes.set_axis_off()
-        for axes, (dataset, found) in zip(panels.flat, points.items(), strict=False):
-            best = sorted((madds, top1, name) for name, madds, top1, on in found if on)
-            rest = [(madds, top1) for _, madds, top1, on in found if not on]
-            axes.plot(*zip(*rest, strict=True), "o", color="#7F7F7F", markerfacecolor="none") if rest else None
-            xs, ys = [x for x, *_ in best], [y for _, y, _ in best]
-            axes.plot(xs, ys, "-", color="#000000", drawstyle="steps-post")
-            for number, (x, y, name) in enumerate(best, 1):
-                axes.plot([x], [y], "s", color="#0072B2", label=f"{number}  {name}", markersize=5)
-                axes.annotate(str(number), (x, y), xytext=(-3, 4), textcoords="offset points", ha="right")
-            axes.set_title(dataset, loc="left")
-            axes.set_xlabel("multiply-adds of one image (millions)")
-            axes.set_ylabel("test top-1 (%)")
-            axes.grid(True)
-            axes.set_axisbelow(True)
-            axes.margins(x=0.1, y=0.12)
-            axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.16), handlelength=0, handletextpad=0, markerscale=0)
-        figure.suptitle("Squares: the Pareto front; circles: what it beats")
+    figure = new_figure(PAGE if len(sets) > 1 else COLUMN, (2.6 + 0.13 * lines) * -(-len(sets) // 2))
+    for axes, (dataset, found) in zip(_panels(figure, len(sets)), points.items(), strict=True):
+        best = sorted((madds, top1, name) for name, madds, top1, on in found if on)
+        rest = [(madds, top1) for _, madds, top1, on in found if not on]
+        axes.plot(*zip(*rest, strict=True), "o", color="#7F7F7F", markerfacecolor="none") if rest else None
+        xs, ys = [x for x, *_ in best], [y for _, y, _ in best]
+        axes.plot(xs, ys, "-", color="#000000", drawstyle="steps-post")
+        for number, (x, y, name) in enumerate(best, 1):
+            axes.plot([x], [y], "s", color="#0072B2", label=f"{number}  {name}", markersize=5)
+            axes.annotate(str(number), (x, y), xytext=(-3, 4), textcoords="offset points", ha="right")
+        axes.set_title(dataset, loc="left")
+        axes.margins(x=0.1, y=0.12)
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.16), handlelength=0, handletextpad=0, markerscale=0)
+    figure.suptitle("Squares: the Pareto front; circles: what it beats")
     return figure
+
+
+def _panels(figure: Figure, count: int) -> list[Axes]:
+    """Panels of accuracy against cost, two in a row."""
+    panels: list[Axes] = list(figure.subplots(-(-count // 2), min(2, count), squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    for axes in panels[:count]:
+        axes.set_xlabel("multiply-adds of one image (millions)")
+        axes.set_ylabel("test top-1 (%)")
+        axes.grid(True)
+        axes.set_axisbelow(True)
+    return panels[:count]
+
+
+def _point(group: Sequence[RunRow]) -> tuple[float, Estimate]:
+    """Mean of the multiply-adds in millions and of top-1 in percent."""
+    return mean([run["madds"] / 1e6 for run in group]).value, mean([100 * run["top1"] for run in group])
 
 
 def _points(runs: Sequence[RunRow]) -> list[tuple[str, float, float, bool]]:
     """Name, millions of multiply-adds and top-1 in percent of every set-up, and whether it is on the front."""
-    alike: dict[str, list[RunRow]] = {}
-    for run in runs:
-        alike.setdefault(f"{run['setting']}", []).append(run)
-    found = [
-        (_name(group), mean([r["madds"] / 1e6 for r in group]).value, mean([100 * r["top1"] for r in group]).value)
-        for group in alike.values()
-    ]
+    alike = grouped(runs, lambda run: run["setting"]).values()
+    found = [(_name(group), madds, top1.value) for group in alike for madds, top1 in [_point(group)]]
     on = front([(madds, -top1) for _, madds, top1 in found])
     return [(*point, is_on) for point, is_on in zip(found, on, strict=True)]
 

@@ -1,18 +1,15 @@
-"""Receptive fields of a trained network's last feature map: what can reach its centre unit, and what does.
+"""Receptive fields of a trained network: what can reach the centre unit of a map, and what does.
 
 Theoretical: which input pixels the unit depends on at all. Every stage of the network is probed with NaN, which
-passes through any operation that looks at it, so a stage's window is found whatever it is made of (kernel, stride,
-dilation, parallel branches, a local enhancer's window); the windows are then composed from the last stage back to
-the image. A stage that depends on its whole input (global pooling) makes the field the whole image.
+passes through any operation that looks at it, so a stage's window is found whatever it is made of; the windows are
+then composed from the last stage back to the image.
 
 Effective: how strongly it depends on each pixel, |∂ unit / ∂ input| averaged over inputs (Luo et al., "Understanding
 the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016).
 """
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +20,7 @@ from torch import Tensor, nn
 from nasbench.profile import last_map
 
 PROBE_SIDE = 24  # of the map on which a stage's window is measured: wider than any local window of a stage
-INPUTS = 32
-BATCH = 8
+BATCH, BATCHES = 8, 4  # inputs at a time, and how many times for the last map
 LUO_THRESHOLD = 1 - 0.9545  # of the maximum; Luo et al. count the pixels above it
 
 Stage = Callable[[Tensor], Tensor]
@@ -59,8 +55,8 @@ class Field:
 def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
     """The theoretical field of the centre unit of the last feature map; OptionError where the network has none.
 
-    The network is not changed. Its stages are the children of `features` where it has such a sequence; any other
-    network is probed as a whole, and its field then ends at the image's border.
+    Its stages are the children of `features` where it has such a sequence; any other network is probed as a whole, and
+    its field then ends at the image's border.
     """
     network = copy.deepcopy(model).cpu().double().eval()
     features = getattr(network, "features", None)
@@ -78,16 +74,13 @@ def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
     whole = tuple(i for i, pair in enumerate(zip(*windows, strict=True)) if any(window.everything for window in pair))
     if whole:
         return Field((0, image_size - 1), (0, image_size - 1), whole)
-    rows, columns = (compose(along, last.shape[axis] // 2) for along, axis in zip(windows, (2, 3), strict=True))
-    return Field(rows, columns)
-
-
-def compose(windows: Sequence[Window], unit: int) -> tuple[int, int]:
-    """First and last input position on which a unit of the last of these stages' outputs depends, along one axis."""
-    first = last = unit
-    for window in reversed(windows):
-        first, last = window.stride * first + window.low, window.stride * last + window.high
-    return first, last
+    extents = []
+    for along, axis in zip(windows, (2, 3), strict=True):
+        low = high = last.shape[axis] // 2
+        for window in reversed(along):
+            low, high = window.stride * low + window.low, window.stride * high + window.high
+        extents.append((low, high))
+    return Field(*extents)
 
 
 def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) -> Window:
@@ -120,18 +113,11 @@ def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) ->
 
 @dataclass(frozen=True)
 class Sight:
-    """What the centre unit of a layer's output sees.
+    """What the centre unit of a layer's output sees."""
 
-    Attributes:
-        rows: first and last row of the image that has a gradient for any of the inputs, inclusive; none where no pixel
-            has one.
-        columns: likewise.
-        effective: see `effective_side`, in pixels.
-    """
-
-    rows: tuple[int, int] | None
-    columns: tuple[int, int] | None
-    effective: float
+    rows: tuple[int, int] | None  # first and last row of the image, inclusive, with a gradient for any input, if any
+    columns: tuple[int, int] | None  # likewise
+    effective: float  # see `effective_side`, in pixels
 
     @property
     def side(self) -> int:
@@ -139,14 +125,34 @@ class Sight:
         return max((last - first + 1 for first, last in filter(None, (self.rows, self.columns))), default=0)
 
 
-def of_layers(model: nn.Module, names: Iterable[str], image_size: int, seed: int = 0) -> dict[str, Sight]:
-    """What each of some modules sees; those that return no map are left out.
+def of_layers(model: nn.Module, names: Iterable[str], image_size: int) -> dict[str, Sight]:
+    """What each of some modules of a network sees; those that return no map are left out."""
+    found = {}
+    for name, strength in _influence(model, names, image_size).items():
+        rows, columns = (_extent((strength > 0).any(axis)) for axis in (1, 0))
+        found[name] = Sight(rows, columns, effective_side((strength / strength.max().clamp_min(1e-300)).numpy()))
+    return found
 
-    Args:
-        model: in any mode; it is not changed.
-        names: of modules within it.
-        image_size: side of the input in pixels, of three channels.
-        seed: of the inputs, which are standard normal as normalised images are.
+
+def effective(model: nn.Module, image_size: int, channels: int = 3) -> NDArray[np.float64]:
+    """The effective field (image_size, image_size) of the last feature map's centre unit, its maximum scaled to 1.
+
+    OptionError where the network has no such map.
+    """
+    with torch.no_grad():
+        images = torch.zeros(1, channels, image_size, image_size)
+        name, _ = last_map(copy.deepcopy(model).cpu().float().eval(), images)
+    total = _influence(model, [name], image_size, channels, BATCHES)[name]
+    highest = float(total.max())
+    return (total / highest if highest > 0 else total).numpy()
+
+
+def _influence(
+    model: nn.Module, names: Iterable[str], image_size: int, channels: int = 3, batches: int = 1
+) -> dict[str, Tensor]:
+    """|∂ Σ_c y_c / ∂ x| of the centre unit y of each named module's map: (image_size, image_size) in float64.
+
+    Summed over channels and over inputs that are standard normal, as normalised images are. The network is not changed.
     """
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     maps: dict[str, Tensor] = {}
@@ -156,44 +162,22 @@ def of_layers(model: nn.Module, names: Iterable[str], image_size: int, seed: int
 
     for name in names:
         network.get_submodule(name).register_forward_hook(note(name))
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(BATCH, 3, image_size, image_size, generator=generator, requires_grad=True)
-    network(images)
-    found = {}
-    for name, output in maps.items():
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            continue
-        unit = output[:, :, output.shape[2] // 2, output.shape[3] // 2].sum()
-        (gradient,) = torch.autograd.grad(unit, images, retain_graph=True)
-        strength = gradient.abs().sum((0, 1)).double()
-        rows, columns = (_extent((strength > 0).any(axis)) for axis in (1, 0))
-        found[name] = Sight(rows, columns, effective_side((strength / strength.max().clamp_min(1e-300)).numpy()))
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, Tensor] = {}
+    for _ in range(batches):
+        images = torch.randn(BATCH, channels, image_size, image_size, generator=generator, requires_grad=True)
+        network(images)
+        for name, output in maps.items():
+            if isinstance(output, Tensor) and output.ndim == 4:
+                unit = output[:, :, output.shape[2] // 2, output.shape[3] // 2].sum()
+                (gradient,) = torch.autograd.grad(unit, images, retain_graph=True)
+                found[name] = found.get(name, 0) + gradient.abs().sum((0, 1)).double()
     return found
 
 
 def _extent(seen: Tensor) -> tuple[int, int] | None:
     places = seen.nonzero().flatten().tolist()
     return (places[0], places[-1]) if places else None
-
-
-def effective(model: nn.Module, image_size: int, channels: int = 3, seed: int = 0) -> NDArray[np.float64]:
-    """The effective field of the centre unit of the last feature map; OptionError where the network has none.
-
-    The network is not changed; the inputs, drawn by the seed, are standard normal, as normalised images are. |∂ Σ_c y_c
-    / ∂ x| is summed over the input's channels, averaged over the inputs, its maximum scaled to 1; (image_size,
-    image_size).
-    """
-    network = copy.deepcopy(model).cpu().float().eval()
-    generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(image_size, image_size, dtype=torch.float64)
-    for _ in range(INPUTS // BATCH):
-        images = torch.randn(BATCH, channels, image_size, image_size, generator=generator, requires_grad=True)
-        _, last = last_map(network, images)
-        unit = last[:, :, last.shape[2] // 2, last.shape[3] // 2].sum()
-        (gradient,) = torch.autograd.grad(unit, images)
-        total += gradient.abs().sum((0, 1)).double()
-    highest = float(total.max())
-    return (total / highest if highest > 0 else total).numpy()
 
 
 def effective_side(field: NDArray[np.float64]) -> float:

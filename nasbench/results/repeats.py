@@ -1,9 +1,6 @@
-"""Whether searches repeat: those of one setting under several seeds, and the halves of each, as a table."""
-
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from nasbench.errors import RecordError
 from nasbench.facts import Decision
@@ -12,9 +9,6 @@ from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import SHOWN, RunRow, architecture_of, grouped, is_searched, option
 from nasbench.results.tables import by_seed, describe, records, setting_parts, told_apart, value_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DECIDED = ("evidence", "threshold")  # what decides a layer before the search is over; the rest is what was left then
 ORIGINS = ("preset", "seed")  # settings in which searches of one setting may differ
@@ -44,11 +38,10 @@ NOTES = (
 
 
 def repeats(frame: pd.DataFrame) -> Table:
-    """In how many layers searches of one setting agree.
+    """In how many layers searches of one setting agree; RecordError: nothing can be compared.
 
     Up to three rows a setting: between its seeds in all layers, likewise in the layers that both of two searches
-    decided, and between the halves of each search where the strategy tells them. The notes name what could not be
-    compared, and why. Raises RecordError: nothing can be compared.
+    decided, and between the halves of each search where the strategy tells them.
     """
     runs = records(frame)
     groups = grouped(filter(is_searched, runs), lambda run: str(run["setting"]))

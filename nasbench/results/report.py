@@ -1,12 +1,9 @@
-"""Everything about a set of runs on one page that needs nothing but itself."""
-
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import yaml
 
 from nasbench.errors import OptionError, RecordError
@@ -17,16 +14,11 @@ from nasbench.results import layers
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import MEASURES, Problem, RunRow, grouped, is_searched, option
 from nasbench.results.figures import WHAT, first_of_each, plot
-from nasbench.results.formats import html
-from nasbench.results.page import render
+from nasbench.results.formats import render_page
 from nasbench.results.reproduce import command
 from nasbench.results.style import COLUMN, encode
 from nasbench.results.tables import build, column, describe, records, setting_key
 from nasbench.studies.tables import names, spec
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 TITLES = {
     "alphas": "How each layer came to its choice",
@@ -55,89 +47,74 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     It names the problems, loads nothing from anywhere else and has no scripts. `trust` runs the code of parts that are
     not registered, for their networks and defaults. Raises RecordError: there are no runs, or a record is damaged.
     """
-    from markupsafe import Markup
-
     found = records(runs)
     if not found:
         raise RecordError("there is no finished run to report")
-    tables = [table for table in (build(name, runs) for name in names()) if _measured(table)]
+    tables = [table for table in (build(name, runs) for name in names()) if any(map(_measured, table.rows))]
     tables.append(build("enhancers", runs))
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
-    groups = _groups(found, trust)
-    content = render(
+    groups, shared = _groups(found, trust)
+    content = render_page(
         "report.html",
-        summary=_summary(found, groups),
-        tables=[Markup(html(table)) for table in tables],
-        figures=_figures(runs, trust),
-        searches=[Markup(html(table)) for table in _searches(found)],
+        summary=_summary(found, len(groups)),
+        tables=tables,
+        figures=list(_figures(runs, trust)),
+        searches=[
+            layers.table(record, f"layers{number}", f"{run['label']} on {run['dataset']}, seed {run['seed']}")
+            for number, run in enumerate(first_of_each(found))
+            if evidence(record := Record(run["path"]))
+        ],
         groups=groups,
-        runs=Markup(html(_all_runs(found))),
-        shared=_yaml(_shared(groups)),
+        runs=_all_runs(found),
+        shared=shared,
         environments=_environments(found),
         problems=problems,
     )
     output.mkdir(parents=True, exist_ok=True)
-    path = output / "index.html"
-    write_atomic(path, content)
-    return path
+    write_atomic(output / "index.html", content)
+    return output / "index.html"
 
 
-def _measured(table: Table) -> bool:
-    """Whether anything but the baseline, which several tables share, has runs."""
-    return any(
-        table.cell(i, "top1").value is not None and "baseline" not in table.cell(i, "delta").marks
-        for i in range(len(table.rows))
-    )
+def _measured(row: Mapping[str, Cell]) -> bool:
+    """Whether a row has runs, and is not the baseline, which several tables share."""
+    return row["top1"].value is not None and "baseline" not in row["delta"].marks
 
 
-def _summary(runs: Sequence[RunRow], groups: Sequence[Mapping[str, Any]]) -> str:
+def _summary(runs: Sequence[RunRow], groups: int) -> str:
     data = ", ".join(sorted({str(run["dataset"]) for run in runs}))
     days = sorted(str(run["started"])[:10] for run in runs)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-    many = "run" if len(runs) == 1 else "runs"
-    ups = "set-up" if len(groups) == 1 else "set-ups"
-    return f"{len(runs)} finished {many} of {len(groups)} {ups} on {data}, started {when}."
+    many, several = "s" * (len(runs) > 1), "s" * (groups > 1)
+    return f"{len(runs)} finished run{many} of {groups} set-up{several} on {data}, started {when}."
 
 
-def _groups(runs: Sequence[RunRow], trust: bool) -> list[dict[str, Any]]:
-    """Every configuration with its seeds, its command, and the rows of the papers' tables that it fills."""
+def _groups(runs: Sequence[RunRow], trust: bool) -> tuple[list[dict[str, Any]], str]:
+    """Every configuration with its seeds, command, and the rows of tables that it fills; what all share, in YAML."""
     ordered = sorted(runs, key=lambda run: (describe([run]), str(run["label"]), int(run["seed"])))
-    groups = []
+    specs = list(map(spec, names()))
+    groups, settings = [], []
     for members in grouped(ordered, lambda run: (run["setting"], run["label"])).values():
         config = Record(members[0]["path"]).config()
+        settings.append(config.model_dump(mode="json", exclude={"seed"}))
         seeds = sorted({int(run["seed"]) for run in members})
-        rows = {  # in order; the forms of a table share rows
-            f"{table.title}: {row.title}": None
-            for table in map(spec, names())
-            for row in table.rows
-            if row.match(members[0])
-        }
+        rows = [f"{table.title}: {row.title}" for table in specs for row in table.rows if row.match(members[0])]
         groups.append(
             {
                 "label": members[0]["label"],
                 "setting": describe(members),
-                "rows": list(rows),
+                "rows": list(dict.fromkeys(rows)),  # the forms of a table share rows
                 "seeds": seeds,
                 "command": command(config, seeds, trust),
-                "config": config.model_dump(mode="json"),
-                "own": "",
             }
         )
-    shared = _shared(groups)
-    for group in groups:
-        group["own"] = _yaml({k: v for k, v in group["config"].items() if k not in shared and k != "seed"})
-    return groups
+    shared = {k: v for k, v in settings[0].items() if all(other[k] == v for other in settings)}
+    for group, own in zip(groups, settings, strict=True):
+        group["own"] = _yaml({k: v for k, v in own.items() if k not in shared})
+    return groups, _yaml(shared)
 
 
-def _shared(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    configs = [group["config"] for group in groups]
-    first = configs[0]
-    return {k: v for k, v in first.items() if k != "seed" and all(config[k] == v for config in configs)}
-
-
-def _figures(runs: pd.DataFrame, trust: bool) -> list[dict[str, str]]:
-    drawn = []
+def _figures(runs: pd.DataFrame, trust: bool) -> Iterator[dict[str, str]]:
     for what in WHAT:
         try:
             found = plot(runs, what, each=False, trust=trust)
@@ -145,28 +122,15 @@ def _figures(runs: pd.DataFrame, trust: bool) -> list[dict[str, str]]:
             continue  # none of these runs has what it shows, or a network that can be shown so
         for name, figure in list(found.items())[:MOST_OF_A_KIND]:
             of_run = f": {name.removeprefix(f'{what}_')}" if name != what else ""
-            drawn.append({"title": TITLES[what] + of_run, "alt": ALT[what], "id": name, **_embedded(figure)})
-    return drawn
-
-
-def _searches(runs: Sequence[RunRow]) -> Iterator[Table]:
-    """What the evidence says of every layer, a table a set-up."""
-    for number, run in enumerate(first_of_each(runs)):
-        record = Record(run["path"])
-        if evidence(record):
-            yield layers.table(record, f"layers{number}", f"{run['label']} on {run['dataset']}, seed {run['seed']}")
-
-
-def _embedded(figure: Figure) -> dict[str, str]:
-    data = base64.b64encode(encode(figure, "svg")).decode("ascii")
-    width, height = figure.get_size_inches()
-    size = "column" if width <= COLUMN else "page"
-    return {
-        "source": f"data:image/svg+xml;base64,{data}",
-        "size": size,
-        "width": f"{width * 96:.0f}",
-        "height": f"{height * 96:.0f}",
-    }
+            width, height = figure.get_size_inches()
+            yield {
+                "title": TITLES[what] + of_run,
+                "alt": ALT[what],
+                "source": f"data:image/svg+xml;base64,{base64.b64encode(encode(figure, 'svg')).decode('ascii')}",
+                "size": "column" if width <= COLUMN else "page",
+                "width": f"{width * 96:.0f}",
+                "height": f"{height * 96:.0f}",
+            }
 
 
 def _all_runs(runs: Sequence[RunRow]) -> Table:
@@ -180,14 +144,8 @@ def _all_runs(runs: Sequence[RunRow]) -> Table:
         }
         for run in sorted(runs, key=lambda r: (setting_key(r)[0], str(r["label"]), int(r["seed"])))
     )
-    columns = (
-        Column("label", "set-up"),
-        Column("setting", "setting"),
-        Column("seed", "seed", "count"),
-        *map(column, MEASURES),
-        Column("record", "record"),
-    )
-    return Table("runs", "Every run.", columns, rows)
+    words = (Column("label", "set-up"), Column("setting", "setting"), Column("seed", "seed", "count"))
+    return Table("runs", "Every run.", (*words, *map(column, MEASURES), Column("record", "record")), rows)
 
 
 def _environments(runs: Iterable[RunRow]) -> list[dict[str, Any]]:

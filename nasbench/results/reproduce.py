@@ -1,7 +1,3 @@
-"""The exact command of a run."""
-
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterable
@@ -49,9 +45,8 @@ def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool =
         known = name in usual and usual[name] == value and name not in SHOWN.get(config.preset or "", ())
         if name not in said and name not in FLAGS and meant and not known:
             said[name] = value
-            words += [f"--{name.replace('_', '-')}"] + (
-                [] if value is True else ["none" if value is None else str(value)]
-            )
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else ["none" if value is None else str(value)]
             settle()  # what goes without saying, options of a preset too, may depend on what was said by now
     for group, flag in FLAGS.items():
         for option, value in settings[group].items():
@@ -68,8 +63,5 @@ def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool =
 
 def _yaml(value: Any) -> str:
     # As the command line reads it back: YAML 1.1 takes 1e-05 for a word, and JSON writes it so.
-    return (
-        str(yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True))
-        .removesuffix("...\n")
-        .strip()
-    )
+    text = str(yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True))
+    return text.removesuffix("...\n").strip()

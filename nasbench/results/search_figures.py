@@ -1,20 +1,16 @@
-"""Figures of the search: how π moved, and what was chosen at which depth."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from nasbench.errors import RecordError, quoted
 from nasbench.facts import Decision
 from nasbench.reasons import EVIDENCE, LEAD, UNDECIDED
 from nasbench.record import SEARCH, Record, finite
 from nasbench.results.collect import RunRow, architecture_of, grouped, is_searched, option
-from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, heat_map, new_figure
 
 PANELS = 6  # side by side
 FIXED: dict[str, Any] = {"color": "#606060", "linewidth": 0.8, "linestyle": (0, (2, 2))}
@@ -22,11 +18,7 @@ EXCLUDED: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 4.
 
 
 def alphas(run: RunRow) -> Figure:
-    """π of every candidate over the steps of the search, a panel a layer, with the moment each layer was fixed.
-
-    The line of a candidate that evidence has excluded ends with a cross. A RecordError says that the run has no
-    `search.csv`, or a damaged one.
-    """
+    """π of every candidate over the search, a panel a layer; RecordError: `search.csv` is not there or damaged."""
     record = Record(run["path"])
     layers = curves_of(record)
     decisions, chosen = record.decisions(), record.architecture()
@@ -39,33 +31,31 @@ def alphas(run: RunRow) -> Figure:
     lines = -(-len(layers) // PANELS)
     last = max(steps[-1] for layer in layers.values() for steps, _ in layer.values()) or 1
     highest = max(max(values) for layer in layers.values() for _, values in layer.values())
-    with styled():
-        figure = new_figure(PAGE, 1.05 + 1.1 * lines)
-        panels = list(figure.subplots(lines, PANELS, sharex=True, sharey=True, squeeze=False).flat)
-        for axes, (label, layer) in zip(panels, layers.items(), strict=False):
-            _layer(axes, label, layer, chosen.get(label), decisions.get(label), names, last)
-        for number, axes in enumerate(panels):
-            if number >= len(layers):
-                axes.set_axis_off()
-            else:
-                lowest = number + PANELS >= len(layers)
-                axes.tick_params(labelbottom=lowest)
-                axes.set_xlabel("training step" if lowest else "")
-        panels[0].set_ylim(0, min(1.0, 1.1 * highest))
-        handles = [
-            panels[0].plot([], [], **candidate(name, i), markersize=3, label=name)[0] for i, name in enumerate(names)
-        ]
-        handles.append(panels[0].plot([], [], **FIXED, label="fixed")[0])
-        if any(decision.excluded for decision in decisions.values()):
-            handles.append(panels[0].plot([], [], **EXCLUDED, color="#606060", label="excluded")[0])
-        columns = len(handles) if len(handles) < 10 else -(-len(handles) // 2)
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
-        title = f"{run['label']} on {run['dataset']}, seed {run['seed']}"
-        figure.suptitle(
-            f"π of each layer's candidates over the search: {title}\n"
-            "(in the titles: what was chosen; * not fixed before the search ended; (n) undecided between n)"
-        )
-        figure.supylabel("π (probability)", fontsize=7)
+    figure = new_figure(PAGE, 1.05 + 1.1 * lines)
+    panels = list(figure.subplots(lines, PANELS, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, (label, layer) in zip(panels, layers.items(), strict=False):
+        _layer(axes, label, layer, chosen.get(label), decisions.get(label), names, last)
+    for axes in panels[len(layers) :]:
+        axes.set_axis_off()
+    for number, axes in enumerate(panels[: len(layers)]):
+        lowest = number + PANELS >= len(layers)
+        axes.tick_params(labelbottom=lowest)
+        axes.set_xlabel("training step" if lowest else "")
+    panels[0].set_ylim(0, min(1.0, 1.1 * highest))
+    handles = [
+        panels[0].plot([], [], **candidate(name, i), markersize=3, label=name)[0] for i, name in enumerate(names)
+    ]
+    handles.append(panels[0].plot([], [], **FIXED, label="fixed")[0])
+    if any(decision.excluded for decision in decisions.values()):
+        handles.append(panels[0].plot([], [], **EXCLUDED, color="#606060", label="excluded")[0])
+    columns = len(handles) if len(handles) < 10 else -(-len(handles) // 2)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
+    title = f"{run['label']} on {run['dataset']}, seed {run['seed']}"
+    figure.suptitle(
+        f"π of each layer's candidates over the search: {title}\n"
+        "(in the titles: what was chosen; * not fixed before the search ended; (n) undecided between n)"
+    )
+    figure.supylabel("π (probability)", fontsize=7)
     return figure
 
 
@@ -96,8 +86,10 @@ def _layer(
     excluded = decision.excluded if decision is not None else {}
     for name, (steps, values) in layer.items():
         style = candidate(name, names.index(name))
-        if name in excluded:
-            steps, values = _until(excluded[name].step, steps, values)
+        if name in excluded:  # the line ends at that step, at which it has the value before
+            end = excluded[name].step
+            before = [(s, v) for s, v in zip(steps, values, strict=True) if s < end] or [(0, values[0])]
+            steps, values = [*(s for s, _ in before), end], [*(v for _, v in before), before[-1][1]]
             axes.plot(steps[-1:], values[-1:], **EXCLUDED, color=style["color"], zorder=4, clip_on=False)
         every = max(1, len(steps) // 3)
         axes.plot(
@@ -124,17 +116,10 @@ def _layer(
     axes.locator_params(axis="x", nbins=3)
 
 
-def _until(step: int, steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
-    """A line up to a step, at which it has the value before."""
-    before = [(s, v) for s, v in zip(steps, values, strict=True) if s < step] or [(0, values[0])]
-    return [*(s for s, _ in before), step], [*(v for _, v in before), before[-1][1]]
-
-
 def architecture(runs: Sequence[RunRow]) -> Figure:
-    """Which candidate was chosen at which depth: a heat map a set-up, the share of its runs as lightness.
+    """Which candidate was chosen at which depth: a heat map a set-up and kind of label, with the share of its runs.
 
-    Labels of several kinds (`block01.enhancer`, `block01.groups`) get a heat map each. Architectures that were given
-    are drawn only where none was found. Raises RecordError: there are no runs, or they have different layers.
+    Architectures that were given are drawn only where none was found. RecordError: no runs, or different layers.
     """
     found = [run for run in runs if is_searched(run)] or list(runs)
     if not found:
@@ -148,37 +133,29 @@ def architecture(runs: Sequence[RunRow]) -> Figure:
     maps = [(variant, kind) for variant in groups for kind in kinds]
     names = {(v, k): _candidates(groups[v], kinds[k], len(kinds) == 1) for v, k in maps}
     rows = sum(map(len, names.values()))
-    with styled():
-        longest = max(map(len, kinds.values()))
-        figure = new_figure(PAGE if longest > 8 else COLUMN, 0.75 + 0.3 * len(maps) + 0.16 * rows)
-        ratios = [len(names[key]) for key in maps]
-        panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
-        image: Any = None
-        for axes, (variant, kind) in zip(panels, maps, strict=True):
-            title = variant if len(kinds) == 1 else f"{variant}, {kind}"
-            image = _heat_map(axes, title, groups[variant], kinds[kind], names[variant, kind])
-        panels[-1].set_xlabel("depth: number of the layer, from the image to the classifier")
-        bar = figure.colorbar(image, ax=list(panels), pad=0.01, aspect=max(8, rows))
-        bar.set_label("share of runs")
-        bar.outline.set_linewidth(0.5)
-        figure.suptitle("Candidate chosen at each depth (in the cells: number of runs)")
+    longest = max(map(len, kinds.values()))
+    figure = new_figure(PAGE if longest > 8 else COLUMN, 0.75 + 0.3 * len(maps) + 0.16 * rows)
+    ratios = [len(names[key]) for key in maps]
+    panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    image: Any = None
+    for axes, (variant, kind) in zip(panels, maps, strict=True):
+        title = variant if len(kinds) == 1 else f"{variant}, {kind}"
+        image = _heat_map(axes, title, groups[variant], kinds[kind], names[variant, kind])
+    panels[-1].set_xlabel("depth: number of the layer, from the image to the classifier")
+    bar = figure.colorbar(image, ax=list(panels), pad=0.01, aspect=max(8, rows))
+    bar.set_label("share of runs")
+    bar.outline.set_linewidth(0.5)
+    figure.suptitle("Candidate chosen at each depth (in the cells: number of runs)")
     return figure
 
 
 def _heat_map(axes: Axes, title: str, runs: Sequence[RunRow], labels: Sequence[str], names: Sequence[str]) -> Any:
-    import numpy as np
-
     counts = np.zeros((len(names), len(labels)))
     for run in runs:
         chosen = architecture_of(run)
         for column, label in enumerate(labels):
             counts[names.index(str(chosen[label])), column] += 1
-    share = counts / len(runs)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if share[row, column] > 0.6 else "black"
-            axes.text(column, row, f"{count:.0f}", ha="center", va="center", fontsize=6, color=colour)
+    image = heat_map(axes, counts / len(runs), counts, aspect="auto")
     seeds = "seed" if len(runs) == 1 else "seeds"
     axes.set_title(f"{title}: {len(runs)} {seeds}", loc="left", pad=3)
     axes.set_yticks(range(len(names)), names)

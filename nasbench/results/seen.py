@@ -1,14 +1,10 @@
-"""What the network of a record sees: layer by layer, and in its test images."""
-
-from __future__ import annotations
-
 import base64
 import io
 import math
 import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from nni.nas.nn.pytorch import LayerChoice
@@ -23,7 +19,7 @@ from nasbench.errors import DataError, NasbenchError, listed
 from nasbench.export.card import Card, card_of
 from nasbench.export.write import test_data
 from nasbench.networks import build_space, derived, load_model
-from nasbench.profile import profile
+from nasbench.profile import Part, Profile, profile
 from nasbench.quiet import quiet_libraries
 from nasbench.record import MODEL, Record
 from nasbench.results.cells import Cell, Column, Table
@@ -37,71 +33,39 @@ OPACITY = 0.7  # of the heat where it is largest
 
 @dataclass(frozen=True)
 class Shot:
-    """A test image, and what the network takes it for.
+    """A test image, and what the network takes it for."""
 
-    Attributes:
-        name: of its file, or its number.
-        true: class.
-        predicted: class.
-        probability: of the predicted class, 0–1.
-        probability_of_true: of the true one.
-        picture: what the network is given, as a data URI.
-        heat: the same under its Grad-CAM for the predicted class.
-    """
-
-    name: str
-    true: str
-    predicted: str
-    probability: float
+    name: str  # of its file, or its number
+    true: str  # class
+    predicted: str  # class
+    probability: float  # of the predicted class, 0–1
     probability_of_true: float
-    picture: str
-    heat: str
+    picture: str  # what the network is given, as a data URI
+    heat: str  # the same under its Grad-CAM for the predicted class
 
 
 @dataclass(frozen=True)
 class Shots:
-    """Test images, all counted and some shown.
+    """Test images, all counted and some shown."""
 
-    Attributes:
-        images: how many there are.
-        errors: of these.
-        confusion: the most frequent one, in words; empty without errors.
-        first: the first one of each class, at most `MOST_CLASSES`.
-        wrong: at most `MOST_WRONG`, the most confident first.
-    """
-
-    images: int
-    errors: int
-    confusion: str
-    first: tuple[Shot, ...]
-    wrong: tuple[Shot, ...]
+    images: int  # how many there are
+    errors: int  # of these
+    confusion: str  # the most frequent one, in words; empty without errors
+    first: tuple[Shot, ...]  # the first one of each class, at most `MOST_CLASSES`
+    wrong: tuple[Shot, ...]  # at most `MOST_WRONG`, the most confident first
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the network of a record sees.
+    """What the network of a record sees."""
 
-    Attributes:
-        layers: what each layer sees and costs.
-        shots: `None` where weights or data are missing.
-        missing: what could not be had and why, a line each.
-    """
-
-    layers: Table | None
-    shots: Shots | None
-    missing: tuple[str, ...]
+    layers: Table | None  # what each layer sees and costs
+    shots: Shots | None  # `None` where weights or data are missing
+    missing: tuple[str, ...]  # what could not be had and why, a line each
 
 
 def see(record: Record, trust: bool = False) -> Seen:
-    """Look through the eyes of a record's network, as far as its space, weights and data are there.
-
-    Args:
-        record: whose search is over.
-        trust: run the code of parts that are not registered.
-
-    Raises:
-        RecordError: the record is damaged.
-    """
+    """Look through the eyes of a record's network, as far as its parts and data are there; RecordError: damaged."""
     missing, layers, shots = [], None, None
     with registry.trusting(trust), quiet_libraries():
         try:
@@ -129,13 +93,13 @@ def _layers(record: Record, trust: bool) -> Table:
         row = {"layer": Cell(label), "candidate": Cell(str(candidate))}
         if label in paths:
             part, sight = parts[paths[label]], sights.get(paths[label])
-            row |= _costs(part.params, part.madds, cost.params, cost.madds)
+            row |= _costs(part, cost)
             row["map"] = Cell("×".join(map(str, part.output[1:])) or None)
             if sight is not None:
                 row["sees"] = Cell("all of it" if sight.side == data.image_size else f"{sight.side} px")
                 row["mostly"] = Cell(f"{sight.effective:.0f} px" if trained else None)
         rows.append(row)
-    rows.append({"layer": Cell("the whole network"), **_costs(cost.params, cost.madds, cost.params, cost.madds)})
+    rows.append({"layer": Cell("the whole network"), **_costs(cost, cost)})
     notes = (
         f"Sees: side of the part of the {data.image_size}×{data.image_size} image that can reach the middle of the "
         "layer's map, its candidate included. Mostly: side of a square as large as the area whose influence is over "
@@ -143,18 +107,13 @@ def _layers(record: Record, trust: bool) -> Table:
         "Parameters and multiply-adds: what the candidate adds, for one image. Pooling adds and compares, but has no "
         "parameters and multiplies nothing.",
     )
-    return Table(
-        "seen", "What each layer sees, and what its candidate costs.", COLUMNS, tuple(rows), notes, (len(chosen),)
-    )
+    caption = "What each layer sees, and what its candidate costs."
+    return Table("seen", caption, COLUMNS, tuple(rows), notes, (len(chosen),))
 
 
-def _costs(params: int, madds: int, of_params: int, of_madds: int) -> dict[str, Cell]:
-    return {
-        "params": Cell(params),
-        "params_share": Cell(params / max(1, of_params)),
-        "madds": Cell(madds),
-        "madds_share": Cell(madds / max(1, of_madds)),
-    }
+def _costs(part: Part | Profile, whole: Profile) -> dict[str, Cell]:
+    shares = {"params_share": part.params / max(1, whole.params), "madds_share": part.madds / max(1, whole.madds)}
+    return {name: Cell(value) for name, value in {"params": part.params, "madds": part.madds, **shares}.items()}
 
 
 COLUMNS = (
@@ -170,22 +129,14 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class _Tested:
-    """A test image that may be shown: its place in the set, pixels (S, S, C), class, and logits (classes,)."""
+class _Tested(NamedTuple):
+    """A test image that may be shown."""
 
-    place: int
-    pixels: Tensor
+    place: int  # in the set
+    pixels: Tensor  # (S, S, C)
     true: int
-    logits: Tensor
-
-    @property
-    def predicted(self) -> int:
-        return int(self.logits.argmax())
-
-    @property
-    def confidence(self) -> float:
-        return float(self.logits.softmax(0).max())
+    predicted: int
+    probabilities: Tensor  # (classes,)
 
 
 def _shots(record: Record, trust: bool) -> Shots:
@@ -201,15 +152,15 @@ def _shots(record: Record, trust: bool) -> Shots:
             raise DataError(f"{record.config().dataset}: its test images are no uint8 (N, H, W, C)")
         with torch.no_grad():
             output = model(normalised(pixels, card.mean, card.std))
-        logits = output[0] if isinstance(output, (tuple, list)) else output
-        for place, (p, label, row) in enumerate(zip(pixels, labels.tolist(), logits, strict=True), images):
-            image = _Tested(place, p, label, row)
+        probabilities = (output[0] if isinstance(output, (tuple, list)) else output).softmax(1)
+        for place, (p, label, row) in enumerate(zip(pixels, labels.tolist(), probabilities, strict=True), images):
+            image = _Tested(place, p, label, int(row.argmax()), row)
             if label in shown:
                 first.setdefault(label, image)
             if image.predicted != label:
                 confusions[label, image.predicted] += 1
                 wrong.append(image)
-        wrong = sorted(wrong, key=lambda image: (-image.confidence, image.place))[:MOST_WRONG]
+        wrong = sorted(wrong, key=lambda image: (-float(image.probabilities.max()), image.place))[:MOST_WRONG]
         images += len(pixels)
     files = registry.declared(data, "test_files", ())
     (often, times), *_ = confusions.most_common(1) or [((0, 0), 0)]
@@ -230,13 +181,12 @@ def _shot(model: nn.Module, card: Card, image: _Tested, files: Any, root: Any) -
         pixels = FITS[card.fit].make(read_picture(files[image.place]), SIDE)
     scale = max(1, SIDE // len(pixels))
     pixels = pixels.repeat(scale, 0).repeat(scale, 1)
-    probabilities = image.logits.softmax(0)
     return Shot(
         listed([os.path.relpath(files[image.place], root)]) if files else f"test image {image.place}",
         card.class_names[image.true],
         card.class_names[image.predicted],
-        float(probabilities[image.predicted]),
-        float(probabilities[image.true]),
+        float(image.probabilities[image.predicted]),
+        float(image.probabilities[image.true]),
         _embedded(pixels, "JPEG" if scale == 1 else "PNG"),
         _embedded(_heated(pixels, heat), "JPEG"),
     )
@@ -248,8 +198,7 @@ def _heated(pixels: NDArray[Any], heat: Tensor) -> NDArray[Any]:
 
     large = nn.functional.interpolate(heat[None, None], pixels.shape[:2], mode="bilinear")[0, 0].numpy()
     colours, opacity = 255 * matplotlib.colormaps["plasma"](large)[..., :3], OPACITY * large[..., None]
-    mixed: NDArray[Any] = ((1 - opacity) * pixels + opacity * colours).round().astype("uint8")
-    return mixed
+    return ((1 - opacity) * pixels + opacity * colours).round().astype("uint8")
 
 
 def _embedded(pixels: NDArray[Any], form: str) -> str:

@@ -1,14 +1,13 @@
 """How the figures look: at print size, without relying on colour alone, and without touching matplotlib's settings."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -62,12 +61,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 
 def series(number: int) -> dict[str, Any]:
     """Colour, line style and marker of the series of that number; repeated only after 64."""
-    shift = number + number // len(COLOURS)
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": LINES[shift % len(LINES)],
-        "marker": MARKERS[shift % len(MARKERS)],
-    }
+    shift = (number + number // len(COLOURS)) % len(LINES)
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[shift], "marker": MARKERS[shift]}
 
 
 def candidate(name: str, number: int) -> dict[str, Any]:
@@ -75,11 +70,9 @@ def candidate(name: str, number: int) -> dict[str, Any]:
     return CANDIDATES.get(name) or series(number)
 
 
-@contextmanager
-def styled() -> Iterator[None]:
+def styled() -> AbstractContextManager[None]:
     """Draw with this module's settings; matplotlib's own are back afterwards."""
-    with matplotlib.rc_context(SETTINGS):
-        yield
+    return matplotlib.rc_context(SETTINGS)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -87,6 +80,16 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def heat_map(axes: Axes, darkness: Any, counts: Any = None, **options: Any) -> Any:
+    """An image whose cells are as dark as their values in 0–1, with their `counts` in them where they are not 0."""
+    image = axes.imshow(darkness, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", **options)
+    for (row, column), count in np.ndenumerate(np.zeros((0, 0)) if counts is None else counts):
+        if count:
+            colour = "white" if darkness[row, column] > 0.6 else "black"
+            axes.text(column, row, f"{count:.0f}", ha="center", va="center", fontsize=6, color=colour)
+    return image
 
 
 def encode(figure: Figure, how: str) -> bytes:

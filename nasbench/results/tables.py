@@ -1,10 +1,10 @@
 """Collected runs as tables: of given rows as in the papers, of enhancers and strategies, and any other grouping."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from nasbench.errors import OptionError, unknown
 from nasbench.results.agreement import Kappa, kappa, votes
@@ -13,9 +13,6 @@ from nasbench.results.collect import MEASURES, RunRow, architecture_of, grouped,
 from nasbench.results.statistics import difference, mean
 from nasbench.studies.rows import RowSpec, TableSpec
 from nasbench.studies.tables import spec
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIXED = "search.fixed_by_threshold"
 AGREEMENT = "agreement"
@@ -52,8 +49,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     """A table with rows of its own: our measurement of each, beside the printed one where a paper has it.
 
-    Only runs of one data set and recipe (and width, unless the table varies it) are put together: those of most of
-    the runs; the notes say what was left out.
+    Only the runs of one data set and recipe (and width, unless the table varies it) count: those of most of the runs.
     """
     fitting = [run for run in runs if any(row.match(run) for row in table.rows)]
     used, notes = _one_setting(fitting, table.widths)
@@ -61,7 +57,6 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     for row in table.rows:
         chosen[row.key], note = by_seed(row.title, [run for run in used if row.match(run)])
         notes += note
-    columns = _columns(table)
     rows = [_row(table, row, chosen) for row in table.rows]
     wide = [[row.key for row in table.rows].index(key) for key in table.groups]
     compared = wide if table.widths else []
@@ -70,78 +65,46 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     ours = ["Rows below the rule are ours; the paper has none such."] if any(r.ours for r in table.rows) else []
     varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
     sizes = ["Params and M-adds of searched rows are means over their seeds' networks."] if varying else []
-    ours_on = describe(used, table.widths)
-    printed = table.printed
-    if printed is None:
-        caption = f"{table.caption} Runs: {ours_on}."
-    else:
-        caption = f"{printed.title} of {printed.paper}. {table.caption} Ours: {ours_on}; printed: {printed.setting}."
-    return Table(
-        table.name,
-        caption,
-        columns,
-        tuple(rows),
-        (
-            f"Ours: {INTERVAL}; – means no run. {BEST}",
-            DELTA,
-            *ours,
-            *sizes,
-            *notes,
-            *table.notes,
-            *([] if printed is None else [f"Printed: {printed.source}."]),
-        ),
-        tuple(wide),
-    )
+    caption, source = f"{table.caption} Runs: {describe(used, table.widths)}.", []
+    if (printed := table.printed) is not None:
+        on = f"Ours: {describe(used, table.widths)}; printed: {printed.setting}."
+        caption, source = f"{printed.title} of {printed.paper}. {table.caption} {on}", [f"Printed: {printed.source}."]
+    below = (f"Ours: {INTERVAL}; – means no run. {BEST}", DELTA, *ours, *sizes, *notes, *table.notes, *source)
+    return Table(table.name, caption, _columns(table), tuple(rows), below, tuple(wide))
 
 
 def enhancers(runs: Sequence[RunRow]) -> Table:
     """Mean over the runs of each enhancer set-up, whatever gave it."""
-    return _grouped(
-        "enhancers",
-        "Enhancer set-ups, mean over all runs of each.",
-        runs,
-        ("label", "set-up"),
-        ("top1", "top5", "params", "madds"),
-        "none",
-    )
+    caption, values = "Enhancer set-ups, mean over all runs of each.", ("top1", "top5", "params", "madds")
+    return _grouped("enhancers", caption, runs, "set-up", values, "none")
 
 
 def strategies(runs: Sequence[RunRow]) -> Table:
     """Search strategies with what the search cost."""
     searched = [run for run in runs if is_searched(run)]
-    table = _grouped(
-        "strategies",
-        "Search strategies: what they found, and what the search cost.",
-        searched,
-        ("label", "strategy"),
-        ("top1", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", FIXED, AGREEMENT),
-        next((run["label"] for run in searched if option(run, "epochs") is None), None),
-    )
+    caption = "Search strategies: what they found, and what the search cost."
+    values = ("top1", "params", "madds", "search_seconds", "retrain_seconds", "peak_memory_bytes", FIXED, AGREEMENT)
+    baseline = next((run["label"] for run in searched if option(run, "epochs") is None), None)
+    table = _grouped("strategies", caption, searched, "strategy", values, baseline)
     return replace(table, notes=(*table.notes, REPEATS))
 
 
 def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> Table:
-    """Any grouping: mean with interval of a numeric column for every pair of two others, e.g. `label` and `dataset`.
-
-    Raises OptionError: the frame has no such column, or `value` holds no numbers.
-    """
+    """Any grouping: mean with interval of a numeric column for pairs of two others; OptionError: no such column."""
     runs = records(frame)
     for name in (rows, columns, value):
         if name not in frame.columns:
             raise OptionError(unknown("column", name, frame.columns))
     if any(isinstance(option(run, value), str) for run in runs):
         raise OptionError(f"column {value!r} holds no numbers, so it has no mean")
-    across = sorted({value_text(run, columns) for run in runs}, key=_natural)
-    down = sorted({value_text(run, rows) for run in runs}, key=_natural)
     shown = column(value, 3 if value not in MEASURES else None)
+    pairs = grouped(runs, lambda run: (value_text(run, rows), value_text(run, columns)))
+    across = sorted({name for _, name in pairs}, key=_natural)
     heads = [Column(f"{columns}={name}", name, shown.kind, shown.digits) for name in across]
     body = []
-    for label in down:
-        cells: dict[str, Cell] = {rows: Cell(label)}
-        for name, head in zip(across, heads, strict=True):
-            found = [run for run in runs if value_text(run, rows) == label and value_text(run, columns) == name]
-            cells[head.key] = _mean_cell(found, value)
-        body.append(cells)
+    for label in sorted({label for label, _ in pairs}, key=_natural):
+        means = {f"{columns}={name}": _mean_cell(pairs.get((label, name), []), value) for name in across}
+        body.append({rows: Cell(label), **means})
     caption = f"{shown.header} by {rows} (down) and {columns} (across)."
     notes = [f"{INTERVAL[:1].upper()}{INTERVAL[1:]}; – means no run."]
     if len({(run["protocol"], run["width"]) for run in runs}) > 1:
@@ -184,13 +147,6 @@ def setting_parts(run: RunRow, widths: bool = False) -> list[str]:
     ]
 
 
-def _short_settings(runs: Sequence[RunRow]) -> dict[tuple[Any, ...], str]:
-    """For every setting what tells it from the others."""
-    first = {setting_key(run): run for run in runs}
-    names = told_apart([""] * len(first), [setting_parts(run) for run in first.values()])
-    return dict(zip(first, told_apart(names, [[f"({key[0][:4]})"] for key in first]), strict=True))
-
-
 def told_apart(names: Sequence[str], parts: Sequence[Sequence[str]]) -> list[str]:
     """Names, with what differs between those that are equal: `parts` has as much to say of each, maybe nothing."""
     told = []
@@ -209,12 +165,10 @@ def by_seed(label: str, runs: Sequence[RunRow]) -> tuple[dict[int, RunRow], list
     if not by_hash:
         return {}, []
     best = max(by_hash.values(), key=lambda found: (len(found), max(str(r["started"]) for r in found.values())))
-    notes = []
-    others = sum(len(found) for found in by_hash.values() if found is not best)
-    if others:
+    notes, different = [], sum(map(len, by_hash.values()))
+    if others := different - len(best):
         notes.append(f"{label}: {others} run(s) with other settings left out.")
-    repeated = len(runs) - sum(len(found) for found in by_hash.values())
-    if repeated:
+    if repeated := len(runs) - different:
         notes.append(f"{label}: of {repeated} repeated run(s) only the newest of each seed counts.")
     return best, notes
 
@@ -225,14 +179,12 @@ def _columns(table: TableSpec) -> tuple[Column, ...]:
     ticks = [Column(f"tick_{name.lower()}", name, "tick") for name in table.marks]
     printed = []
     if table.printed is not None:
-        printed.append(Column("paper_top1", f"paper {accuracy}", "percent", table.digits))
-        if ablation:
-            printed.append(Column("paper_delta", "paper Δ", "points", table.digits))
-        if table.top5:
-            printed.append(Column("paper_top5", "paper top-5 (%)", "percent", table.digits))
-    if table.printed is not None and table.printed.costs:
-        printed += [Column("paper_params", "paper params (M)", "millions", 2)]
-        printed += [Column("paper_madds", "paper M-adds (M)", "millions", 0)]
+        printed = [Column("paper_top1", f"paper {accuracy}", "percent", table.digits)]
+        printed += [Column("paper_delta", "paper Δ", "points", table.digits)] if ablation else []
+        printed += [Column("paper_top5", "paper top-5 (%)", "percent", table.digits)] if table.top5 else []
+        if table.printed.costs:
+            printed.append(Column("paper_params", "paper params (M)", "millions", 2))
+            printed.append(Column("paper_madds", "paper M-adds (M)", "millions", 0))
     return (
         Column("row", "Enhancer" if ablation else "Method"),
         *ticks,
@@ -265,6 +217,9 @@ def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, RunRo
 
 
 def _mean_cell(runs: Sequence[RunRow], name: str) -> Cell:
+    if name == AGREEMENT:
+        agreement = kappa(votes([architecture_of(run) for run in runs])) if len(runs) > 1 else Kappa(None)
+        return Cell(agreement.value, agreement.half, len(runs))
     values = [float(run[name]) for run in runs if option(run, name) is not None]
     if not values:
         return Cell()
@@ -272,13 +227,6 @@ def _mean_cell(runs: Sequence[RunRow], name: str) -> Cell:
         return Cell(sum(values) / len(values), n=len(values))
     found = mean(values)
     return Cell(found.value, found.half, found.n)
-
-
-def _seeds_cell(runs: Sequence[RunRow], name: str) -> Cell:
-    if name != AGREEMENT:
-        return _mean_cell(runs, name)
-    found = kappa(votes([architecture_of(run) for run in runs])) if len(runs) > 1 else Kappa(None)
-    return Cell(found.value, found.half, len(runs))
 
 
 def _delta(runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseline: bool) -> Cell:
@@ -293,52 +241,43 @@ def _delta(runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseli
 
 def _mark_best(rows: list[dict[str, Cell]]) -> None:
     measured = [row for row in rows if row["top1"].value is not None]
-    if len(measured) < 2:
-        return
-    highest = max(float(row["top1"].value or 0) for row in measured)
-    for row in measured:
-        cell = row["top1"]
-        if cell.value == highest:
-            row["top1"] = Cell(cell.value, cell.half, cell.n, (*cell.marks, "best"))
+    highest = max((float(row["top1"].value or 0) for row in measured), default=None)
+    for row in measured if len(measured) > 1 else ():
+        if row["top1"].value == highest:
+            row["top1"] = replace(row["top1"], marks=(*row["top1"].marks, "best"))
 
 
 def _grouped(
-    name: str,
-    caption: str,
-    runs: Sequence[RunRow],
-    group: tuple[str, str],
-    values: Sequence[str],
-    baseline: str | None,
+    name: str, caption: str, runs: Sequence[RunRow], title: str, values: Sequence[str], baseline: str | None
 ) -> Table:
-    """One row a setting and group, the difference taken to the baseline group of the same setting."""
+    """One row a setting and label, the difference taken to the label `baseline` of the same setting."""
     settings = grouped(runs, setting_key)
-    key, title = group
-    short = _short_settings(runs)
+    parts = [setting_parts(found[-1]) for found in settings.values()]
+    names = told_apart(told_apart([""] * len(parts), parts), [[f"({key[0][:4]})"] for key in settings])
+    short = dict(zip(settings, names, strict=True))
     rows: list[dict[str, Cell]] = []
     rules: list[int] = []
     notes: list[str] = []
     for found in sorted(settings.values(), key=describe):
-        labels = sorted({str(run[key]) for run in found}, key=lambda label: (label != baseline, label))
+        labels = sorted({str(run["label"]) for run in found}, key=lambda label: (label != baseline, label))
         chosen: dict[str, dict[int, RunRow]] = {}
-        for label in labels:
-            chosen[label], note = by_seed(label, [run for run in found if run[key] == label])
-            notes += note
         block: list[dict[str, Cell]] = []
-        for label in labels:
-            cells = {"setting": Cell(short[setting_key(found[0])]), key: Cell(label), "n": Cell(len(chosen[label]))}
-            cells |= {value: _seeds_cell(list(chosen[label].values()), value) for value in values}
+        for label in labels:  # the baseline is the first
+            chosen[label], note = by_seed(label, [run for run in found if run["label"] == label])
+            notes += note
+            cells = {"setting": Cell(short[setting_key(found[0])]), "label": Cell(label), "n": Cell(len(chosen[label]))}
+            cells |= {value: _mean_cell(list(chosen[label].values()), value) for value in values}
             cells["delta"] = _delta(chosen[label], chosen.get(baseline or "", {}), label == baseline)
             block.append(cells)
         _mark_best(block)
         rules += [len(rows)] if rows else []
         rows += block
     shown = [column(value, COLUMN_DIGITS.get(value)) for value in values]
-    several = len(settings) > 1
     if len(settings) == 1:
         caption += f" On {describe(next(iter(settings.values())))}."
     columns = (
-        Column(key, title),
-        *([Column("setting", "setting")] if several else []),
+        Column("label", title),
+        *([Column("setting", "setting")] if len(settings) > 1 else []),
         shown[0],
         Column("delta", f"Δ to {baseline}" if baseline else "Δ", "points"),
         Column("n", "n", "count"),

@@ -1,7 +1,5 @@
 """Which runs exist already: the one place where a run is known to be the same as another."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +67,8 @@ def held_out(record: Record) -> float | None:
 def expected_seconds(config: RunConfig, runs: Iterable[Known]) -> float | None:
     """Seconds that a run is expected to take, by finished runs that are like it; `None` where there are none.
 
-    It is the mean of those that differ only in the seed; where there are none, of those with the same network, data and
-    strategy, scaled by the epochs of search and retraining.
+    It is the mean of those that differ in the seed only, else of those with the same network, data and strategy, scaled
+    by the epochs.
     """
     timing, setting = _timing(config), config.digest(*SETTING)
     alike = [run for run in runs if run.finished and run.timing == timing]

@@ -1,7 +1,5 @@
 """The tables of the Meta-Pooling paper: the runs that train each row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +19,15 @@ def _given(architecture: str, candidates: str = "ablation", **space: Any) -> dic
     return {"space": SPACE, "space_options": {"candidates": candidates, **space}, "architecture": architecture}
 
 
+def _all_three(
+    key: str, title: str, strategy: str, options: Mapping[str, Any], label: str, tick: str | None = None
+) -> RowSpec:
+    """A row of Table 3 whose search has all candidates; ours where the paper's has no tick."""
+    settings = _searched(strategy, options, candidates="ablation")
+    marks = (*TICKS[:3], tick) if tick else TICKS[:3]
+    return RowSpec(key, f"all three, {title}", settings, f"{label} (ablation)", "none", marks, ours=tick is None)
+
+
 POOLS = {
     "skip": "Skip",
     "max": "MaxPool",
@@ -31,6 +38,7 @@ POOLS = {
     "gaussian": "GaussPool",
     "liftdown": "LiftDownPool",
 }
+META = RowSpec("meta", "Meta-Pooling", _searched("pmpl", LEAD, candidates="full"), "pmpl (full)", "skip")
 TABLE1 = TableSpec(
     "table1",
     "Pooling in MobileNetV2. The first eight replace the stride of the four down-sampling depthwise convolutions "
@@ -40,7 +48,7 @@ TABLE1 = TableSpec(
             RowSpec(key, title, _given("none", downsampling=key), f"none downsampling {key}", "skip")
             for key, title in POOLS.items()
         ),
-        RowSpec("meta", "Meta-Pooling", _searched("pmpl", LEAD, candidates="full"), "pmpl (full)", "skip"),
+        META,
     ),
     top5=True,
     digits=2,
@@ -53,14 +61,13 @@ TABLE1_ENHANCER = TableSpec(
     "Pooling in MobileNetV2, here placed as the enhancer of every block on the expanded features, at stride 1 over "
     "3×3 windows; all networks keep their own strides.",
     (
+        RowSpec("skip", POOLS["skip"], _given("none"), "none", "skip"),
         *(
             RowSpec(key, title, _given(key, f"none,{key}"), key, "skip")
-            if key != "skip"
-            else RowSpec(key, title, _given("none"), "none", "skip")
             for key, title in POOLS.items()
-            if key != "liftdown"
+            if key not in ("skip", "liftdown")
         ),
-        RowSpec("meta", "Meta-Pooling", _searched("pmpl", LEAD, candidates="full"), "pmpl (full)", "skip"),
+        META,
     ),
     top5=True,
     digits=2,
@@ -96,38 +103,11 @@ TABLE3 = TableSpec(
         RowSpec("none", "no enhancer", _given("none"), "none", "none", ("No",)),
         RowSpec("local", "local everywhere", _given("local"), "avg3", "none", ("Local",)),
         RowSpec("global", "global everywhere", _given("global"), "global", "none", ("Global",)),
-        *(
-            RowSpec(
-                key,
-                f"all three, {title}",
-                _searched(key, options, candidates="ablation"),
-                f"{key} (ablation)",
-                "none",
-                (*TICKS[:3], tick),
-            )
-            for key, title, tick, options in (("random", "random", "Random", {}), ("pmpl", "PMPL", "PMPL", LEAD))
-        ),
-        RowSpec(
-            "evidence",
-            "all three, PMPL by evidence",
-            _searched("pmpl", {"fixing": "evidence"}, candidates="ablation"),
-            "pmpl by evidence (ablation)",
-            "none",
-            TICKS[:3],
-            ours=True,
-        ),
-        *(
-            RowSpec(
-                f"darts{order}",
-                f"all three, DARTS {title} order",
-                _searched("darts", {"order": order}, candidates="ablation"),
-                f"darts order {order} (ablation)",
-                "none",
-                TICKS[:3],
-                ours=True,
-            )
-            for order, title in ((1, "first"), (2, "second"))
-        ),
+        _all_three("random", "random", "random", {}, "random", "Random"),
+        _all_three("pmpl", "PMPL", "pmpl", LEAD, "pmpl", "PMPL"),
+        _all_three("evidence", "PMPL by evidence", "pmpl", {"fixing": "evidence"}, "pmpl by evidence"),
+        _all_three("darts1", "DARTS first order", "darts", {"order": 1}, "darts order 1"),
+        _all_three("darts2", "DARTS second order", "darts", {"order": 2}, "darts order 2"),
     ),
     groups=("evidence",),
     printed=PRINTED[3],

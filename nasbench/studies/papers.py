@@ -1,9 +1,4 @@
-"""The numbers that the papers print, to stand beside ours; accuracies as fractions, counts as plain numbers.
-
-They are quoted as printed, misprints included; `NOTES` says what is known to be wrong with them.
-"""
-
-from __future__ import annotations
+"""The papers' numbers as printed, with misprints (see `NOTES`): accuracies as fractions, counts as plain numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,59 +34,53 @@ class PrintedTable:
         return any(row.params is not None for row in self.rows.values())
 
 
-def _fraction(percent: float) -> float:
-    return round(percent / 100, 6)
-
-
-def _plain(top1: float, top5: float | None = None) -> Printed:
-    return Printed(_fraction(top1), None if top5 is None else _fraction(top5))
-
-
-def _counted(params: str, madds: float, top1: float, top5: float | None = None) -> Printed:
-    digits = len(params.partition(".")[2])
-    accuracy = _plain(top1, top5)
-    return Printed(accuracy.top1, accuracy.top5, round(float(params) * 1e6), round(madds * 1e6), digits)
+def _row(top1: float, top5: float | None = None, params: str = "", madds: float | None = None) -> Printed:
+    """A row from percentages, and millions of parameters and multiply-adds."""
+    first, second = round(top1 / 100, 6), None if top5 is None else round(top5 / 100, 6)
+    if not params or madds is None:
+        return Printed(first, second)
+    return Printed(first, second, round(float(params) * 1e6), round(madds * 1e6), len(params.partition(".")[2]))
 
 
 TABLE1 = {
-    "skip": _plain(71.34, 90.30),
-    "max": _plain(71.35, 90.18),
-    "average": _plain(71.68, 90.28),
-    "blur": _plain(69.42, 88.74),
-    "dpp": _plain(70.15, 89.47),
-    "gated": _plain(71.06, 90.10),
-    "gaussian": _plain(72.87, 91.08),
-    "liftdown": _plain(73.91, 91.78),
-    "meta": _plain(74.60, 91.81),
+    "skip": _row(71.34, 90.30),
+    "max": _row(71.35, 90.18),
+    "average": _row(71.68, 90.28),
+    "blur": _row(69.42, 88.74),
+    "dpp": _row(70.15, 89.47),
+    "gated": _row(71.06, 90.10),
+    "gaussian": _row(72.87, 91.08),
+    "liftdown": _row(73.91, 91.78),
+    "meta": _row(74.60, 91.81),
 }
 TABLE2 = {
-    "none 1.0": _counted("3.50", 300, 72.3),
-    "se 1.0": _counted("3.89", 300, 73.5),
-    "cbam 1.0": _counted("3.89", 300, 73.6),
-    "meta 1.0": _counted("3.91", 320, 74.6),
-    "none 0.75": _counted("2.5", 200, 69.9),
-    "se 0.75": _counted("2.86", 210, 71.5),
-    "cbam 0.75": _counted("2.86", 210, 71.5),
-    "meta 0.75": _counted("2.86", 210, 71.8),
-    "none 0.5": _counted("2.0", 100, 65.4),
-    "se 0.5": _counted("2.1", 100, 66.4),
-    "cbam 0.5": _counted("2.1", 100, 66.4),
-    "meta 0.5": _counted("2.1", 100, 66.9),
+    "none 1.0": _row(72.3, None, "3.50", 300),
+    "se 1.0": _row(73.5, None, "3.89", 300),
+    "cbam 1.0": _row(73.6, None, "3.89", 300),
+    "meta 1.0": _row(74.6, None, "3.91", 320),
+    "none 0.75": _row(69.9, None, "2.5", 200),
+    "se 0.75": _row(71.5, None, "2.86", 210),
+    "cbam 0.75": _row(71.5, None, "2.86", 210),
+    "meta 0.75": _row(71.8, None, "2.86", 210),
+    "none 0.5": _row(65.4, None, "2.0", 100),
+    "se 0.5": _row(66.4, None, "2.1", 100),
+    "cbam 0.5": _row(66.4, None, "2.1", 100),
+    "meta 0.5": _row(66.9, None, "2.1", 100),
 }
 TABLE3 = {
-    "none": _plain(72.3),
-    "local": _plain(71.6),
-    "global": _plain(74.3),
-    "random": _plain(73.4),
-    "pmpl": _plain(74.6),
+    "none": _row(72.3),
+    "local": _row(71.6),
+    "global": _row(74.3),
+    "random": _row(73.4),
+    "pmpl": _row(74.6),
 }
 TABLE4 = {
-    "none": _counted("3.50", 320, 72.3, 90.0),
-    "se": _counted("3.56", 320, 73.5, 90.5),
-    "cbam": _counted("3.57", 320, 73.6, 90.5),
-    "sk": _counted("5.28", 350, 74.1, 91.8),
-    "coord": _counted("3.95", 330, 74.3, 91.9),
-    "meta": _counted("3.91", 320, 74.6, 91.8),
+    "none": _row(72.3, 90.0, "3.50", 320),
+    "se": _row(73.5, 90.5, "3.56", 320),
+    "cbam": _row(73.6, 90.5, "3.57", 320),
+    "sk": _row(74.1, 91.8, "5.28", 350),
+    "coord": _row(74.3, 91.9, "3.95", 330),
+    "meta": _row(74.6, 91.8, "3.91", 320),
 }
 PRINTED = {
     number: PrintedTable(f"Table {number}", "the Meta-Pooling paper", SOURCE, SETTING, rows)

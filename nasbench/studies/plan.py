@@ -1,9 +1,8 @@
 """What is left of a study to do: what is finished already, what was broken off, and whether all runs can work."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from nasbench.config import SETTING
 from nasbench.errors import DataError, NasbenchError
 from nasbench.files import write_atomic
+from nasbench.registry import describe_exception
 from nasbench.studies.known import Known, expected_seconds, finished, held_out, interrupted, known
 from nasbench.studies.study import Planned, Study
 
@@ -44,8 +44,7 @@ class Plan:
 def check(runs: Iterable[Planned], here: bool = True) -> None:
     """Build what the runs need, once for each setting, so that mistakes show before the first of them starts.
 
-    Where the runs are not made `here`, data that are missing on this machine may be there. Raises NasbenchError: a
-    setting is wrong or data are missing; the message names the run.
+    Where they are not made `here`, data may be missing here. NasbenchError: something is wrong; it names the run.
     """
     from nasbench.pipeline import prepare
 
@@ -61,7 +60,7 @@ def check(runs: Iterable[Planned], here: bool = True) -> None:
 
 
 def plan(study: Study, out: Path, others: Sequence[Path] = (), timed: Sequence[Path] = ()) -> Plan:
-    """Find out what is left of a study to do. Nothing is started or written.
+    """Find out what is left of a study to do; nothing is started.
 
     Finished records count in `out` and the folders `others`; what was broken off in `out` goes on. By those in `timed`
     only times are estimated.
@@ -114,6 +113,31 @@ def _planned(run: Planned, records: Iterable[Known], like: Iterable[Known]) -> P
 def _from_record(run: Planned, earlier: Known) -> Result:
     how = "from its record"
     return Result(run.label, run.parameters, "finished", how, record=earlier.record.path, seconds=earlier.seconds)
+
+
+def run_missing(planned: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
+    """Make what is missing of a grid, one after the other; a run that fails is told, and does not stop the rest.
+
+    Raises NasbenchError: a run can never work, and none was started; the message names it.
+    """
+    from nasbench.pipeline import run
+
+    check(planned.missing)
+    results = []
+    for number, item in enumerate(planned.missing, 1):
+        say(f"[{number}/{len(planned.missing)}] {item.label}")
+        how = "run" if item.interrupted is None else "run again"
+        start = time.monotonic()
+        try:
+            record = run(item.config, out if item.interrupted is None else item.interrupted.record.path)
+            seconds = time.monotonic() - start
+            result = Result(item.label, item.parameters, "finished", how, record=record.path, seconds=seconds)
+        except Exception as e:  # one of many, whatever went wrong in it
+            error = " ".join((str(e) if isinstance(e, NasbenchError) else describe_exception(e)).split())
+            result = Result(item.label, item.parameters, "failed", how, error)
+            say(f"failed: {item.label}: {error}")
+        results.append(result)
+    return results
 
 
 def write_results(out: Path, study: Study, results: Iterable[Result]) -> None:

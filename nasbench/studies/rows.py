@@ -1,7 +1,3 @@
-"""What a table of runs is: the settings that train each row, and how to know such a run again."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

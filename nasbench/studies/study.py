@@ -1,5 +1,3 @@
-"""What a study is: rows of settings, seeds and whatever else varies, and the runs that follow from it."""
-
 from __future__ import annotations
 
 import itertools
@@ -102,12 +100,19 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _check_keys(self) -> Study:
+        fields = RunConfig.model_fields
         for key in (*self.grid, *self.search):
-            _check_key(key)
-        for names, fields in (("base", self.base), *((f"variant {k!r}", v) for k, v in self.variants.items())):
-            for key in fields:
-                if key not in RunConfig.model_fields:
-                    raise OptionError(f"{names}: {unknown('setting', key, RunConfig.model_fields)}")
+            field, dot, option = key.partition(".")
+            if field not in fields:
+                raise OptionError(unknown("setting", field, fields))
+            if dot and (not field.endswith("_options") or not option):
+                raise OptionError(f"{key!r}: only options have a dot, e.g. strategy_options.rho")
+            if not dot and field.endswith("_options"):
+                raise OptionError(f"{key!r}: name the option that varies, e.g. {field}.NAME")
+        for where, given in (("base", self.base), *((f"variant {k!r}", v) for k, v in self.variants.items())):
+            for key in given:
+                if key not in fields:
+                    raise OptionError(f"{where}: {unknown('setting', key, fields)}")
         if self.search and (self.grid or self.variants or self.exclude):
             raise ValueError("a sweep has either a search or a grid (with variants): a choice fits into a search, too")
         for key in (key for combination in self.exclude for key in combination):
@@ -120,10 +125,7 @@ class Study(BaseModel):
         return {**({VARIANT: list(self.variants)} if self.variants else {}), **self.grid}
 
     def runs(self) -> list[Planned]:
-        """Every run of the grid, in order; none where a tuner chooses.
-
-        Raises OptionError: a setting is wrong, two runs are the same, or an exclusion excludes nothing.
-        """
+        """Every run of the grid; none where a tuner chooses. OptionError: one is wrong, or two are the same."""
         if self.search:
             return []
         count = math.prod(map(len, self._varied.values()))
@@ -192,11 +194,8 @@ class Study(BaseModel):
 
     def search_space(self) -> dict[str, Any]:
         """`search` as NNI writes it."""
-        return {
-            key: {"_type": name, "_value": list(values)}
-            for key, distribution in self.search.items()
-            for name, values in distribution.items()
-        }
+        chosen = {key: next(iter(distribution.items())) for key, distribution in self.search.items()}
+        return {key: {"_type": name, "_value": list(values)} for key, (name, values) in chosen.items()}
 
     def samples(self) -> list[Planned]:
         """Every run of the grid; or runs that a tuner could choose, with every end of every range. See `runs`."""
@@ -229,17 +228,6 @@ def make_study(given: Mapping[str, Any], where: str = "sweep") -> Study:
         raise OptionError(f"{where}: {place + ': ' if place else ''}{reason[0].lower()}{reason[1:]}") from e
     except NasbenchError as e:
         raise OptionError(f"{where}: {e}") from e
-
-
-def _check_key(key: str) -> None:
-    field, dot, option = key.partition(".")
-    fields = list(RunConfig.model_fields)
-    if field not in fields:
-        raise OptionError(unknown("setting", field, fields))
-    if dot and (not field.endswith("_options") or not option):
-        raise OptionError(f"{key!r}: only options have a dot, e.g. strategy_options.rho")
-    if not dot and field.endswith("_options"):
-        raise OptionError(f"{key!r}: name the option that varies, e.g. {field}.NAME")
 
 
 def _values(key: str, given: Any) -> Any:

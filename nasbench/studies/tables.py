@@ -1,7 +1,5 @@
 """The tables whose rows can be trained, the papers' and those of other distributions, and the studies that do so."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -43,11 +41,10 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: Collection[str] | None = None) -> Study:
-    """The study that fills a table, or these of its rows.
+    """The study that fills a table, or these of its rows; OptionError: no such table, or a setting is wrong or idle.
 
     What a row says itself wins over `base`, the `RunConfig` fields of every run. Strategy options there are for every
-    row whose strategy takes them; where `base` names a strategy, for the rows with that strategy. Raises OptionError:
-    no such table, or a setting is wrong or has no effect on any row.
+    row whose strategy takes them; where `base` names a strategy, for the rows with that strategy.
     """
     chosen = {row.key: row.settings for row in spec(name).rows if rows is None or row.key in rows}
     spaces = sorted({row["space"] for row in chosen.values()})
@@ -57,13 +54,9 @@ def table_study(name: str, base: Mapping[str, Any], seeds: Iterable[int], rows: 
 
 
 def ablation(base: Mapping[str, Any], seeds: Iterable[int], concurrency: int | None = None) -> Study:
-    """The ablation of the enhancer: none, local and global pooling, all three at random, by PMPL (twice) and by DARTS.
+    """The ablation of the enhancer: rows `ABLATION` of Table 3, or the same for another space than the table's.
 
-    Another space than the table's must have the candidates `none` and `global` and an architecture `local`.
-
-    Source: Dong et al., ICASSP 2023, Table 3, with rows for PMPL by evidence and first-order DARTS; see `table_study`.
-
-    Raises OptionError: a setting is wrong.
+    That must have the candidates `none` and `global` and an architecture `local`. OptionError: a setting is wrong.
     """
     if base.get("space") in (None, SPACE):
         study = table_study("table3", base, seeds, ABLATION)
