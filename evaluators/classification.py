@@ -1,7 +1,5 @@
 """The evaluator that searches and retraining share, so that strategies differ in nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast, final
 

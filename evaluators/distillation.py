@@ -1,7 +1,5 @@
 """Several students and a teacher that are trained together: online distillation. Source: arXiv 1909.13063."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 

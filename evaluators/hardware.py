@@ -1,7 +1,5 @@
 """Which processors a training runs on, and how precisely it counts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

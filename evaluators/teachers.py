@@ -1,7 +1,5 @@
 """Teachers that are trained together with their students, and where they look. Source: arXiv 1909.13063."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

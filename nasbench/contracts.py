@@ -14,8 +14,6 @@ whose epochs depend on it. A space names the network whose pretrained weights fi
 `timm:NAME`: `pretrained_backbone(options) -> str`, a static method, empty where there is none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """What a search came to, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Room on the disk: told before a run starts, and when there is none left."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What goes wrong, in words for the person in front of the terminal."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterable
 from difflib import get_close_matches

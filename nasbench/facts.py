@@ -1,7 +1,5 @@
 """What the files of a record hold: models of what a run saw, decided and found."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

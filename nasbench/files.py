@@ -1,7 +1,5 @@
 """Files that are whole or absent, and known by their content."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

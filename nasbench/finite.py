@@ -1,7 +1,5 @@
 """Numbers that are not finite end a run: what comes after them means nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

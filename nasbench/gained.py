@@ -3,8 +3,6 @@
 These values are history: they stay what they are, whatever an option's default becomes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from nasbench.config import KINDS, RunConfig

@@ -1,7 +1,5 @@
 """What has become of a record's files, and what of it can be made again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nasbench import machine

@@ -1,7 +1,5 @@
 """Peak memory of a stage, and what is free."""
 
-from __future__ import annotations
-
 import contextlib
 import resource
 import sys

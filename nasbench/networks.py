@@ -1,7 +1,5 @@
 """From a configuration to networks: building, loading, naming and counting them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ranges of options, said once where the option is: annotated types, and the decorator that checks them."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import types

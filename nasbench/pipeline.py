@@ -1,7 +1,5 @@
 """The whole path of a run: search → derive → retrain → test, each stage once and resumable, alike on every rank."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """From what a user gave to the complete settings of a run: presets, the parts' own defaults, and other spellings."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parameters and multiply-adds of a network, in all and by block, and its latency."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass

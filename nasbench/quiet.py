@@ -1,7 +1,5 @@
 """Where the chatter of the libraries goes."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """From names to factories: ours and third parties' come from entry points, anyone's own class by `module:Class`."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import importlib

@@ -1,7 +1,5 @@
 """A training that was interrupted goes on after its last whole epoch, as if nothing had happened."""
 
-from __future__ import annotations
-
 import os
 import random
 import time

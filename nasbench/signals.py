@@ -1,7 +1,5 @@
 """Ways to end a program from outside that end it in order."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What the stages of a run tell and keep."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

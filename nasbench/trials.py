@@ -1,7 +1,5 @@
 """The networks that a search trains one by one: none is trained again when the search goes on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Pretrained weights: where they come from, and what of them fits a network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Residual networks for small images whose every block chooses a standard or a cheap convolution."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Annotated, ClassVar

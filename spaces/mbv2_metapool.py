@@ -1,7 +1,5 @@
 """MobileNetV2 whose every block chooses its receptive field."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Meta-Pooling on whatever backbone somebody names."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping

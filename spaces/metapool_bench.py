@@ -1,7 +1,5 @@
 """A Meta-Pooling space small enough to be trained whole: every network of it, several times."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace

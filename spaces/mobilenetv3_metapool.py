@@ -1,7 +1,5 @@
 """MobileNetV3 whose every block chooses its receptive field."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal

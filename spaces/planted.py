@@ -1,7 +1,5 @@
 """A space whose right answers are known."""
 
-from __future__ import annotations
-
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn

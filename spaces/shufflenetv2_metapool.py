@@ -1,7 +1,5 @@
 """ShuffleNetV2 whose every unit chooses its receptive field."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """What the gradients of α say of the candidates, and which of several is taken when they do not tell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal

@@ -5,8 +5,6 @@ McAuliffe and Sekhon, Annals of Statistics 49, 2021, with the self-normalised va
 Probability 27, 1999. How often it errs, and how soon it decides: `experiments/evidence.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The mixed layer of the differentiable strategies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Uniform random search."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a pass of a search changes only for a while; afterwards everything is what it was, bit for bit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

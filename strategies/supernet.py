@@ -1,7 +1,5 @@
 """What the differentiable one-shot strategies share: architecture parameters, fixing, and the virtual step."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence

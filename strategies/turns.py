@@ -1,7 +1,5 @@
 """Several supernets that share their choices and take turns in being trained."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -3,8 +3,6 @@
 TensorFlow Lite has its associated files like this; `unzip -p FILE class_names` prints an entry.
 """
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Only macOS runs these; elsewhere the program is parsed, weights and all.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """ExecuTorch with XNNPACK, for Android and iOS: one image at a time. The card is attached."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a file format does, and which one a file has. The formats are the modules that `nasbench.export` lists."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module

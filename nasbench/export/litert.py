@@ -3,8 +3,6 @@
 litert-torch 0.10 asks for a torch under 2.15, and works with 2.15 if installed without what it asks for, by `INSTALL`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

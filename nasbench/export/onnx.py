@@ -1,7 +1,5 @@
 """ONNX, for ONNX Runtime and what else reads it. The card's entries are `metadata_props`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

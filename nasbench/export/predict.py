@@ -1,7 +1,5 @@
 """Which classes a network sees in picture files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

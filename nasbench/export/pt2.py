@@ -1,7 +1,5 @@
 """The archive of `torch.export`, for PyTorch itself and its compilers. The card's entries are extra files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

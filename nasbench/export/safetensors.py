@@ -1,7 +1,5 @@
 """The weights alone: nasbench builds the network from what the card says. The card's entries are `__metadata__`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from safetensors import safe_open

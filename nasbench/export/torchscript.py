@@ -1,7 +1,5 @@
 """TorchScript, for LibTorch in C++ and on phones. The card's entries are extra files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

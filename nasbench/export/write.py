@@ -1,7 +1,5 @@
 """From a record to a file that was tried in its own runtime."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 That is in `NUMBA_CACHE_DIR`, else in the user's cache; where neither can be written, each process compiles its own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading

@@ -1,7 +1,5 @@
 """The pooling mixture on the CPU: hands torch's memory to the compiled kernels and shares out their tasks."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -13,8 +13,6 @@ The planes hold maxima of rows (3, 5, 7), which the columns' walk replaces by th
 which v7 replaces.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from nasbench.kernels.compilation import compiled

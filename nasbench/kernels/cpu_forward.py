@@ -10,8 +10,6 @@ The averages need no plane each: with U7 = c7·sum7, U5 = U7 + c5·sum5 and U3 =
 a row adds U3 to the outputs at most one row away, U5 to those two away and U7 to those three away.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

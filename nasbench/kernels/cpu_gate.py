@@ -1,7 +1,5 @@
 """The spatial gate on the CPU: one pass over each tensor, forward and backward, compiled by numba."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

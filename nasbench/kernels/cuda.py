@@ -1,7 +1,5 @@
 """The pooling mixture on CUDA. Sums are in float32 and in a fixed order: results repeat bit for bit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 

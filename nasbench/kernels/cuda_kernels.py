@@ -7,8 +7,6 @@ of the row maxima, which exist nowhere but in registers, move along the row by `
 therefore overlaps its neighbours by three columns, and a strip by six rows, on each side.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

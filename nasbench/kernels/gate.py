@@ -1,7 +1,5 @@
 """The gate of spatial separable pooling, folded into a sum: one pass instead of four."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The pooling mixture as a torch operator: dispatch, autograd, shapes without data."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The pooling mixture in plain torch: what every other implementation is tested against."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor

@@ -6,8 +6,6 @@ OpenMP lends. Elsewhere Python threads do it. Both are safe to call from several
 runs on one thread: no OpenMP team survives a fork.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import threading

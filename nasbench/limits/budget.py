@@ -1,7 +1,5 @@
 """The best architecture under limits, and whether the network that it makes keeps them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The limits of a configuration, measured."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import nn

@@ -1,7 +1,5 @@
 """What each candidate costs at its place, measured as an operator of its own on maps of the real size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

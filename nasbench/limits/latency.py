@@ -1,7 +1,5 @@
 """Seconds that ONNX Runtime takes for one image on one thread of the CPU."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from statistics import median, quantiles

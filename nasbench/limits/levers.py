@@ -1,7 +1,5 @@
 """What takes the largest value with which a network still keeps the limits: the width, or the side of the images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Multiply-adds of convolutions and matrix products for one image, as `nasbench.profile` counts them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Peak of the bytes of activations that live at one time in PyTorch's forward pass of one image, without workspaces."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Sequence
 from typing import Any

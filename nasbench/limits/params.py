@@ -1,7 +1,5 @@
 """Parameters, trainable or not."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from nasbench.limits.kind import Call, Measured, exact

@@ -5,8 +5,6 @@ paper have their printed parameter counts (the tests build these): timm's own de
 multiples of eight or scale it. A number of channels, reduction or stride below 1 is an OptionError.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from timm.layers.cbam import CbamModule

@@ -1,7 +1,5 @@
 """Losses that modules add to training: declared by a base class, collected by the evaluator."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Source: arXiv 1909.13063; the shift is Wu et al., "Shift: A Zero FLOP, Zero Para
 Convolutions", CVPR 2018.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any

@@ -1,7 +1,5 @@
 """What the spaces with an enhancer in every block share."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

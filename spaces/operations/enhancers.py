@@ -4,8 +4,6 @@ Source: Dong et al., "Progressive Meta-Pooling Learning for Lightweight Image Cl
 section 2.1. Every candidate maps (N, C, H, W) to the same shape.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Annotated, cast
 

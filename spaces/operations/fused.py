@@ -1,7 +1,5 @@
 """Candidates that say how a supernet may compute them in one pass with others."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any, final
 

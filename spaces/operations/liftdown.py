@@ -1,7 +1,5 @@
 """LiftDownPool: down-sampling by a learned lifting scheme, and the loss that it adds to training."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Where a network that somebody else wrote has room for an enhancer: behind its depthwise convolutions."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any

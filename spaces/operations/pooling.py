@@ -8,8 +8,6 @@ with `none`, `max` with `max3`, `average` with `avg3`): a search should not offe
 channels, is an OptionError.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """How networks made for 224×224 images are fitted to small ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
