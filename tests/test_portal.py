@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -21,7 +21,7 @@ from sweeping import QUICK, enter_own_space, leftovers, running, sweep_file, wai
 
 from nasbench.errors import OptionError
 from nasbench.nni_bridge import portal
-from nasbench.nni_bridge.portal import EVERYWHERE, LOOPBACK, is_free
+from nasbench.nni_bridge.portal import EVERYWHERE, LIST, LOOPBACK, NNI_FOLDER, is_free
 from nasbench.nni_bridge.sweep import prepare_sweep, run_sweep
 from nasbench.record import METRICS, Record
 from nasbench.studies.known import held_out
@@ -106,10 +106,10 @@ def test_trials_without_their_manager_are_found() -> None:
         trial.wait()
 
 
-def status(address: str) -> int:
+def status(address: str, **headers: str) -> int:
     """What an address answers, without following redirections."""
     try:
-        with urlopen(address, timeout=10) as answer:
+        with urlopen(Request(address, headers=headers), timeout=10) as answer:
             return int(answer.status)
     except HTTPError as e:
         return e.code
@@ -147,6 +147,10 @@ def test_who_can_reach_it(host: str, tmp_path: Path) -> None:
         seen.append([status(f"{base}/{p}") for p in ("", "oview", prefix[:-1], "api/v1/nni/check-status")])
         seen.append(status(f"{address}api/v1/nni/check-status"))
         seen.append(listening(port))
+        origin, evil = f"http://{LOOPBACK}:{port}", f"evil.example:{port}"
+        seen.append([status(address, Origin=origin), status(address, Host=f"localhost:{port}")])
+        foreign = ({"Host": evil}, {"Origin": f"http://{evil}"}, {"Origin": "null"}, {"Host": evil, "Origin": origin})
+        seen.append([status(address, **headers) for headers in foreign])
         for other in own_addresses():
             if host == LOOPBACK:
                 with pytest.raises(URLError, match="refused"):
@@ -157,8 +161,10 @@ def test_who_can_reach_it(host: str, tmp_path: Path) -> None:
 
     run_sweep(sweep, prepare_sweep(sweep), tmp_path / "out", say, host=host)
     assert seen[:3] == [200, [404, 404, 404, 404], 200]
-    assert seen[3] == {host}
+    assert seen[3:] == [{host}, [200, 200], [403] * 4]
     assert leftovers(str(tmp_path / "out")) == []
+    private = (tmp_path / "out" / NNI_FOLDER, Path.home() / LIST)
+    assert {folder.stat().st_mode & 0o777 for folder in private} == {0o700}
 
 
 # In a browser

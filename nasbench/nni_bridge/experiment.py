@@ -147,6 +147,9 @@ class Experiment:
         # One simple command: the shell becomes Python, which then gets NNI's signals.
         config.trial_command = shlex.join(["exec", sys.executable, "-m", MODULE, str(path.resolve())])
         path.parent.mkdir(parents=True)
+        for tells_the_prefix in (folder, Path.home() / portal.LIST):
+            tells_the_prefix.mkdir(exist_ok=True)
+            tells_the_prefix.chmod(0o700)
         specification.write(path)
 
     @property

@@ -26,6 +26,7 @@ PORTS = 200  # that are tried
 STOP_SECONDS = 45.0  # NNI gives each trial 5 s, and its tuner up to 30
 PRELOAD = Path(__file__).with_name("preload.js")
 NNI_FOLDER = ".nni"  # in a folder of records, with all that NNI writes
+LIST = "nni-experiments"  # in the user's folder: NNI's list of all experiments
 NAME = "nasbench"  # with which the names of our experiments begin
 
 
@@ -187,7 +188,7 @@ def group_of(experiment_id: str, leader: int | None = None) -> int | None:
 
 def experiments() -> list[Listed]:
     """Our experiments in NNI's list whose data still exist, the newest first."""
-    path = Path.home() / "nni-experiments" / ".experiment"
+    path = Path.home() / LIST / ".experiment"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

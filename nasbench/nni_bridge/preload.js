@@ -26,6 +26,28 @@ net.Server.prototype.listen = function (...args) {
 };
 
 if (manager) {
+  // Another site's page, in a browser on this machine, is not to reach it: neither by a name of that site that leads
+  // here, nor by a form or script that is sent from there.
+  const http = require('node:http');
+  const own = require('node:os').hostname().toLowerCase();
+  const isOwn = (name) =>
+    ['localhost', '127.0.0.1', '[::1]'].includes(name) ||
+    (manager === '0.0.0.0' && (/^[0-9.]+$|^\[/.test(name) || name === own || name.startsWith(`${own}.`)));
+  const isKnown = ({ host: asked = '', origin }) =>
+    isOwn(asked.toLowerCase().replace(/:[0-9]*$/, '')) && (origin === undefined || origin === `http://${asked}`);
+  const emit = http.Server.prototype.emit;
+  http.Server.prototype.emit = function (event, request, answer, ...rest) {
+    if ((event !== 'request' && event !== 'upgrade') || isKnown(request.headers)) {
+      return emit.call(this, event, request, answer, ...rest);
+    }
+    if (event === 'request') {
+      answer.writeHead(403).end();
+    } else {
+      answer.destroy();
+    }
+    return true;
+  };
+
   // It would go on starting trials after the process that started it has died.
   const parent = process.ppid;
   const watch = setInterval(() => {

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from nasbench import packs, registry
 from nasbench.config import RESULT, RUN, SETTING, RunConfig, digest
-from nasbench.errors import RecordError
 from nasbench.record import METRICS, Record, find_records
 
 # What of a setting does not change how long a step takes, or is accounted for.
@@ -54,7 +53,7 @@ def interrupted(config: RunConfig, runs: Iterable[Known]) -> Known | None:
     """The unfinished run of exactly a configuration that has come farthest and that nobody is writing."""
     wanted = config.digest(*RESULT)
     alike = [run for run in runs if not run.finished and run.result == wanted and not packs.is_inside(run.record.path)]
-    found = [run for run in alike if not run.config.differing(config, *RUN) and not _owned(run.record)]
+    found = [run for run in alike if not run.config.differing(config, *RUN) and not run.record.is_owned()]
     return max(found, key=lambda run: len(run.record.status().stages), default=None)
 
 
@@ -90,11 +89,3 @@ def _scaled(run: Known, config: RunConfig) -> float:
         "retrain": config.retrain_epochs / run.config.retrain_epochs,
     }
     return sum(s.seconds * ratios.get(name, 1.0) for name, s in run.record.status().stages.items())
-
-
-def _owned(record: Record) -> bool:
-    try:
-        with record.owned():
-            return False
-    except RecordError:
-        return True
