@@ -23,7 +23,9 @@ class OwnNoise(Callback):
     """Another stream of random numbers than the other processes', or all would augment their images alike."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Move the seed by the process's number."""
+        """Move the seed by the process's number; a training that goes on has its random numbers already."""
+        if trainer.current_epoch:
+            return
         torch.manual_seed((torch.initial_seed() + 1_000_003 * trainer.global_rank) % 2**63)
 
 

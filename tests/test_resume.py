@@ -213,3 +213,15 @@ def test_what_was_killed_between_training_and_test_is_only_tested(
 
 def lost(*arguments: Any) -> None:
     raise LostPowerError
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_their_own_random_numbers(tmp_path: Path) -> None:
+    settings = TINY | {"architecture": "none", "devices": 2}
+    whole = run(resolve_config(settings), tmp_path / "whole").path
+    with pytest.raises(KeyboardInterrupt):
+        run(resolve_config(settings), tmp_path / "broken", stop_after=1e-3)  # after the first epoch
+    (broken,) = (tmp_path / "broken").iterdir()
+    assert list((broken / "checkpoints").glob("retrain-*.ckpt"))
+    run(resolve_config(settings), broken)
+    assert_alike(whole, broken)
