@@ -31,7 +31,7 @@ if (manager) {
   const http = require('node:http');
   const own = require('node:os').hostname().toLowerCase();
   const isOwn = (name) =>
-    ['localhost', '127.0.0.1', '[::1]'].includes(name) ||
+    /^(localhost|\[::1\]|127(\.[0-9]+){3})$/.test(name) || // nniManagerIp may be any loopback address
     (manager === '0.0.0.0' && (/^[0-9.]+$|^\[/.test(name) || name === own || name.startsWith(`${own}.`)));
   const isKnown = ({ host: asked = '', origin }) =>
     isOwn(asked.toLowerCase().replace(/:[0-9]*$/, '')) && (origin === undefined || origin === `http://${asked}`);
