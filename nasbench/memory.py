@@ -1,9 +1,23 @@
-"""Peak memory of a stage, and what is free."""
+"""Peak memory of a stage, what a stage will need, and what is free."""
 
 import contextlib
+import copy
 import resource
 import sys
 from pathlib import Path
+from typing import Any
+
+from nasbench.errors import NasbenchError
+
+SCATTERED = 1.35  # of the C library's heap: what it holds, over what lives in it
+LESS = "a smaller --batch-size or --image-size, a narrower space or fewer candidates take less"
+LIBRARIES = 200 * 2**20  # bytes that code takes which the first step compiles or loads
+
+
+class MemoryFullError(NasbenchError):
+    """There is too little memory for a run."""
+
+    exit_code = 1
 
 
 def reset_peak() -> None:
@@ -42,3 +56,53 @@ def peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int:
+    """Memory that the process holds now; 0 where nobody knows."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return 0
+
+
+def of_training(network: Any, image_size: int, batch: int, on_gpu: bool = False) -> tuple[int, int]:
+    """Bytes at the peak of training a network (N, 3, S, S) → (N, classes) in float32 on N images, and bytes to be had.
+
+    What lives at one time is counted on the CPU, for two images; if as much for each of N did not fit, for three as
+    well, since it grows in a straight line from what does not depend on N. With that goes the momentum and, on the
+    CPU, what the process holds already, `SCATTERED` and `LIBRARIES`. Bytes to be had are 0 where nobody knows.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from nasbench.limits.memory import Living
+
+    network = copy.deepcopy(network).train()
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    held = weights if on_gpu else resident_bytes() + LIBRARIES
+    free = torch.cuda.mem_get_info()[0] if on_gpu else free_bytes() and free_bytes() + resident_bytes()
+
+    def peak(images: int) -> int:
+        with torch.random.fork_rng(devices=[]), Living(0) as living:
+            output = network(torch.zeros(images, 3, image_size, image_size))
+            logits = output[0] if isinstance(output, (tuple, list)) else output
+            F.cross_entropy(logits, torch.zeros(images, dtype=torch.long)).backward()  # type: ignore[no-untyped-call]
+        network.zero_grad()
+        return int(living.peak)
+
+    def whole(living: int) -> int:
+        return held + weights + int(living * (1 if on_gpu else SCATTERED))
+
+    two = peak(2)
+    bound = whole(two * max(2, batch) // 2)
+    return (bound if bound <= free else whole(two + (peak(3) - two) * max(0, batch - 2))), free
+
+
+def as_exhausted(error: BaseException) -> NasbenchError | None:
+    """What to say of an error if memory was full."""
+    import torch
+
+    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+        return None
+    return MemoryFullError(f"out of memory ({str(error).strip().splitlines()[0][:150]}): {LESS}")

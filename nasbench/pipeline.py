@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nni.nas.strategy  # (before nni.nas.oneshot, which imports it in a circle)
+import torch
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
 from nni.nas.strategy.middleware import Chain, Filter
@@ -26,6 +27,7 @@ from nasbench.errors import LimitError, NasbenchError, OptionError
 from nasbench.facts import DataFacts
 from nasbench.integrity import repair
 from nasbench.limits.configured import budget_of
+from nasbench.memory import LESS, as_exhausted, of_training
 from nasbench.networks import build_space, derived, put
 from nasbench.presets import complete
 from nasbench.progress import Display
@@ -118,12 +120,14 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
                 raise OptionError(f"strategy {config.strategy!r} has no π to choose by below a limit")
             budget = budget_of(config, data.num_classes, data.image_size)
             notes += budget.notes()
+        size = data.image_size
         if strategy is None:
-            return Search(space, notes, kept, resolve(space, config.architecture), budget=budget)
+            architecture = resolve(space, config.architecture)
+            return Search(space, size, notes, kept, architecture, budget=budget)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
         engine = Engine(None if one_shot else config.max_trials)
-        search = Search(space, notes, kept, None, strategy, evaluator, engine, budget)
+        search = Search(space, size, notes, kept, None, strategy, evaluator, engine, budget)
         try:
             if isinstance(strategy, Drawing):
                 strategy.allows = search.allows
@@ -191,6 +195,13 @@ def run_stages(
     beside.clear()
 
 
+def memory_of(config: RunConfig, search: Search) -> tuple[int, int]:
+    """Bytes that a run's processes on this machine take at their peak by `of_training`, and bytes to be had."""
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    each, free = of_training(search.space, search.image_size, config.batch_size // world_size(config), on_gpu)
+    return each * (1 if on_gpu else config.devices), free
+
+
 def run(
     config: RunConfig,
     out: Path,
@@ -235,7 +246,7 @@ def run(
         record = Record.create(out, config)
     with record.owned(), quiet_libraries(record.path / records.LOG), display, terminable():
         record.set_status(state="running", error=None)
-        for line in search.notes if search else ():
+        for line in (*search.notes, *_shortage(config, search)) if search else ():
             display.say(line)
         try:
             if not record.finished("test"):
@@ -250,7 +261,7 @@ def run(
             display.say(f"interrupted; `nasbench resume {record.path}` goes on")
             raise KeyboardInterrupt from e
         except BaseException as e:
-            full = as_full(e, record.path)
+            full = as_full(e, record.path) or as_exhausted(e)
             reason = str(full or e) if full or isinstance(e, NasbenchError) else registry.describe_exception(e)
             with contextlib.suppress(OSError):  # a record that nobody writes is interrupted
                 record.set_status(state="failed", error=reason)
@@ -258,6 +269,15 @@ def run(
                 raise full from e
             raise
     return record
+
+
+def _shortage(config: RunConfig, search: Search) -> list[str]:
+    needed, free = memory_of(config, search)
+    if not free or needed <= free:
+        return []
+    return [
+        f"warning: this takes about {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are to be had: {LESS}"
+    ]
 
 
 def _fresh(config: RunConfig, architecture: Architecture, facts: Mapping[str, Any]) -> Any:

@@ -39,7 +39,7 @@ def summary(record: Record) -> RenderableType:
     stages = plain_table("stage", "time", "peak memory", "images")
     for name in STAGES:
         if facts := status.stages.get(name):
-            took, memory = _seconds(facts.seconds), _bytes(facts.peak_memory_bytes)
+            took, memory = duration(facts.seconds), _bytes(facts.peak_memory_bytes)
             stages.add_row(name, took, memory, _images(facts.model_extra or {}))
     if status.stages:
         parts += ["", stages]
@@ -106,7 +106,8 @@ def _balanced(record: Record) -> str:
     )
 
 
-def _seconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words, such as `1 min 20 s`."""
     minutes, rest = divmod(seconds, 60)
     return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
 

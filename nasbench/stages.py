@@ -33,6 +33,7 @@ class Search:
 
     Attributes:
         space: as it was built; a strategy changes it.
+        image_size: side of the images in pixels.
         notes: what the data set and the space say was decided, one line each.
         weights: what became of pretrained ones, as plain values.
         architecture: that is given; else `None`, and the others are there.
@@ -40,6 +41,7 @@ class Search:
     """
 
     space: Any
+    image_size: int
     notes: list[str]
     weights: dict[str, Any]
     architecture: Architecture | None = None

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +23,14 @@ from nasbench.config import dump_config, read_config
 from nasbench.distributed import node_rank
 from nasbench.errors import OptionError
 from nasbench.follower import follow_node
+from nasbench.memory import LESS
 from nasbench.nni_bridge.portal import LOOPBACK
 from nasbench.nni_bridge.single import run_in_portal
 from nasbench.packs import locate
 from nasbench.presets import resolve_config
-from nasbench.terminal import say
+from nasbench.rehearsal import Forecast, rehearse
+from nasbench.show import duration
+from nasbench.terminal import print_json, say
 
 
 @with_settings
@@ -42,6 +46,9 @@ def command(
     port: Port = None,
     host: Host = LOOPBACK,
     stop_after: StopAfter = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try a few steps, say what memory, time and disk it takes, and stop.")
+    ] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete settings and stop.")] = False,
     as_json: Json = False,
     **settings: Any,
@@ -54,6 +61,13 @@ def command(
     if print_config:
         typer.echo(dump_config(resolved), nl=False)
         return
+    if dry_run:
+        found = rehearse(resolved)
+        if as_json:
+            print_json(asdict(found))
+        else:
+            typer.echo(_told(found))
+        return
     if ui:
         if stop_after is not None:
             raise OptionError("--stop-after and --ui do not go together")
@@ -64,3 +78,15 @@ def command(
     else:
         record = pipeline.run(resolved, out, stop_after=seconds(stop_after))
     show_run(record, as_json)
+
+
+def _told(found: Forecast) -> str:
+    memory, free = (f"{count / 2**30:.1f} GiB" for count in (found.memory_bytes, found.free_memory_bytes))
+    room = f" of {free} to be had" if found.free_memory_bytes else ""
+    lines = [f"memory  {memory}{room}", f"disk    {found.disk_bytes / 2**20:.0f} MiB at most"]
+    if not found.seconds:
+        return "\n".join([*lines, f"it does not fit, so nothing was tried: {LESS}"])
+    stages = [f"{stage} {duration(seconds)}" for stage, seconds in found.seconds.items()]
+    if found.networks:
+        stages.append(f"{found.networks} networks trained one by one")
+    return "\n".join([*lines, f"time    {duration(sum(found.seconds.values()))} ({', '.join(stages)})"])
