@@ -20,6 +20,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from typer.testing import CliRunner
@@ -143,6 +145,46 @@ def kills(folder: Path, wanted: int, draw: random.Random) -> list[str]:
     return lines
 
 
+def sweeps(folder: Path, wanted: int, draw: random.Random) -> str:
+    """Kill `nasbench sweep` at random moments of its two runs, and start it again; a line of the table."""
+    where = folder / "sweeps"
+    where.mkdir()
+    study = {"name": "crash", "base": TINY | SETTINGS["search by evidence"], "grid": {"seed": [0, 1]}}
+    (where / "sweep.yaml").write_text(yaml.safe_dump(study))
+
+    def start(out: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "nasbench", "sweep", "sweep.yaml", "--out", out]
+        return subprocess.Popen(words, cwd=where, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def records(out: str) -> dict[int, Path]:
+        found = [Record(path) for path in find_records(where / out)]
+        if len(found) != 2:
+            raise FoundError(f"a sweep of two runs has {len(found)} records")
+        return {record.config().seed: record.path for record in found}
+
+    begun, total, number = time.perf_counter(), 0, 0
+    if start("whole").wait():
+        raise FoundError("not even the undisturbed sweep ends")
+    seconds, whole = time.perf_counter() - begun, records("whole")
+    while total < wanted:
+        number += 1
+        while True:
+            process = start(out := f"killed{number}")
+            try:
+                _, said = process.communicate(timeout=draw.uniform(0, seconds))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                total += 1
+                continue
+            if process.returncode or "Traceback" in said:
+                raise FoundError(f"a sweep that went on failed: {said[-2000:]}")
+            break
+        for seed, record in records(out).items():
+            alike(whole[seed], record)
+    return f"| sweep of two runs | {total} | {2 * number} | | yes |"
+
+
 DISK = """
 mount -t tmpfs -o size=24m tmpfs "$1" || exit 77
 (sleep "$2"; dd if=/dev/zero of="$1/fill" bs=16k 2>/dev/null) &
@@ -254,7 +296,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begun = time.perf_counter()
-        lines = kills(folder, 40 // part, draw)
+        lines = [*kills(folder, 40 // part, draw), sweeps(folder, max(1, 10 // part), draw)]
+        print(lines[-1], flush=True)
         for sentence in (disks(folder, 20 // part, draw), damages(folder, 520 // part, draw)):
             print(sentence, flush=True)
             lines += ["", sentence]

@@ -55,6 +55,7 @@ def run(
     nodes: int | None = None,
     skip_broken: bool | None = None,
     precision: str | None = None,
+    deterministic: bool | None = None,
     evaluator: str | None = None,
     evaluator_options: Options | None = None,
     max_trials: int | None = None,

@@ -107,6 +107,8 @@ class RunConfig(BaseModel):
     """Machines: start the command on each with NODE_RANK (0, 1, …) and MASTER_ADDR set."""
     precision: Annotated[Literal["32", "bf16", "16", "64"], Role.RECIPE] = "32"
     """32, bf16, 16 or 64 (slow: for comparisons that rounding would blur)."""
+    deterministic: Annotated[bool, Role.DEVICE] = False
+    """Use only algorithms that give the same bits every time; on GPUs slower. On the CPU all do."""
     evaluator: Annotated[str, Role.RECIPE] = "classification"
     """Evaluator: a name of `nasbench list`, or module:Class."""
     evaluator_options: Annotated[dict[str, Any], Role.RECIPE] = Field(default_factory=dict)

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback
 from nasbench.config import Role, RunConfig
 from nasbench.distributed import Processes, broadcast, connect, disconnect
 from nasbench.errors import NasbenchError, OptionError
+from nasbench.machine import deterministic
 from nasbench.pipeline import prepare, run_stages
 from nasbench.quiet import quiet_libraries
 from nasbench.registry import describe_exception
@@ -46,7 +47,7 @@ def follow(config: RunConfig) -> None:
     differences = [name for name in first.differing(config, *everything) if name != "weights"]
     if differences:
         raise OptionError(f"the first process was started with other settings: {', '.join(differences)} differ(s)")
-    with quiet_libraries():
+    with quiet_libraries(), deterministic(config.deterministic):
         search = prepare(config, plan["weights"]) if plan["search"] else None
         run_stages(config, SilentIO(), search, plan["checkpoints"], plan["weights"])
 

@@ -27,6 +27,7 @@ from nasbench.errors import LimitError, NasbenchError, OptionError
 from nasbench.facts import DataFacts
 from nasbench.integrity import repair
 from nasbench.limits.configured import budget_of
+from nasbench.machine import deterministic
 from nasbench.memory import LESS, as_exhausted, of_training
 from nasbench.networks import build_space, derived, put
 from nasbench.presets import complete
@@ -244,7 +245,8 @@ def run(
         search = prepare(config, weights)
         demand(out, needed(search.space))
         record = Record.create(out, config)
-    with record.owned(), quiet_libraries(record.path / records.LOG), display, terminable():
+    quiet = quiet_libraries(record.path / records.LOG)
+    with record.owned(), quiet, display, terminable(), deterministic(config.deterministic):
         record.set_status(state="running", error=None)
         for line in (*search.notes, *_shortage(config, search)) if search else ():
             display.say(line)

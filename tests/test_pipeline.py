@@ -24,6 +24,7 @@ from nasbench.errors import OptionError, RecordError
 from nasbench.networks import load_model
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
+from nasbench.progress import Display
 from nasbench.record import Record
 from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.weights import fill, read_file
@@ -330,3 +331,18 @@ def test_the_averaged_weights_are_the_ones_that_are_kept(tmp_path: Path) -> None
     start = torch.zeros_like(a)
     # With a slow average the weights stay near their start: small.
     assert (b - start).norm() < (a - start).norm()
+
+
+def test_deterministic_algorithms_alone_are_used_and_give_the_same(record: Record, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Looking(Display):
+        def epoch(self, epoch: int, facts: str) -> None:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+
+    again = run(config(deterministic=True), tmp_path, Looking())
+    assert seen == [True] * 4
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert again.result().top1 == record.result().top1
+    weights = [load_file(r.path / "model.safetensors") for r in (record, again)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
