@@ -75,6 +75,7 @@ class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}
+    pretrained = "torchvision:mobilenet_v2"
 
     @checked
     def __init__(
@@ -131,19 +132,14 @@ class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
         """Put the values in the place of those that depend on others."""
         return {**options, "attention_reduction": options["attention_reduction"] or REDUCTION[options["position"]]}
 
-    @staticmethod
-    def pretrained_backbone(options: Mapping[str, Any]) -> str:
-        """The network whose pretrained weights fit by name: what `--weights default` takes."""
-        return "torchvision:mobilenet_v2" if options["width"] == 1 else ""
-
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
+    @classmethod
+    def words(cls, options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says in the place of options' values."""
         where = "" if options["position"] == "expanded" else f"at {options['position']}"
         # The attention's reduction goes with the position, unless it was chosen.
         usual = options["attention_reduction"] == REDUCTION[options["position"]]
         reduction = {"attention_reduction": ""} if usual else {}
-        return {**EnhancedSpace.words(options), "position": where, **reduction}
+        return {**super().words(options), "position": where, **reduction}
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """`none`, `local` (avg3) and `global` everywhere, and `paper`: blocks 9–17 global, the others without enhancer.
