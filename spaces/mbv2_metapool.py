@@ -10,7 +10,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.attention import SK
-from nasbench.spaces.operations.choices import EnhancedSpace, enhancer_label
+from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures, enhancer_label
 from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
@@ -67,7 +67,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         return x + features if self.use_res_connect else features
 
 
-class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
+class MobileNetV2MetaPooling(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV2: each of the 17 blocks chooses no, a local or the global enhancer.
 
     One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`. (N, 3, S, S) → (N, num_classes), S =
@@ -122,10 +122,6 @@ class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
         network.features[0][0].stride = (stem_stride, stem_stride)
         self.features = network.features
         self.classifier = network.classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
-        return self.classifier(self.features(x).mean((2, 3)))
 
     @classmethod
     def settle(cls, options: dict[str, Any]) -> dict[str, Any]:

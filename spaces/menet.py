@@ -16,7 +16,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Width, checked
-from nasbench.spaces.operations.choices import EnhancedSpace, OnFirst, enhancer_label
+from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures, OnFirst, enhancer_label
 from nasbench.spaces.operations.enhancers import candidate_names, enhancer
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
@@ -155,7 +155,7 @@ class MEModule(nn.Module):
         return torch.relu(torch.cat((x, features), 1) if self.joined else x + features)
 
 
-class MENetSpace(EnhancedSpace, FittedSpace, ModelSpace):
+class MENetSpace(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
     """MENet: each of the 16 modules chooses its gate (merging-and-evolution, Meta-Pooling, none) and its groups.
 
     Two labels a module: `block01.enhancer` … `block16.enhancer`, and `block01.groups` …, whose candidates are `g1`,
@@ -211,10 +211,6 @@ class MENetSpace(EnhancedSpace, FittedSpace, ModelSpace):
                 inp = oup
         self.features = nn.Sequential(OrderedDict(layers))
         self.classifier = nn.Linear(inp, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
-        return self.classifier(self.features(x).mean((2, 3)))
 
     @classmethod
     def settle(cls, options: dict[str, Any]) -> dict[str, Any]:

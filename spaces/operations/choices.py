@@ -1,4 +1,4 @@
-"""What the spaces with an enhancer in every block share."""
+"""What spaces share, above all those with an enhancer in every block."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +11,18 @@ from nasbench.spaces.operations.enhancers import CANDIDATE_SETS, candidate_names
 
 # Named architectures that have one candidate everywhere.
 UNIFORM = {"none": "none", "local": "avg3", "global": "global"}
+
+
+class MeanOfFeatures:
+    """Base of networks whose classifier sees the mean of the last map."""
+
+    features: nn.Module
+    classifier: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
+        logits: Tensor = self.classifier(self.features(x).mean((2, 3)))
+        return logits
 
 
 class EnhancedSpace:
