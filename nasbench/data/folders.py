@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -17,8 +17,9 @@ from nasbench import machine
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
 from nasbench.data.pictures import EXTENSIONS, broken_pictures, kept_pictures, read_picture, repeated_pictures
 from nasbench.data.preparation import cropped
-from nasbench.errors import DataError, check_range, listed
+from nasbench.errors import DataError, listed
 from nasbench.memory import free_bytes
+from nasbench.options import Range, Share, checked
 
 KEPT_SHARE = 0.25  # of the free memory, for decoded training pictures
 FEW = 1000  # pictures: starting workers takes longer than reading these
@@ -72,10 +73,11 @@ class ImageFolder(ImageData):
     std = (0.229, 0.224, 0.225)
     presets: ClassVar = {"finetune": {"dataset_options": {"crop_scale": 0.5, "jitter": 0.1}}}
 
-    def __init__(self, *, crop_scale: float = 0.08, jitter: float = 0.0, **options: Any) -> None:
+    @checked
+    def __init__(
+        self, *, crop_scale: Annotated[float, Range(gt=0, le=1)] = 0.08, jitter: Share = 0.0, **options: Any
+    ) -> None:
         """A crop keeps at least the share `crop_scale` of a picture; colours change by the share `jitter` at most."""
-        check_range("crop_scale", crop_scale, gt=0, le=1)
-        check_range("jitter", jitter, ge=0, lt=1)
         super().__init__(**options)
         self.crop_scale, self.jitter = crop_scale, jitter
 
