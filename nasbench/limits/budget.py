@@ -126,7 +126,7 @@ class Budget:
             self.measured({label: own[state.randint(len(own))] for label, own in values.items()})
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """The table of costs, see `nasbench.record.COSTS_HEADER`."""
+        """The table of costs, see `nasbench.record.HEADERS`."""
         for costs in self.costs:
             for label, own in costs.places.items():
                 for value, m in own.items():
