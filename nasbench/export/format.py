@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,6 @@ class Format(Protocol):
     # That it imports beside what nasbench needs anyway; what installs them is `INSTALL`, else the extra of its name.
     PACKAGES: tuple[str, ...]
     RUNS_CODE: bool  # whether reading a stranger's file may run a stranger's code
-    QUANTISES: bool  # whether it is a `Quantising` one
 
     def write(self, network: Deployed, example: Tensor, card: Card, path: Path) -> None:
         """Write a network that has been called before; `example` are two images."""
@@ -64,6 +63,7 @@ class Format(Protocol):
         """Load a file in the format's own runtime."""
 
 
+@runtime_checkable
 class Quantising(Format, Protocol):
     """What a format's module has besides where it can hold networks in int8."""
 

@@ -86,8 +86,8 @@ def export(
         raise OptionError(f"{output} exists: choose another name" + (", or --force" if ours else ""))
     if quantise not in ("", *QUANTISED):
         raise OptionError(unknown("numbers", quantise, QUANTISED))
-    if quantise and not chosen.QUANTISES:
-        able = ", ".join(form for form in FORMATS if format_of(form).QUANTISES)
+    if quantise and not isinstance(chosen, Quantising):
+        able = ", ".join(form for form in FORMATS if isinstance(format_of(form), Quantising))
         raise OptionError(f"format {name} is written with floating-point numbers only, {quantise} is for {able}")
     with registry.trusting(trust):
         card = card_of(record)
