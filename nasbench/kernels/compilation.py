@@ -40,7 +40,7 @@ def cache_folder() -> Path | None:
 
 
 def body(function: Callable[[Any], None]) -> Any:
-    """Compile a plain module-level function of one address, or take it from the cache; returns a `threads.Body`.
+    """Compile a function of one address, or take it from the cache; returns a `threads.Body`.
 
     It calls `compiled` functions only, and stays compiled as long as the process lives.
     """
