@@ -285,11 +285,7 @@ class Classification(Lightning):
         return {}
 
     def restore(self, model: nn.Module, beside: Mapping[str, Any] | None) -> bool:
-        """Take a network that an earlier process has trained, and what it kept of that training, in place of training.
-
-        Returns:
-            Whether that is enough to go on.
-        """
+        """Take a trained network, and what was kept beside it, in place of training; whether that is enough."""
         self.module.set_model(model)
         return True
 

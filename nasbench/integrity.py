@@ -22,13 +22,9 @@ REPEATED = {RESULT: "test", CONFUSION: "test", DATA: "retrain", MODEL: "retrain"
 
 
 def repair(record: Record) -> list[str]:
-    """Make a record ready to go on although files are damaged that can be made again.
+    """Make a record ready to go on although files are damaged that can be made again; says what is done about each.
 
-    Returns:
-        What is done about each, one line.
-
-    Raises:
-        RecordError: one that cannot is damaged.
+    Raises RecordError: one that cannot is damaged.
     """
     done, again = [], set()
     for name, reason in record.damaged().items():
@@ -47,13 +43,9 @@ def repair(record: Record) -> list[str]:
 
 
 def check(record: Record) -> str:
-    """Read everything that a record holds.
+    """Read everything that a record holds: it is `whole`, or `unsealed` if older than the SHA-256 of its files.
 
-    Returns:
-        `whole`, or `unsealed` where it was written before there was a SHA-256 of anything.
-
-    Raises:
-        RecordError: the first thing that is wrong.
+    Raises RecordError: the first thing that is wrong.
     """
     record.config(), record.environment()
     status = record.status()
