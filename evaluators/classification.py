@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from nasbench import registry
-from nasbench.contracts import SearchModule
+from nasbench.contracts import SearchModule, main_logits
 from nasbench.errors import OptionError
 from nasbench.evaluators.hardware import hardware
 from nasbench.options import Count, Fraction, NonNegative, Positive, Rate, Share, checked
@@ -176,11 +176,6 @@ def accuracies(num_classes: int) -> nn.ModuleDict:
 def class_weights(counts: Sequence[int]) -> list[float]:
     """Weights n / (K n_c) of K classes that have n_c of n training images: their mean over the images is 1."""
     return [sum(counts) / (len(counts) * count) for count in counts]
-
-
-def main_logits(output: Any) -> Tensor:
-    """The logits in a network's output: some networks return auxiliary ones behind them while training."""
-    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def top1(logits: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasbench.architecture import fresh_copy
-from nasbench.evaluators.classification import Classification, ClassificationModule, accuracies, main_logits, top1
+from nasbench.contracts import main_logits
+from nasbench.evaluators.classification import Classification, ClassificationModule, accuracies, top1
 from nasbench.evaluators.teachers import FusionTeacher, fusion_map, standard_architecture
 from nasbench.options import NonNegative, Positive, Range, checked
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from nasbench import registry
+from nasbench.contracts import main_logits
 from nasbench.data.preparation import normalised
 from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.export import FORMATS
@@ -34,9 +35,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of `images`."""
-        output = self.network(normalised(images, self.mean, self.std))
-        logits: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-        return logits
+        return main_logits(self.network(normalised(images, self.mean, self.std)))
 
 
 @dataclass(frozen=True)
