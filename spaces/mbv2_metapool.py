@@ -10,7 +10,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.attention import SK
-from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures, enhancer_label
+from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures
 from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
@@ -142,5 +142,5 @@ class MobileNetV2MetaPooling(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSp
 
         That is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
         """
-        paper = {enhancer_label(i): "global" if i > 8 else "none" for i in range(1, 18)}
+        paper = {label: "global" if i > 8 else "none" for i, label in enumerate(self.enhancer_labels, 1)}
         return super().architectures() | ({"paper": paper} if {"none", "global"} <= set(self.candidate_names) else {})
