@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, cast, final
 
 import nni
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from nni.nas.evaluator.pytorch import Lightning, Trainer
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -13,11 +14,12 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from nasbench import registry
-from nasbench.contracts import SearchModule
+from nasbench.contracts import SearchModule, main_logits
 from nasbench.errors import OptionError
-from nasbench.evaluators.hardware import hardware
 from nasbench.options import Count, Fraction, NonNegative, Positive, Rate, Share, checked
 from nasbench.spaces.operations.auxiliary import auxiliary_loss
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
 class ClassificationModule(SearchModule):
@@ -178,11 +180,6 @@ def class_weights(counts: Sequence[int]) -> list[float]:
     return [sum(counts) / (len(counts) * count) for count in counts]
 
 
-def main_logits(output: Any) -> Tensor:
-    """The logits in a network's output: some networks return auxiliary ones behind them while training."""
-    return output[0] if isinstance(output, (tuple, list)) else output
-
-
 def top1(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of a batch in which the largest logit (N, classes) is the label's (N,)."""
     return (logits.detach().argmax(1) == labels).float().mean()
@@ -285,11 +282,7 @@ class Classification(Lightning):
         return {}
 
     def restore(self, model: nn.Module, beside: Mapping[str, Any] | None) -> bool:
-        """Take a network that an earlier process has trained, and what it kept of that training, in place of training.
-
-        Returns:
-            Whether that is enough to go on.
-        """
+        """Take a trained network, and what was kept beside it, in place of training; whether that is enough."""
         self.module.set_model(model)
         return True
 
@@ -341,3 +334,35 @@ class Classification(Lightning):
             num_sanity_val_steps=0,
             **self._hardware,
         )
+
+
+def hardware(device: str, devices: int, nodes: int, precision: str) -> dict[str, Any]:
+    """What a Lightning trainer is told of processors and numbers. Raises OptionError: there are not as many devices."""
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        raise OptionError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    several = devices * nodes > 1
+    if index and several:
+        raise OptionError(f"device {device!r} names a single device: give --device cuda to {devices * nodes} processes")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if several and kind == "auto":
+        kind = "cuda" if gpus else "cpu"
+    if kind == "cuda" and gpus < max(devices, int(index or 0) + 1):
+        raise OptionError(
+            f"device {device!r}, devices {devices}: {gpus} CUDA device(s) found; use --device cpu or fewer --devices"
+            if several
+            else f"device {device!r}: {gpus} CUDA device(s) found; use --device cpu or auto"
+        )
+    accelerator = "gpu" if kind == "cuda" else kind
+    found = {"precision": PRECISIONS[precision], "accelerator": accelerator}
+    if not several:
+        return {**found, "devices": [int(index or 0)] if kind == "cuda" else 1}
+    return {
+        **found,
+        "devices": devices,
+        "num_nodes": nodes,
+        # Candidates leave the graph in a search, and a stranger's network may skip some of its layers.
+        "strategy": "ddp_find_unused_parameters_true",
+        # The variables that `nasbench.distributed` sets; a cluster manager's own would be taken otherwise.
+        "plugins": [LightningEnvironment()],
+    }

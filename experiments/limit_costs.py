@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import RandomState
 
 from nasbench.config import make_config
-from nasbench.limits.configured import network
+from nasbench.limits.budget import network
 from nasbench.limits.costs import tables, whole_costs
 from nasbench.limits.kind import parse
 from nasbench.presets import complete

@@ -30,10 +30,6 @@ def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture
 
     Raises ArchitectureError: a label is missing or unknown, or a candidate is not one of its label's.
     """
-    if not isinstance(architecture, Mapping):
-        raise ArchitectureError(
-            f"an architecture is a mapping of labels to candidates, not {type(architecture).__name__}"
-        )
     known = space.simplify()
     for label in architecture:
         if label not in known:  # NNI itself accepts these silently
@@ -64,10 +60,10 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Archit
         return validate(space, next(iter(names.values())))
     if choice in names:
         return validate(space, names[choice])
-    options = choices(space)
-    if options and all(choice in [str(v) for v in values] for values in options.values()):
-        return {label: next(v for v in values if str(v) == choice) for label, values in options.items()}
-    everywhere = set.intersection(*({str(v) for v in values} for values in options.values())) if options else set()
+    options = {label: {str(v): v for v in values} for label, values in choices(space).items()}
+    everywhere = set.intersection(*map(set, options.values())) if options else set()
+    if choice in everywhere:
+        return {label: own[choice] for label, own in options.items()}
     valid = [*names, *(v for v in sorted(everywhere) if v not in names)]
     raise ArchitectureError(unknown("architecture", choice, valid))
 

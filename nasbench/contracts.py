@@ -95,6 +95,11 @@ class Space(Protocol):
         """The network of an architecture. NNI's `ModelSpace` has it."""
 
 
+def main_logits(output: Any) -> Tensor:
+    """The logits in a network's output, see `Space.__call__`."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
 class Strategy(Protocol):
     """A search strategy: an NNI `Strategy`.
 

@@ -265,17 +265,13 @@ class _Child:
             env=environment,
             start_new_session=True,  # Ctrl-C is for the first process, which ends the others
         )
-        self._send({"config": config.model_dump(mode="json"), "local_rank": local_rank})
-        self._watch = threading.Thread(target=self._follow, daemon=True)
-        self._watch.start()
-
-    def _send(self, job: dict[str, Any]) -> None:
+        job = {"config": config.model_dump(mode="json"), "local_rank": local_rank}
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has failed already, and the watch says why
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()  # it stays open: its end tells that this process is gone
-        except BrokenPipeError:
-            pass  # it has failed already, and the watch says why
+        self._watch = threading.Thread(target=self._follow, daemon=True)
+        self._watch.start()
 
     def _follow(self) -> None:
         assert self._process.stdout is not None

@@ -1,6 +1,5 @@
 """What goes wrong, in words for the person in front of the terminal."""
 
-import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -72,18 +71,3 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     """Names with commas: the first few and how many more there are, control characters escaped."""
     every = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(n)) for n in names]
     return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")
-
-
-SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-
-
-def check_range(name: str, value: float, **bounds: float | None) -> None:
-    """Check that an option lies within its bounds, of `SIGNS`; an OptionError names it, its value and the bounds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise OptionError(f"{name} must be a number, not {value!r}")
-    if value != value or abs(value) == float("inf"):
-        raise OptionError(f"{name} must be a finite number, not {value}")
-    given = {bound: limit for bound, limit in bounds.items() if limit is not None}
-    if not all(getattr(operator, bound)(value, limit) for bound, limit in given.items()):
-        wanted = " and ".join(f"{SIGNS[bound]} {limit}" for bound, limit in given.items())
-        raise OptionError(f"{name} must be {wanted}, not {value}")

@@ -3,43 +3,29 @@
 from pathlib import Path
 
 from nasbench import machine
+from nasbench import record as records
 from nasbench.errors import RecordError
-from nasbench.record import (
-    CHECKPOINTS,
-    CONFIG,
-    CONFUSION,
-    DATA,
-    ENVIRONMENT,
-    METRICS,
-    MODEL,
-    RESULT,
-    SEARCH,
-    STAGES,
-    Record,
-)
+from nasbench.record import STAGES, Record
 
-REPEATED = {RESULT: "test", CONFUSION: "test", DATA: "retrain", MODEL: "retrain"}  # lost file → stage that makes it
+# Lost file → stage that makes it.
+REPEATED = {records.RESULT: "test", records.CONFUSION: "test", records.DATA: "retrain", records.MODEL: "retrain"}
 
 
 def repair(record: Record) -> list[str]:
-    """Make a record ready to go on although files are damaged that can be made again.
+    """Make a record ready to go on although files are damaged that can be made again; says what is done about each.
 
-    Returns:
-        What is done about each, one line.
-
-    Raises:
-        RecordError: one that cannot is damaged.
+    Raises RecordError: one that cannot is damaged.
     """
     done, again = [], set()
     for name, reason in record.damaged().items():
-        if name == ENVIRONMENT:
-            record.write_json(ENVIRONMENT, {**machine.facts(), "started": None})
+        if name == records.ENVIRONMENT:
+            record.write_json(records.ENVIRONMENT, {**machine.facts(), "started": None})
             done.append(f"{name}: {reason}; it tells of this machine now")
         elif name in REPEATED:
             again.add(REPEATED[name])
             done.append(f"{name}: {reason}; the stage {REPEATED[name]} is repeated")
         else:
-            hint = f"start anew with `nasbench run --config {record.path / CONFIG}`"
+            hint = f"start anew with `nasbench run --config {record.path / records.CONFIG}`"
             raise RecordError(f"{record.path / name} is damaged and cannot be made again: {reason}; {hint}")
     if again:
         record.forget(STAGES[min(map(STAGES.index, again)) :])
@@ -47,13 +33,9 @@ def repair(record: Record) -> list[str]:
 
 
 def check(record: Record) -> str:
-    """Read everything that a record holds.
+    """Read everything that a record holds: it is `whole`, or `unsealed` if older than the SHA-256 of its files.
 
-    Returns:
-        `whole`, or `unsealed` where it was written before there was a SHA-256 of anything.
-
-    Raises:
-        RecordError: the first thing that is wrong.
+    Raises RecordError: the first thing that is wrong.
     """
     record.config(), record.environment()
     status = record.status()
@@ -65,7 +47,7 @@ def check(record: Record) -> str:
         record.data()
     if "test" in status.stages:
         record.result(), record.confusion()
-    record.curves(SEARCH), record.curves(METRICS)
+    record.curves(records.SEARCH), record.curves(records.METRICS)
     return "whole" if status.sha256 else "unsealed"
 
 
@@ -76,6 +58,6 @@ def superfluous(record: Record) -> list[Path]:
     """
     if record.is_owned():
         return []
-    checkpoints = sorted((record.path / CHECKPOINTS).glob("*")) if record.finished("test") else []
-    left = [*record.path.glob(".*.tmp"), *record.path.glob(f"{CHECKPOINTS}/.*.tmp")]
+    checkpoints = sorted((record.path / records.CHECKPOINTS).glob("*")) if record.finished("test") else []
+    left = [*record.path.glob(".*.tmp"), *record.path.glob(f"{records.CHECKPOINTS}/.*.tmp")]
     return sorted({*checkpoints, *left})

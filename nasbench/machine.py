@@ -3,13 +3,11 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    *("nasbench", "torch", "torchvision", "nni", "pytorch-lightning", "torchmetrics", "numpy", "timm", "numba"),
-)
+PACKAGES = ("nasbench", "torch", "torchvision", "nni", "pytorch-lightning", "torchmetrics", "numpy", "timm", "numba")
 
 
 @contextlib.contextmanager
@@ -52,12 +50,6 @@ def facts() -> dict[str, Any]:
     """What a result may depend on beside the configuration: versions, machine, command."""
     import torch
 
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
@@ -66,7 +58,7 @@ def facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": versions,
+        "packages": {package: version(package) for package in PACKAGES},
     }
 
 

@@ -87,7 +87,7 @@ def of_training(network: Any, image_size: int, batch: int, on_gpu: bool = False)
         with torch.random.fork_rng(devices=[]), Living(0) as living:
             output = network(torch.zeros(images, 3, image_size, image_size))
             logits = output[0] if isinstance(output, (tuple, list)) else output
-            F.cross_entropy(logits, torch.zeros(images, dtype=torch.long)).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(logits, torch.zeros(images, dtype=torch.long)).backward()
         network.zero_grad()
         return int(living.peak)
 

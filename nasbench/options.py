@@ -2,14 +2,17 @@
 
 import functools
 import inspect
+import math
+import operator
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast
 
-from nasbench.errors import OptionError, check_range
+from nasbench.errors import OptionError
 
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -21,6 +24,17 @@ class Range:
     ge: float | None = None  # inclusive lower bound
     lt: float | None = None  # exclusive upper bound
     le: float | None = None  # inclusive upper bound
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise an OptionError that names option, value and bounds unless it is a number within them."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise OptionError(f"{name} must be a number, not {value!r}")
+        if not math.isfinite(value):
+            raise OptionError(f"{name} must be a finite number, not {value}")
+        given = {bound: limit for bound, limit in asdict(self).items() if limit is not None}
+        if not all(getattr(operator, bound)(value, limit) for bound, limit in given.items()):
+            wanted = " and ".join(f"{SIGNS[bound]} {limit}" for bound, limit in given.items())
+            raise OptionError(f"{name} must be {wanted}, not {value}")
 
 
 Positive = Annotated[float, Range(gt=0)]
@@ -62,7 +76,7 @@ def check(name: str, hint: Any, value: Any) -> None:
     if origin is Annotated:
         for mark in inner[1:]:
             if isinstance(mark, Range):
-                check_range(name, value, **asdict(mark))
+                mark.check(name, value)
     elif origin in (Union, types.UnionType):
         for member in inner if value is not None else ():
             check(name, member, value)

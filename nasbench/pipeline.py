@@ -26,7 +26,7 @@ from nasbench.distributed import Processes, broadcast, is_first, node_rank, worl
 from nasbench.errors import LimitError, NasbenchError, OptionError
 from nasbench.facts import DataFacts
 from nasbench.integrity import repair
-from nasbench.limits.configured import budget_of
+from nasbench.limits.budget import budget_of
 from nasbench.machine import deterministic
 from nasbench.memory import LESS, as_exhausted, of_training
 from nasbench.networks import build_space, derived, put

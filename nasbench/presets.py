@@ -40,9 +40,6 @@ def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lamb
     may be `auto` where there are limits; `say` is told what that came to. Raises OptionError: unknown field, name or
     option, or a value of the wrong kind or out of range.
     """
-    for key in given:
-        if key not in RunConfig.model_fields:
-            raise OptionError(unknown("setting", key, RunConfig.model_fields))
     chosen = {k: v for k, v in given.items() if v is not None or k in OPTIONAL}
     for kind in KINDS:
         if not isinstance(chosen.get(f"{kind}_options", {}), Mapping):
@@ -63,16 +60,14 @@ def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lamb
             settings[f"{kind}_options"] = {**of_preset, **settings.get(f"{kind}_options", {})}
     config = taken(settings, lambda found: complete(make_config(found)), say)
     for kind in KINDS:
-        given_options = {k: v for k, v in chosen.get(f"{kind}_options", {}).items() if v != AUTO}
-        _refuse_idle(kind, getattr(config, kind), given_options, getattr(config, f"{kind}_options"))
+        part, found = getattr(config, kind), getattr(config, f"{kind}_options")
+        said = {k: v for k, v in chosen.get(f"{kind}_options", {}).items() if v != AUTO}
+        for option, value in registry.complete(kind, part, said, settle=False).items() if part else ():
+            if option in said and value and option in found and found[option] != value:  # the part has set it back
+                raise OptionError(
+                    f"{kind} {part!r}: {option}={value} has no effect beside the other options: leave it out"
+                )
     return config
-
-
-def _refuse_idle(kind: str, part: str | None, given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Refuse what the user said and the part set back: it has no effect beside the other options."""
-    for option, value in registry.complete(kind, part, given, settle=False).items() if part else ():
-        if option in given and value and option in found and found[option] != value:
-            raise OptionError(f"{kind} {part!r}: {option}={value} has no effect beside the other options: leave it out")
 
 
 def _epochs(preset: str, dataset: Any, chosen: Mapping[str, Any]) -> dict[str, int]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,11 +41,12 @@ FINISHED = {
     "retrain": (DATA, MODEL),
     "test": (RESULT, CONFUSION, METRICS),
 }
-SEARCH_HEADER = ("step", "label", "candidate", "pi", "fixed")
-METRICS_HEADER = ("stage", "epoch", "step", "name", "value")
-CONFUSION_HEADER = ("class", "predicted", "images")  # classes as numbers, in the order of the data's names
-COSTS_HEADER = ("kind", "label", "candidate", "input", "cost", "low", "high")  # of an operator alone, with quartiles
-HEADERS = {SEARCH: SEARCH_HEADER, METRICS: METRICS_HEADER, CONFUSION: CONFUSION_HEADER, COSTS: COSTS_HEADER}
+HEADERS = {
+    SEARCH: ("step", "label", "candidate", "pi", "fixed"),
+    METRICS: ("stage", "epoch", "step", "name", "value"),
+    CONFUSION: ("class", "predicted", "images"),  # classes as numbers, in the order of the data's names
+    COSTS: ("kind", "label", "candidate", "input", "cost", "low", "high"),  # of an operator alone, with quartiles
+}
 CHANGED = "it is not what the run wrote, since its SHA-256 is another"
 PLACES = {name for name, field in RunConfig.model_fields.items() if role(field) is Role.PLACE}
 UNBORN = ".tmp"  # ends the name of a folder that is about to become a record
@@ -208,7 +210,7 @@ class Record:
         classes, found = len(self.data().class_names), {}
         try:
             for row in self.curves(CONFUSION):
-                true, predicted, images = (int(row[name]) for name in CONFUSION_HEADER)
+                true, predicted, images = (int(row[name]) for name in HEADERS[CONFUSION])
                 if not (0 <= true < classes and 0 <= predicted < classes and 0 < images < 2**63):
                     raise ValueError(f"{classes} classes do not have {', '.join(row.values())}")
                 found[true, predicted] = images
@@ -236,18 +238,18 @@ class Record:
         """Write a JSON file of plain values or one of the models above. Raises ValueError: a number is not finite."""
         self._write(name, _plain(content))
 
-    def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write one of the record's tables."""
+    def write_csv(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Write one of the record's tables, of the columns in `HEADERS`."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(header)
+        writer.writerow(HEADERS[name])
         writer.writerows(rows)
         self._write(name, buffer.getvalue())
 
     def write_confusion(self, counts: Sequence[Sequence[int]]) -> None:
         """Write how many test images of each class (a row) were taken for which (a column)."""
         found = ((true, predicted, n) for true, row in enumerate(counts) for predicted, n in enumerate(row) if n)
-        self.write_csv(CONFUSION, CONFUSION_HEADER, found)
+        self.write_csv(CONFUSION, found)
 
     def set_status(self, **changes: Any) -> None:
         """Change fields of the status."""
@@ -322,12 +324,8 @@ class Record:
 
 
 def _plain(content: Any) -> str:
-    return (
-        json.dumps(
-            content, indent=2, ensure_ascii=False, allow_nan=False, default=lambda model: model.model_dump(mode="json")
-        )
-        + "\n"
-    )
+    of_model = methodcaller("model_dump", mode="json")
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=of_model) + "\n"
 
 
 def _sum(path: Path) -> str:

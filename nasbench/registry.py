@@ -7,13 +7,13 @@ import inspect
 import json
 import sys
 import traceback
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -294,13 +294,7 @@ def _find_spec(module: str) -> ModuleSpec | None:
     """Like importlib.util.find_spec, but imports no parent package."""
     path: Any = None
     spec: ModuleSpec | None = None
-    parts = module.split(".")
-    for depth in range(1, len(parts) + 1):
-        name = ".".join(parts[:depth])
-        loaded = sys.modules.get(name)
-        if isinstance(loaded, types.ModuleType) and hasattr(loaded, "__path__"):
-            path, spec = loaded.__path__, loaded.__spec__
-            continue
+    for name in accumulate(module.split("."), "{}.{}".format):
         found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
         spec = next((s for s in found if s is not None), None)
         if spec is None:

@@ -24,20 +24,13 @@ class Resumption(Callback):
 
     In it are weights, architecture parameters, optimisers, schedules, what is decided, all callbacks' states (Lightning
     has these), the random states of every process, the order of the data and the time that it took so far. A new file
-    is whole before the one before it goes.
-
-    Attributes:
-        before: seconds that earlier processes took.
+    is whole before the one before it goes. `before` are the seconds that earlier processes took.
     """
 
     def __init__(self, folder: Path, stage: str, deadline: float | None = None) -> None:
-        """Count the time of a stage from now on.
+        """Count the time of a stage, whose name begins those of the files in `folder`, from now on.
 
-        Args:
-            folder: of the files.
-            stage: of the run; begins their names.
-            deadline: time (`time.perf_counter`) by which the run is to end; before an epoch that would take longer it
-                raises a KeyboardInterrupt.
+        Before an epoch that would end after `deadline` (`time.perf_counter`) it raises a KeyboardInterrupt.
         """
         self._deadline, self._last = deadline, 0.0
         self._folder, self._stage = folder, stage
@@ -45,14 +38,7 @@ class Resumption(Callback):
         self.before = 0.0
 
     def follow(self, evaluator: Evaluator) -> str | None:
-        """Keep the next fit of an evaluator.
-
-        Returns:
-            The checkpoint from which it should go on, if there is one.
-
-        Raises:
-            RecordError: what was kept is damaged.
-        """
+        """Keep the next fit; returns the checkpoint that it goes on from, if any. Raises RecordError: it is damaged."""
         self._data = evaluator.datamodule
         evaluator.observe([self])
         found: Path | None = broadcast(self._found() if is_first() else None)

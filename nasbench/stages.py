@@ -114,7 +114,7 @@ class RecordIO(StageIO):
         """See `StageIO`."""
         architecture = found.architecture
         if search.budget is not None:
-            self._record.write_csv(records.COSTS, records.COSTS_HEADER, search.budget.rows())
+            self._record.write_csv(records.COSTS, search.budget.rows())
         self._record.write_json(records.DECISIONS, decisions(config, search.strategy, found))
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))

@@ -11,7 +11,7 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
 from pytorch_lightning import Callback
 
 from nasbench.progress import Display
-from nasbench.record import METRICS, METRICS_HEADER, SEARCH, SEARCH_HEADER, Record
+from nasbench.record import METRICS, SEARCH, Record
 from nasbench.strategies.supernet import DifferentiableModule
 
 SNAPSHOTS = 200  # rows of search.csv a candidate, over a whole search
@@ -153,6 +153,6 @@ class Watcher(Callback):
                 self._search.append((self._steps, label, candidate, f"{pi:.6g}", fixed))
 
     def _write(self) -> None:
-        self._record.write_csv(METRICS, METRICS_HEADER, self._metrics)
+        self._record.write_csv(METRICS, self._metrics)
         if self._search:
-            self._record.write_csv(SEARCH, SEARCH_HEADER, self._search)
+            self._record.write_csv(SEARCH, self._search)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nasbench.errors import OptionError
 from nasbench.options import Count, Range, checked
 from nasbench.spaces.operations.cheap import CHEAP, convolution
+from nasbench.spaces.operations.choices import MeanOfFeatures
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 STAGES = (16, 32, 64)
@@ -61,7 +62,7 @@ class CheapBlock(ResidualBlock):
         return self.relu(self.bn2(self.conv2(self.cheap2(features)))) + self.shortcut(x)
 
 
-class CheapResNet(FittedSpace, ModelSpace):
+class CheapResNet(MeanOfFeatures, FittedSpace, ModelSpace):
     """Cheap convolutions in a ResNet for small images: each block is standard, depthwise, grouped or shifted.
 
     One `LayerChoice` a block, labelled `block01.conv` … `block27.conv` (at depth 56). Its candidates are whole blocks:
@@ -108,10 +109,6 @@ class CheapResNet(FittedSpace, ModelSpace):
                 inp = oup
         self.features = nn.Sequential(OrderedDict(layers))
         self.classifier = nn.Linear(inp, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
-        return self.classifier(self.features(x).mean((2, 3)))
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures: each candidate in all blocks."""

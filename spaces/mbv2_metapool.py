@@ -10,7 +10,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.attention import SK
-from nasbench.spaces.operations.choices import EnhancedSpace, enhancer_label
+from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures
 from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
@@ -67,7 +67,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         return x + features if self.use_res_connect else features
 
 
-class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
+class MobileNetV2MetaPooling(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
     """Meta-Pooling on MobileNetV2: each of the 17 blocks chooses no, a local or the global enhancer.
 
     One `LayerChoice` a block, labelled `block01.enhancer` … `block17.enhancer`. (N, 3, S, S) → (N, num_classes), S =
@@ -75,6 +75,7 @@ class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}
+    pretrained = "torchvision:mobilenet_v2"
 
     @checked
     def __init__(
@@ -122,33 +123,24 @@ class MobileNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
         self.features = network.features
         self.classifier = network.classifier
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
-        return self.classifier(self.features(x).mean((2, 3)))
-
     @classmethod
     def settle(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Put the values in the place of those that depend on others."""
         return {**options, "attention_reduction": options["attention_reduction"] or REDUCTION[options["position"]]}
 
-    @staticmethod
-    def pretrained_backbone(options: Mapping[str, Any]) -> str:
-        """The network whose pretrained weights fit by name: what `--weights default` takes."""
-        return "torchvision:mobilenet_v2" if options["width"] == 1 else ""
-
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
+    @classmethod
+    def words(cls, options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says in the place of options' values."""
         where = "" if options["position"] == "expanded" else f"at {options['position']}"
         # The attention's reduction goes with the position, unless it was chosen.
         usual = options["attention_reduction"] == REDUCTION[options["position"]]
         reduction = {"attention_reduction": ""} if usual else {}
-        return {**EnhancedSpace.words(options), "position": where, **reduction}
+        return {**super().words(options), "position": where, **reduction}
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """`none`, `local` (avg3) and `global` everywhere, and `paper`: blocks 9–17 global, the others without enhancer.
 
         That is the only such rule that gives the paper's parameter counts at all three widths (Table 2).
         """
-        paper = {enhancer_label(i): "global" if i > 8 else "none" for i in range(1, 18)}
+        paper = {label: "global" if i > 8 else "none" for i, label in enumerate(self.enhancer_labels, 1)}
         return super().architectures() | ({"paper": paper} if {"none", "global"} <= set(self.candidate_names) else {})

@@ -16,8 +16,8 @@ from torchvision.ops import Conv2dNormActivation
 
 from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Width, checked
-from nasbench.spaces.operations.choices import OnFirst, enhancer_label, enhancer_labels, uniform_architectures
-from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
+from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures, OnFirst, enhancer_label
+from nasbench.spaces.operations.enhancers import candidate_names, enhancer
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 convolution = partial(Conv2dNormActivation, inplace=None)  # without bias; BatchNorm, and ReLU unless told otherwise
@@ -155,7 +155,7 @@ class MEModule(nn.Module):
         return torch.relu(torch.cat((x, features), 1) if self.joined else x + features)
 
 
-class MENetSpace(FittedSpace, ModelSpace):
+class MENetSpace(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
     """MENet: each of the 16 modules chooses its gate (merging-and-evolution, Meta-Pooling, none) and its groups.
 
     Two labels a module: `block01.enhancer` … `block16.enhancer`, and `block01.groups` …, whose candidates are `g1`,
@@ -165,6 +165,7 @@ class MENetSpace(FittedSpace, ModelSpace):
     """
 
     presets: ClassVar = {"quick": {"width": 0.25}}
+    extra = (GATE,)
 
     @checked
     def __init__(
@@ -187,7 +188,8 @@ class MENetSpace(FittedSpace, ModelSpace):
             raise OptionError(unknown("model", model, MODELS))
         if groups is not None and (not groups or len(set(groups)) != len(groups)):
             raise OptionError("groups must be one or more different numbers")
-        self.model, self.gates = model, candidate_names(candidates, extra=(GATE,))
+        self.model = model
+        self.choose_among(candidates, {"global": reduction})
         shape = MODELS[model].scaled(width)
         self.strides = fit_strides(image_size, (2, 2, 2, 2, 2), strides)
         stem, pool, *stage_strides = self.strides.chosen
@@ -202,16 +204,13 @@ class MENetSpace(FittedSpace, ModelSpace):
             for position in range(depth):
                 number = len(self.group_counts) + 1
                 sizes = (inp, oup, 1 if position else stride, number, shape.side)
-                module = MEModule(*sizes, self.gates, groups or GROUPS, {"global": reduction})
+                module = MEModule(*sizes, self.candidate_names, groups or GROUPS, self._reductions)
                 layers.append((f"block{number:02d}", module))
                 self.group_counts.append(module.groups)
+                self.enhancer_labels.append(enhancer_label(number))
                 inp = oup
         self.features = nn.Sequential(OrderedDict(layers))
         self.classifier = nn.Linear(inp, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
-        return self.classifier(self.features(x).mean((2, 3)))
 
     @classmethod
     def settle(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -223,20 +222,14 @@ class MENetSpace(FittedSpace, ModelSpace):
         """The options that a named architecture brings along: the published networks differ in their channels."""
         return {"model": architecture} if architecture in MODELS else {}
 
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
-        """What a run's label says in the place of options' values."""
-        return set_words(options["candidates"], (GATE,))
-
     def architectures(self) -> dict[str, dict[str, str]]:
         """The published network `model`, and with `none`, `local` (avg3) or `global` as every gate of it."""
         own = MODELS[self.model].groups
         if not all(own in counts for counts in self.group_counts):
             return {}
         groups = {groups_label(i): f"g{own}" for i, c in enumerate(self.group_counts, 1) if len(c) > 1}
-        published = {enhancer_label(i): GATE for i in range(1, len(self.group_counts) + 1)}
-        named = {self.model: published} if GATE in self.gates else {}
-        named |= uniform_architectures(enhancer_labels(len(self.group_counts)), self.gates)
+        published = dict.fromkeys(self.enhancer_labels, GATE)
+        named = ({self.model: published} if GATE in self.candidate_names else {}) | super().architectures()
         return {name: gates | groups for name, gates in named.items()}
 
 

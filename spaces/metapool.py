@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import timm
 import torchvision
@@ -26,6 +25,8 @@ class MetaPool(EnhancedSpace, ModelSpace):
     behind which it stands, e.g. `features.1.conv.0.2.enhancer`. The backbone's modules and parameters keep their names.
     (N, 3, S, S) → (N, num_classes), S = `image_size`. Source: Dong et al., ICASSP 2023, section 2.1.
     """
+
+    pretrained = "{backbone}"
 
     @checked
     def __init__(
@@ -71,11 +72,6 @@ class MetaPool(EnhancedSpace, ModelSpace):
         network = self.__dict__["_backbone"]
         network.training = self.training
         return network.forward(x)
-
-    @staticmethod
-    def pretrained_backbone(options: Mapping[str, Any]) -> str:
-        """The network whose pretrained weights fit by name: what `--weights default` takes."""
-        return str(options["backbone"]) if options["width"] == 1 else ""
 
     def notes(self) -> list[str]:
         """Where the enhancers stand, and which places were left out."""

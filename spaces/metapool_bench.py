@@ -3,13 +3,13 @@
 from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.ops import Conv2dNormActivation
 
 from nasbench.options import Count, Width, checked
 from nasbench.spaces.mbv2_metapool import EnhancedInvertedResidual
-from nasbench.spaces.operations.choices import EnhancedSpace
+from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures
 from nasbench.spaces.operations.enhancers import Candidates
 
 # Expansion, channels, blocks and stride of the stages; with the stem's stride a map is an eighth of the image.
@@ -18,7 +18,7 @@ HEAD = 256  # channels before the classifier; MobileNetV2's 1,280 would take mos
 LABELS = tuple(f"stage{number}.enhancer" for number in range(1, len(SETTING) + 1))
 
 
-class MetaPoolBench(EnhancedSpace, ModelSpace):
+class MetaPoolBench(MeanOfFeatures, EnhancedSpace, ModelSpace):
     """A short MobileNetV2, one block in each of five stages, each of which chooses its receptive field.
 
     With the three candidates of the Meta-Pooling paper's ablation these are 243 networks: few enough to train all of
@@ -55,7 +55,3 @@ class MetaPoolBench(EnhancedSpace, ModelSpace):
         head = Conv2dNormActivation(last, HEAD, kernel_size=1, activation_layer=nn.ReLU6)
         self.features = nn.Sequential(*network.features[:-1], head)
         self.classifier = nn.Linear(HEAD, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
-        return self.classifier(self.features(x).mean((2, 3)))

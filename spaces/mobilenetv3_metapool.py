@@ -1,8 +1,8 @@
 """MobileNetV3 whose every block chooses its receptive field."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class MobileNetV3MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     """
 
     presets: ClassVar = {"quick": {"model": "small", "width": 0.25}}
+    pretrained = "torchvision:mobilenet_v3_{model}"
 
     @checked
     def __init__(
@@ -97,8 +98,3 @@ class MobileNetV3MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
-
-    @staticmethod
-    def pretrained_backbone(options: Mapping[str, Any]) -> str:
-        """The network whose pretrained weights fit by name: what `--weights default` takes."""
-        return f"torchvision:mobilenet_v3_{options['model']}" if options["width"] == 1 else ""

@@ -112,8 +112,8 @@ class ShuffleNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
         """The layers up to the last map in one sequence, as torchvision's other networks have them."""
         return nn.Sequential(self.conv1, self.maxpool, *self.stage2, *self.stage3, *self.stage4, self.conv5)
 
-    @staticmethod
-    def pretrained_backbone(options: Mapping[str, Any]) -> str:
-        """The network whose pretrained weights fit by name: what `--weights default` takes."""
+    @classmethod
+    def pretrained_backbone(cls, options: Mapping[str, Any]) -> str:
+        """See `EnhancedSpace`: there are weights of the published widths."""
         width = float(options["width"])
-        return f"torchvision:shufflenet_v2_x{width}".replace(".", "_") if width in (0.5, 1, 1.5, 2) else ""
+        return f"torchvision:shufflenet_v2_x{width}".replace(".", "_") if width in CHANNELS else ""

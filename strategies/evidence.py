@@ -6,6 +6,7 @@ Probability 27, 1999. How often it errs, and how soon it decides: `experiments/e
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ BURN_IN = 20  # steps that only set the scales
 SCALE_MEMORY = 0.98  # of a layer's running scale, from step to step
 LAGS = 3  # steps over which a layer's d may be correlated
 FLOOR = 1e-4  # of the largest scale in the network: smaller differences are rounding, and matter to nobody
-MOST_STEPS = 10**9  # beyond which nothing is forecast
+MOST_STEPS = 2**29  # beyond which nothing is forecast
 
 Floats = NDArray[np.float64]
 
@@ -190,13 +191,5 @@ class Races:
             spread = steps * square + prior
             return (steps * mean) ** 2 >= spread * (2 * wanted + math.log(spread / prior))
 
-        high = 1
-        while not decided(high):
-            high *= 2
-            if high > MOST_STEPS:
-                return None
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if decided(middle) else (middle, high)
-        return high
+        steps = bisect_left(range(MOST_STEPS + 1), True, lo=1, key=decided)
+        return steps if steps <= MOST_STEPS else None

@@ -26,15 +26,15 @@ FITTING = 0.25  # share of the search after which a candidate that wins every st
 RECENT_STEPS = 10  # the loss kept with a decision is the mean of this many steps
 
 
-def fitting_eta(steps: int, rho: float, candidates: int, share: float = FITTING) -> float:
-    """The η with which one of K candidates that wins every step leads by ρ after a share f of T steps of α.
+def fitting_eta(steps: int, rho: float, candidates: int) -> float:
+    """The η with which one of K candidates that wins every step leads by ρ after a share f, `FITTING`, of T steps of α.
 
     A step of Adam moves α by about η whatever the gradient's size, so the gap between two by 2η; with the other
     candidates equal, a lead of ρ in π is a gap of κ = ln((1 + ρ (K − 1)) / (1 − ρ)) in α. Hence η = κ / (2 f T). Under
     pure noise the gap's deviation at the end is about η √(2T), so that κ is f √(2T) of them away: over 4 with f = 1/4
     and T ≥ 130.
     """
-    return math.log((1 + rho * (candidates - 1)) / (1 - rho)) / (2 * share * max(steps, 1))
+    return math.log((1 + rho * (candidates - 1)) / (1 - rho)) / (2 * FITTING * max(steps, 1))
 
 
 class DifferentiableModule(BaseOneShotLightningModule):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nasbench.data.arrays import Digits
 from nasbench.data.base import Augmentation
-from nasbench.evaluators import classification, hardware
+from nasbench.evaluators import classification
 from nasbench.spaces.operations.enhancers import enhancer
 from nasbench.strategies.darts import DARTS, DartsModule
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
@@ -101,7 +101,7 @@ def search(scenario: str, devices: int) -> dict[str, Any]:
     strategy = make()
     strategy.module_class = type("Module", mixins, {})
     space = Plain(**options)
-    precisions, hardware.PRECISIONS = hardware.PRECISIONS, {"32": "64-true"}
+    precisions, classification.PRECISIONS = classification.PRECISIONS, {"32": "64-true"}
     try:
         # 80 training and 80 meta images are five full batches an epoch; evidence takes more.
         epochs, images = (1, 1280) if scenario == "evidence" else (STEPS // 5, 160)
@@ -115,7 +115,7 @@ def search(scenario: str, devices: int) -> dict[str, Any]:
             devices=devices,
         )
     finally:
-        hardware.PRECISIONS = precisions
+        classification.PRECISIONS = precisions
     strategy(RawFormatModelSpace.from_model(space, evaluator), SequentialExecutionEngine())
     module = strategy.oneshot_module
     return {

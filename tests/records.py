@@ -65,9 +65,9 @@ def write_run(
             for label in architecture
             for name in NAMES
         ]
-        record.write_csv(records.SEARCH, records.SEARCH_HEADER, rows)
+        record.write_csv(records.SEARCH, rows)
     curves = [(stage, e, e, n, 1 - 1 / (e + 1)) for stage, n in CURVES for e in range(1, 4)]
-    record.write_csv(records.METRICS, records.METRICS_HEADER, curves)
+    record.write_csv(records.METRICS, curves)
     for stage in records.STAGES:
         record.finish_stage(stage, seconds=1.5, peak_memory_bytes=2**20)
     result = Result(
@@ -140,5 +140,5 @@ def write_evidence(folder: Path, decisions: Mapping[str, Decision] | None = None
         for i, (label, decision) in enumerate(found.items())
         for name in names
     ]
-    record.write_csv(records.SEARCH, records.SEARCH_HEADER, rows)
+    record.write_csv(records.SEARCH, rows)
     return path

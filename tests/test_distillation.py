@@ -19,8 +19,14 @@ from nasbench.architecture import fresh_copy, instantiate, resolve
 from nasbench.data.arrays import Digits
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
-from nasbench.evaluators.distillation import DistillationModule, OnlineDistillation, distillation_loss
-from nasbench.evaluators.teachers import FusionTeacher, fusion_map, standard_architecture
+from nasbench.evaluators.distillation import (
+    DistillationModule,
+    FusionTeacher,
+    OnlineDistillation,
+    distillation_loss,
+    fusion_map,
+    standard_architecture,
+)
 from nasbench.networks import load_model
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasbench.data.batches import SharedBatches
+from nasbench.data.base import SharedBatches
 from nasbench.distributed import broadcast, node_rank
 from nasbench.errors import DataError, OptionError
 from nasbench.networks import load_model

@@ -20,8 +20,7 @@ from nasbench.cli import app
 from nasbench.config import make_config
 from nasbench.errors import LimitError, NasbenchError, OptionError
 from nasbench.limits import KINDS
-from nasbench.limits.budget import Budget
-from nasbench.limits.configured import budget_of, network
+from nasbench.limits.budget import Budget, budget_of, network
 from nasbench.limits.costs import Costs
 from nasbench.limits.kind import Call, Limit, exact, normal, parse
 from nasbench.limits.levers import WIDTHS

@@ -1,21 +1,23 @@
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
-from nasbench.data.batches import SharedBatches
 from nasbench.data.preparation import normalised
-from nasbench.errors import DataError, OptionError, check_range, listed
+from nasbench.errors import DataError, listed
+from nasbench.options import Count, Fraction, Range, Whole, checked
 
 Stage = Literal["search", "retrain"]
+Side = Annotated[int, Range(ge=4, le=4096)]
 Indices = NDArray[np.int64]
 # Training images and labels, test images and labels, names of the classes.
 Parts = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str] | None]
@@ -72,6 +74,41 @@ class Augmentation:
         return images[picks, rows[:, :, None], columns[:, None, :]]
 
 
+class SharedBatches(DistributedSampler[Any]):
+    """The part of every batch that falls to one of several processes: a `DataLoader`'s sampler of lists of indices.
+
+    Together they are the batches that a single process would see, and no image is seen twice: shuffled images come in
+    full batches in an order that is the same in all processes, ordered ones each exactly once. All processes have
+    equally many batches. (Lightning leaves a `DistributedSampler` as it is.)
+    """
+
+    def __init__(self, images: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
+        everything = range(images)
+        super().__init__(everything, world, rank, shuffle, seed)  # type: ignore[arg-type]
+        if images < world:
+            raise DataError(f"{images} image(s) cannot be shared out among {world} processes")
+        self._part = max(1, min(batch_size, images) // world)
+        self.generator = torch.Generator().manual_seed(seed)
+        self._order = RandomSampler(everything, generator=self.generator) if shuffle else everything
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """This process's part of one batch after the other."""
+        if self.shuffle:
+            order, whole = iter(self._order), self._part * self.num_replicas
+            while len(batch := list(islice(order, whole))) == whole:
+                yield batch[self.rank * self._part :][: self._part]
+        else:
+            mine = np.array_split(np.array(self._order), self.num_replicas)[self.rank]
+            yield from (part.tolist() for part in np.array_split(mine, len(self)))
+
+    def __len__(self) -> int:
+        """Number of batches; the same in every process."""
+        images = len(self._order)
+        if self.shuffle:  # a last training batch of one image would leave batch normalisation without a variance
+            return images // (self._part * self.num_replicas)
+        return min(-(-images // (self._part * self.num_replicas)), images // self.num_replicas)
+
+
 class ImageData(LightningDataModule, ABC):
     """Base of all image classification data sets.
 
@@ -90,16 +127,17 @@ class ImageData(LightningDataModule, ABC):
     test_labels: NDArray[np.int64]  # (N,) classes of all test images
     test_files: Sequence[str] = ()  # paths of all test images, in the order of `test_dataloader`, where they are files
 
+    @checked
     def __init__(
         self,
         *,
         data_root: Path | None = None,  # folder of the data sets
-        image_size: int | None = None,  # side in pixels to which images are resized; the set's own where `None`
-        batch_size: int = 128,  # images a step, over all processes
+        image_size: Side | None = None,  # side in pixels to which images are resized; the set's own where `None`
+        batch_size: Count = 128,  # images a step, over all processes
         stage: Stage = "search",  # `search` or `retrain`, see the class
-        meta_fraction: float = 0.2,  # share of the training images on which α learns
-        train_images: int | None = None,  # stratified subset of at most so many training images, all where `None`
-        workers: int | None = None,  # processes that load image files; as many as seem right where `None`
+        meta_fraction: Fraction = 0.2,  # share of the training images on which α learns
+        train_images: Count | None = None,  # stratified subset of at most so many training images, all where `None`
+        workers: Whole | None = None,  # processes that load image files; as many as seem right where `None`
         download: bool = False,  # fetch a missing set through torchvision
         skip_broken: bool = False,  # leave out files that cannot be read, and count them, instead of refusing the set
         # Mean and deviation of pixels in 0–1, one a channel, in the place of the set's own.
@@ -107,14 +145,6 @@ class ImageData(LightningDataModule, ABC):
         seed: int = 0,  # of the order of the training images
     ) -> None:
         super().__init__()
-        check_range("image_size", image_size or self.native_size, ge=4, le=4096)
-        check_range("batch_size", batch_size, ge=1)
-        check_range("meta_fraction", meta_fraction, gt=0, lt=1)
-        check_range("workers", workers or 0, ge=0)
-        if train_images is not None:
-            check_range("train_images", train_images, ge=1)
-        if stage not in ("search", "retrain"):
-            raise OptionError(f"stage must be 'search' or 'retrain', not {stage!r}")
         self.data_root = Path(data_root) if data_root is not None else None
         self.image_size = image_size or self.native_size
         self.batch_size, self.stage, self.meta_fraction = batch_size, stage, meta_fraction

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -15,10 +15,11 @@ from torchvision.transforms import v2
 
 from nasbench import machine
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
-from nasbench.data.pictures import EXTENSIONS, broken_pictures, kept_pictures, read_picture, repeated_pictures
+from nasbench.data.pictures import EXTENSIONS, broken_pictures, is_image, kept_pictures, read_picture, repeated_pictures
 from nasbench.data.preparation import cropped
-from nasbench.errors import DataError, check_range, listed
+from nasbench.errors import DataError, listed
 from nasbench.memory import free_bytes
+from nasbench.options import Range, Share, checked
 
 KEPT_SHARE = 0.25  # of the free memory, for decoded training pictures
 FEW = 1000  # pictures: starting workers takes longer than reading these
@@ -72,10 +73,11 @@ class ImageFolder(ImageData):
     std = (0.229, 0.224, 0.225)
     presets: ClassVar = {"finetune": {"dataset_options": {"crop_scale": 0.5, "jitter": 0.1}}}
 
-    def __init__(self, *, crop_scale: float = 0.08, jitter: float = 0.0, **options: Any) -> None:
+    @checked
+    def __init__(
+        self, *, crop_scale: Annotated[float, Range(gt=0, le=1)] = 0.08, jitter: Share = 0.0, **options: Any
+    ) -> None:
         """A crop keeps at least the share `crop_scale` of a picture; colours change by the share `jitter` at most."""
-        check_range("crop_scale", crop_scale, gt=0, le=1)
-        check_range("jitter", jitter, ge=0, lt=1)
         super().__init__(**options)
         self.crop_scale, self.jitter = crop_scale, jitter
 
@@ -85,7 +87,7 @@ class ImageFolder(ImageData):
         _, folders, _ = next(os.walk(data_root), ("", [], []))
         train = [data_root / name for name in folders if name.lower() in TRAIN]
         names = (name for _, _, files in os.walk((train or [data_root])[0]) for name in files)
-        return round(sum(map(_is_picture, names)) * (1 if train else 1 - TEST_SHARE))
+        return round(sum(map(is_image, names)) * (1 if train else 1 - TEST_SHARE))
 
     def load(self) -> None:
         """Index the folders and check the files; see `ImageData.load`."""
@@ -156,7 +158,7 @@ class ImageFolder(ImageData):
         """The pictures of every class, in alphabetical order of both."""
         found: dict[str, list[str]] = {}
         for group in _folders(folder):
-            if not any(_is_picture(p.name) and not p.is_dir() for p in group.iterdir()):
+            if not any(is_image(p.name) and not p.is_dir() for p in group.iterdir()):
                 inner = listed(f.name for f in _folders(group))
                 what = f"only the folders {inner}" if inner else f"no file named {listed(EXTENSIONS)}"
                 raise DataError(f"{self.name}: the class folder {group} holds {what}; {LAYOUTS}")
@@ -170,8 +172,8 @@ class ImageFolder(ImageData):
         for where, inner, files in os.walk(group, onerror=_fail, followlinks=True):
             seen.add(os.path.realpath(where))
             inner[:] = [n for n in inner if n[0] != "." and os.path.realpath(f"{where}/{n}") not in seen]
-            paths += [f"{where}/{name}" for name in files if _is_picture(name)]
-            self._others.update(Path(n).suffix.lower() for n in files if not _is_picture(n) and n[0] != ".")
+            paths += [f"{where}/{name}" for name in files if is_image(name)]
+            self._others.update(Path(n).suffix.lower() for n in files if not is_image(n) and n[0] != ".")
         return sorted(paths)
 
     def _check(self, root: Path, parts: list[dict[str, list[str]]]) -> dict[str, bytes]:
@@ -267,10 +269,6 @@ class ImageNet(ImageFolder):
 
 def _folders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def _fail(error: OSError) -> None:

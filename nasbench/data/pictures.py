@@ -3,7 +3,7 @@
 import hashlib
 import stat
 import warnings
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +19,11 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 # What these files may be inside. Pillow knows more, and for some of it would start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn: ¼ GiB of RGB
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called as pictures are, and is no hidden one."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 class BrokenPicture(DataError):
@@ -84,10 +89,8 @@ def repeated_pictures(paths: Iterable[str]) -> dict[str, bytes]:
 
 def _several(digests: dict[str, bytes]) -> dict[str, bytes]:
     """Those whose digest another one has, too."""
-    paths = defaultdict(list)
-    for path, digest in digests.items():
-        paths[digest].append(path)
-    return {path: digest for path, digest in digests.items() if len(paths[digest]) > 1}
+    times = Counter(digests.values())
+    return {path: digest for path, digest in digests.items() if times[digest] > 1}
 
 
 def _pixels(picture: Image.Image) -> bytes:

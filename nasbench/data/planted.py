@@ -1,10 +1,10 @@
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from nasbench.data.base import Augmentation, Parts
+from nasbench.data.base import Parts
 from nasbench.data.memory import InMemoryData
-from nasbench.errors import check_range
+from nasbench.options import Range, Whole, checked
 
 GRID = 3  # tiles in a row, and rows of tiles
 WINDOWS = (1, 3, 5, 7)
@@ -27,17 +27,20 @@ class Planted(InMemoryData):
 
     name = "planted"
     native_size = GRID * TILE
-    augmentation = Augmentation()
     default_preset = "quick"
-    presets: ClassVar = {
-        "quick": {"train_images": None}
-    }  # many images cost nothing here, and none has to be seen often
+    # Many images cost nothing here, and none has to be seen often.
+    presets: ClassVar = {"quick": {"train_images": None}}
 
-    def __init__(self, *, noise: float = 0.0, draw: int = 0, meta_fraction: float = 0.5, **options: Any) -> None:
-        """`noise`: the share of the bits that are drawn by lot in place of the label's; `draw`: the images' seed."""
+    @checked
+    def __init__(
+        self,
+        *,
+        noise: Annotated[float, Range(ge=0, le=1)] = 0.0,  # share of the bits drawn by lot in place of the label's
+        draw: Whole = 0,  # the images' seed
+        meta_fraction: float = 0.5,
+        **options: Any,
+    ) -> None:
         super().__init__(meta_fraction=meta_fraction, **options)
-        check_range("noise", noise, ge=0, le=1)
-        check_range("draw", draw, ge=0)
         self.noise, self.draw = noise, draw
 
     def read(self) -> Parts:

@@ -17,7 +17,6 @@ from nasbench.export.format import Deployed, Runnable
 SUFFIX = ".mlpackage"
 PACKAGES = ("coremltools",)
 RUNS_CODE = False
-QUANTISES = False
 CLASS = "class"  # output beside the logits; the probabilities are `class_probs`
 
 

@@ -13,7 +13,6 @@ from nasbench.export.format import Deployed, Runnable
 SUFFIX = ".pte"
 PACKAGES = ("executorch", "torchao")
 RUNS_CODE = False
-QUANTISES = True
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
 from nasbench import registry
+from nasbench.contracts import main_logits
 from nasbench.data.preparation import normalised
 from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.export import FORMATS
@@ -34,9 +35,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of `images`."""
-        output = self.network(normalised(images, self.mean, self.std))
-        logits: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-        return logits
+        return main_logits(self.network(normalised(images, self.mean, self.std)))
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class Format(Protocol):
     # That it imports beside what nasbench needs anyway; what installs them is `INSTALL`, else the extra of its name.
     PACKAGES: tuple[str, ...]
     RUNS_CODE: bool  # whether reading a stranger's file may run a stranger's code
-    QUANTISES: bool  # whether it is a `Quantising` one
 
     def write(self, network: Deployed, example: Tensor, card: Card, path: Path) -> None:
         """Write a network that has been called before; `example` are two images."""
@@ -64,6 +62,7 @@ class Format(Protocol):
         """Load a file in the format's own runtime."""
 
 
+@runtime_checkable
 class Quantising(Format, Protocol):
     """What a format's module has besides where it can hold networks in int8."""
 

@@ -1,13 +1,11 @@
 """A file in its own runtime, in a process that had no part in writing it."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from nasbench.export.card import Card
 from nasbench.export.format import read
 
 
-class Fresh:
+class Fresh(AbstractContextManager["Fresh"]):
     """Another process, which has the file's runtime. What it prints is dropped."""
 
     def __init__(self) -> None:
@@ -50,11 +48,7 @@ class Fresh:
             raise answer
         return answer
 
-    def __enter__(self) -> Fresh:
-        """The process."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         """End it."""
         self.process.kill()
         self.process.communicate()

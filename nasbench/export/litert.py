@@ -19,7 +19,6 @@ INSTALL = (
     "pip install --no-deps litert-torch==0.10.0 litert-converter==0.5.0 ai-edge-quantizer==0.10.0"
 )
 RUNS_CODE = False
-QUANTISES = False
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:

@@ -11,7 +11,6 @@ from nasbench.export.format import DYNAMIC, Deployed, Runnable
 SUFFIX = ".onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 RUNS_CODE = False
-QUANTISES = True
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:

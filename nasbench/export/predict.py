@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nasbench.data.pictures import EXTENSIONS, BrokenPicture, read_picture, reason_of
+from nasbench.data.pictures import EXTENSIONS, BrokenPicture, is_image, read_picture, reason_of
 from nasbench.errors import OptionError
 from nasbench.export.format import Runnable
 
@@ -34,12 +34,7 @@ def pictures(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise OptionError(f"{path} does not exist")
-        inside = [
-            Path(root) / name
-            for root, _, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
+        inside = [Path(root) / name for root, _, names in os.walk(path) for name in names if is_image(name)]
         if path.is_dir() and not inside:
             raise OptionError(f"{path} holds no file named {', '.join(EXTENSIONS)}")
         found += sorted(inside) if path.is_dir() else [path]

@@ -11,7 +11,6 @@ from nasbench.export.format import DYNAMIC, Deployed, Runnable
 SUFFIX = ".pt2"
 PACKAGES = ()
 RUNS_CODE = True  # parts of it are pickled
-QUANTISES = False
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:

@@ -12,7 +12,6 @@ from nasbench.export.format import Deployed, Runnable
 SUFFIX = ".safetensors"
 PACKAGES = ()
 RUNS_CODE = False
-QUANTISES = False
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:

@@ -11,7 +11,6 @@ from nasbench.export.format import Deployed, Runnable
 SUFFIX = ".torchscript"
 PACKAGES = ()
 RUNS_CODE = True  # a program, with operators that write files
-QUANTISES = False
 
 
 def write(network: Deployed, example: Tensor, card: Card, path: Path) -> None:

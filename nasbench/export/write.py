@@ -16,7 +16,7 @@ from nasbench.data.base import ImageData
 from nasbench.errors import DataError, ExportError, NasbenchError, OptionError, unknown
 from nasbench.export import FORMATS
 from nasbench.export.card import Card, card_of
-from nasbench.export.format import Deployed, Quantising, format_of, load_format
+from nasbench.export.format import Deployed, Format, Quantising, format_of, load_format
 from nasbench.export.fresh import Fresh
 from nasbench.networks import load_model
 from nasbench.quiet import quiet_libraries, silence
@@ -86,8 +86,8 @@ def export(
         raise OptionError(f"{output} exists: choose another name" + (", or --force" if ours else ""))
     if quantise not in ("", *QUANTISED):
         raise OptionError(unknown("numbers", quantise, QUANTISED))
-    if quantise and not chosen.QUANTISES:
-        able = ", ".join(form for form in FORMATS if format_of(form).QUANTISES)
+    if quantise and not isinstance(chosen, Quantising):
+        able = ", ".join(form for form in FORMATS if isinstance(format_of(form), Quantising))
         raise OptionError(f"format {name} is written with floating-point numbers only, {quantise} is for {able}")
     with registry.trusting(trust):
         card = card_of(record)
@@ -101,7 +101,7 @@ def export(
             output.parent.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder, Fresh() as fresh:
                 file = Path(folder) / output.name
-                _write(network, name, card, file, images)
+                _write(network, chosen, name, card, file, images)
                 card, runs = fresh.read(name, file, trust)
                 comparison = _compare(network, fresh, batches) if runs else None
                 if comparison and not (math.isfinite(comparison.difference) if quantise else comparison.agrees):
@@ -130,8 +130,7 @@ def _compare(network: Deployed, fresh: Fresh, batches: Batches) -> Comparison:
     return comparison
 
 
-def _write(network: Deployed, name: str, card: Card, path: Path, calibration: Tensor | None) -> None:
-    form = load_format(name)
+def _write(network: Deployed, form: Format, name: str, card: Card, path: Path, calibration: Tensor | None) -> None:
     example = torch.randint(0, 256, (2, card.image_size, card.image_size, 3), dtype=torch.uint8)
     try:
         with quiet_libraries(), silence(), torch.no_grad():

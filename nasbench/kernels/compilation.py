@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ _settings: Any = numba.config
 
 compiled = numba.njit(nogil=True, error_model="numpy")  # decorator of everything that a body calls
 
-_bodies: dict[Callable[[Any], None], Any] = {}
 _lock = threading.Lock()
 
 
@@ -40,20 +40,20 @@ def cache_folder() -> Path | None:
 
 
 def body(function: Callable[[Any], None]) -> Any:
-    """Compile a plain module-level function of one address, or take it from the cache; returns a `threads.Body`.
+    """Compile a function of one address, or take it from the cache; returns a `threads.Body`.
 
     It calls `compiled` functions only, and stays compiled as long as the process lives.
     """
-    if function not in _bodies:
-        with _lock:
-            if function not in _bodies:
-                folder = cache_folder()
-                kept = _settings.CACHE_DIR
-                # numba knows only one cache folder for all, which it reads while decorating.
-                _settings.CACHE_DIR = str(folder or "")
-                try:
-                    decorate = numba.cfunc(types.void(types.voidptr), cache=folder is not None, error_model="numpy")
-                    _bodies[function] = decorate(function)
-                finally:
-                    _settings.CACHE_DIR = kept
-    return _bodies[function].ctypes
+    with _lock:
+        return _compiled(function).ctypes
+
+
+@cache
+def _compiled(function: Callable[[Any], None]) -> Any:
+    folder, kept = cache_folder(), _settings.CACHE_DIR
+    _settings.CACHE_DIR = str(folder or "")  # numba knows only one for all, which it reads while decorating
+    try:
+        decorate = numba.cfunc(types.void(types.voidptr), cache=folder is not None, error_model="numpy")
+        return decorate(function)
+    finally:
+        _settings.CACHE_DIR = kept

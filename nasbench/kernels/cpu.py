@@ -16,6 +16,13 @@ from nasbench.kernels.vector import LANES, fetch_add, pointer
 
 FIELDS = 16  # what a kernel is told at most, as 64-bit integers: counters, sizes, then addresses
 
+# Type of the images → what they are in memory, and what is computed in.
+TYPES: dict[torch.dtype, tuple[Any, Any]] = {
+    torch.float32: (np.float32, np.float32),
+    torch.bfloat16: (np.uint16, np.float32),
+    torch.float64: (np.float64, np.float64),
+}
+
 # The kernels add up windows and know no division: the averages' 1 / k² is part of their weights.
 _SCALE = (1, 1 / 9, 1 / 25, 1 / 49, 1, 1, 1)
 
@@ -26,10 +33,7 @@ _IMAGES_PER_THREAD = 4
 
 @compiled
 def _work(address: Any, kind: Any, inner: Any) -> None:
-    """Take tasks until none are left. Every thread runs this, on the same arguments, in the order of `_run`.
-
-    The images are float32, float64 or uint16 (bfloat16) in memory (`kind`), and computed in float32 or float64.
-    """
+    """Take tasks until none are left, see `TYPES`. Every thread runs this, on the same arguments, in `_run`'s order."""
     a = carray(address, (FIELDS,), np.int64)
     images, height, width, channels, grain = a[2], a[3], a[4], a[5], a[6]
     averages, maxima, size = a[7] != 0, a[8] != 0, a[9]
@@ -58,23 +62,11 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
                 forward_task(x, y, *rest)
 
 
-def _work_float32(address: Any) -> None:
-    _work(address, np.float32, np.float32)
+def _body(kind: Any, inner: Any) -> Callable[[Any], None]:
+    return lambda address: _work(address, kind, inner)
 
 
-def _work_bfloat16(address: Any) -> None:
-    _work(address, np.uint16, np.float32)
-
-
-def _work_float64(address: Any) -> None:
-    _work(address, np.float64, np.float64)
-
-
-_BODIES: dict[torch.dtype, Callable[[Any], None]] = {
-    torch.float32: _work_float32,
-    torch.bfloat16: _work_bfloat16,
-    torch.float64: _work_float64,
-}
+_BODIES = {dtype: _body(*types) for dtype, types in TYPES.items()}
 
 
 def computes_in(dtype: torch.dtype) -> torch.dtype:

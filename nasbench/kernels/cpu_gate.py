@@ -1,5 +1,6 @@
 """The spatial gate on the CPU: one pass over each tensor, forward and backward, compiled by numba."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from nasbench.kernels import threads
 from nasbench.kernels.compilation import carray, compiled
-from nasbench.kernels.cpu import FIELDS, address_of, computes_in, launch, nhwc
+from nasbench.kernels.cpu import FIELDS, TYPES, address_of, computes_in, launch, nhwc
 from nasbench.kernels.cpu_forward import ZERO, read, write
 from nasbench.kernels.vector import LANES, fetch_add, lane_sum, pointer, splat
 
@@ -90,19 +91,11 @@ def _work(address: Any, kind: Any, inner: Any) -> None:
             _forward(x, other, rows, columns, y, weight, has_other, sizes)
 
 
-def _work_float32(address: Any) -> None:
-    _work(address, np.float32, np.float32)
+def _body(kind: Any, inner: Any) -> Callable[[Any], None]:
+    return lambda address: _work(address, kind, inner)
 
 
-def _work_bfloat16(address: Any) -> None:
-    _work(address, np.uint16, np.float32)
-
-
-def _work_float64(address: Any) -> None:
-    _work(address, np.float64, np.float64)
-
-
-_BODIES = {torch.float32: _work_float32, torch.bfloat16: _work_bfloat16, torch.float64: _work_float64}
+_BODIES = {dtype: _body(*types) for dtype, types in TYPES.items()}
 
 
 def _span(x: Tensor, workers: int) -> int:

@@ -104,11 +104,6 @@ def _greater_equal(builder: Any, a: Any, b: Any) -> Any:
     return builder.fcmp_ordered(">=", a, b)
 
 
-@_operator(operator.and_, mask, mask, mask)
-def _and(builder: Any, a: Any, b: Any) -> Any:
-    return builder.and_(a, b)
-
-
 @_operator(operator.invert, mask, mask)
 def _not(builder: Any, a: Any) -> Any:
     return builder.not_(a)

@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
+from torch import nn
 
-from nasbench.architecture import Architecture
+from nasbench.architecture import Architecture, instantiate, resolve
+from nasbench.config import RunConfig
 from nasbench.errors import LimitError
 from nasbench.facts import LimitFacts
-from nasbench.limits.costs import Build, Costs, whole_costs
+from nasbench.limits.costs import Build, Costs, tables, whole_costs
+from nasbench.limits.kind import parse
+from nasbench.networks import build_space
 
 AGREE = 0.1  # share by which the sum over layers may miss the network as a whole
 TRIED = 3  # networks that are measured as a whole before the search
@@ -126,7 +131,7 @@ class Budget:
             self.measured({label: own[state.randint(len(own))] for label, own in values.items()})
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """The table of costs, see `nasbench.record.COSTS_HEADER`."""
+        """The table of costs, see `nasbench.record.HEADERS`."""
         for costs in self.costs:
             for label, own in costs.places.items():
                 for value, m in own.items():
@@ -146,3 +151,27 @@ class Budget:
 def _tightened(costs: Costs, measured: float) -> Costs:
     share = min(1.0, costs.limit.value / measured)
     return replace(costs, limit=replace(costs.limit, value=costs.limit.value * share))
+
+
+def network(config: RunConfig, classes: int, size: int, architecture: Architecture | None) -> nn.Module:
+    """The network of an architecture of a configuration's space for some data, or without one the space."""
+    build = partial(build_space, config, classes, size)
+    found: nn.Module = build() if architecture is None else instantiate(build, architecture)
+    return found
+
+
+def budget_of(config: RunConfig, classes: int, size: int) -> Budget:
+    """Measure what a configuration's limits are about. Raises LimitError: one is missed, or costs do not add up."""
+    given = None if config.strategy else resolve(build_space(config, classes, size), config.architecture)
+    build = partial(network, config, classes, size)
+    found = Budget(tables(parse(config.limits), build, size, given), build, size)
+    for costs in found.costs:
+        if costs.whole.value > costs.limit.value:
+            which = "the network has" if given else "the cheapest reachable network has"
+            raise Unreachable(
+                f"limit {costs.limit} cannot be kept: {which} {costs.limit.text(costs.whole.value)}; raise the limit, "
+                "or take a smaller width or image size"
+            )
+    if given is None:
+        found.check()
+    return found

@@ -28,8 +28,7 @@ def taken(
         raise OptionError("width=auto and image_size=auto: give the value of one of them")
     if not settings.get("limits"):
         raise OptionError("auto takes the largest value below a limit: give one with --limit, such as madds=100M")
-    from nasbench.limits.budget import Unreachable
-    from nasbench.limits.configured import budget_of
+    from nasbench.limits.budget import Unreachable, budget_of
 
     name = "width" if options.get("width") == AUTO else "image_size"
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasbench.contracts import main_logits
 from nasbench.profile import last_map
 
 
@@ -44,8 +45,7 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int] | None =
     hook = network.get_submodule(name).register_forward_hook(branch)
     try:
         with torch.enable_grad():
-            output = network(images)
-            logits: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+            logits = main_logits(network(images))
             chosen = logits.argmax(1) if classes is None else torch.as_tensor(classes)
             (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen[-1])
     finally:

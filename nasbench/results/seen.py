@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nasbench import registry
+from nasbench.contracts import main_logits
 from nasbench.data.pictures import read_picture
 from nasbench.data.preparation import FITS, normalised
 from nasbench.errors import DataError, NasbenchError, listed
@@ -151,8 +152,7 @@ def _shots(record: Record, trust: bool) -> Shots:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
             raise DataError(f"{record.config().dataset}: its test images are no uint8 (N, H, W, C)")
         with torch.no_grad():
-            output = model(normalised(pixels, card.mean, card.std))
-        probabilities = (output[0] if isinstance(output, (tuple, list)) else output).softmax(1)
+            probabilities = main_logits(model(normalised(pixels, card.mean, card.std))).softmax(1)
         for place, (p, label, row) in enumerate(zip(pixels, labels.tolist(), probabilities, strict=True), images):
             image = _Tested(place, p, label, int(row.argmax()), row)
             if label in shown:

@@ -1,28 +1,42 @@
-"""What the spaces with an enhancer in every block share."""
+"""What spaces share, above all those with an enhancer in every block."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from nni.nas.nn.pytorch import LayerChoice
 from torch import Tensor, nn
 
-from nasbench.spaces.operations.enhancers import candidate_names, enhancer, set_words
+from nasbench.spaces.operations.enhancers import CANDIDATE_SETS, candidate_names, enhancer
 
 # Named architectures that have one candidate everywhere.
 UNIFORM = {"none": "none", "local": "avg3", "global": "global"}
 
 
+class MeanOfFeatures:
+    """Base of networks whose classifier sees the mean of the last map."""
+
+    features: nn.Module
+    classifier: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images `x` (N, 3, S, S)."""
+        logits: Tensor = self.classifier(self.features(x).mean((2, 3)))
+        return logits
+
+
 class EnhancedSpace:
     """Base of spaces whose every block chooses its enhancer; they call `choose_among`, then `choice` block by block."""
 
+    extra: ClassVar[tuple[str, ...]] = ()  # candidates of the space's own
+    pretrained: ClassVar[str] = ""  # `pretrained_backbone` at width 1, with names of options in braces
     candidate_names: tuple[str, ...]
     enhancer_labels: list[str]  # of the blocks so far
     _reductions: Mapping[str, int]
 
     def choose_among(self, candidates: str | Iterable[str], reductions: Mapping[str, int]) -> None:
         """Set the candidates, see `candidate_names`, and the reductions of some of them."""
-        self.candidate_names, self._reductions = candidate_names(candidates), reductions
+        self.candidate_names, self._reductions = candidate_names(candidates, self.extra), reductions
         self.enhancer_labels = []
 
     def choice(self, channels: int, label: str = "") -> nn.Module:
@@ -30,10 +44,17 @@ class EnhancedSpace:
         self.enhancer_labels.append(label or enhancer_label(len(self.enhancer_labels) + 1))
         return enhancer_choice(self.enhancer_labels[-1], self.candidate_names, channels, self._reductions)
 
-    @staticmethod
-    def words(options: Mapping[str, Any]) -> dict[str, str]:
-        """What a run's label says in the place of options' values."""
-        return set_words(options["candidates"])
+    @classmethod
+    def pretrained_backbone(cls, options: Mapping[str, Any]) -> str:
+        """The network whose pretrained weights fit by name: what `--weights default` takes."""
+        return cls.pretrained.format(**options) if options.get("width") == 1 else ""
+
+    @classmethod
+    def words(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """What a run's label says of the candidates: the name of their set, or they themselves joined by `+`."""
+        members = tuple(options["candidates"])
+        names = [name for name in CANDIDATE_SETS if candidate_names(name, cls.extra) == members]
+        return {"candidates": names[0] if names else "+".join(members)}
 
     def architectures(self) -> dict[str, dict[str, str]]:
         """Named architectures: `none`, `local` (avg3) and `global` everywhere, as far as the candidates allow them."""
@@ -49,11 +70,6 @@ def enhancer_choice(label: str, names: Iterable[str], channels: int, reductions:
 def enhancer_label(block: int) -> str:
     """The label of a block's enhancer, e.g. `block09.enhancer`."""
     return f"block{block:02d}.enhancer"
-
-
-def enhancer_labels(blocks: int) -> list[str]:
-    """The labels of all blocks' enhancers."""
-    return [enhancer_label(i) for i in range(1, blocks + 1)]
 
 
 def uniform_architectures(labels: Iterable[str], candidates: Sequence[str]) -> dict[str, dict[str, str]]:

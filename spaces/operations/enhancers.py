@@ -91,13 +91,6 @@ def candidate_names(candidates: str | Iterable[str], extra: tuple[str, ...] = ()
 Candidates = Annotated[str | list[str], AfterValidator(candidate_names)]
 
 
-def set_words(candidates: Iterable[str], extra: tuple[str, ...] = ()) -> dict[str, str]:
-    """What a run's label says of a candidate set: its name, or its members joined by `+`."""
-    members = tuple(candidates)
-    names = [name for name in CANDIDATE_SETS if candidate_names(name, extra) == members]
-    return {"candidates": names[0] if names else "+".join(members)}
-
-
 def enhancer(name: str, channels: int, reduction: int | None = None) -> nn.Module:
     """Build a candidate, a key of `ENHANCERS`; the reduction of one that squeezes channels is its own by default."""
     factory: Callable[..., nn.Module] = ENHANCERS[name]
