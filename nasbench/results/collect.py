@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nasbench.config import GIVEN, KINDS, SETTING, Role, RunConfig, digest
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.facts import Result
-from nasbench.record import DECISIONS, RESULT, Record, find_records
+from nasbench.record import DECISIONS, HEADERS, RESULT, Record, find_records, finite
 from nasbench.results.cells import Kind
 
 if TYPE_CHECKING:
@@ -113,6 +113,18 @@ def read_run(folder: Path) -> dict[str, Any]:
         **options,
         **{f"search.{name}": value for name, value in result.search.items()},
     }
+
+
+def curves(record: Record, name: str) -> pd.DataFrame:
+    """`SEARCH` or `METRICS`, empty where there is none. RecordError: it is damaged, or a number in it is not finite."""
+    import pandas as pd
+
+    kinds = {"epoch": int, "step": int, "fixed": int, "pi": finite, "value": finite}
+    try:
+        rows = [[kinds.get(key, str)(text) for key, text in row.items()] for row in record.curves(name)]
+    except ValueError as e:
+        raise RecordError(f"{record.path / name} is damaged: {e}") from e
+    return pd.DataFrame(rows, columns=HEADERS[name])
 
 
 def setting(config: RunConfig, result: Result) -> str:

@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from nasbench.errors import OptionError, RecordError, unknown
-from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record, finite
-from nasbench.results.collect import RunRow, grouped
+from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record
+from nasbench.results.collect import RunRow, curves, grouped
 from nasbench.results.confusion import confusion
 from nasbench.results.pareto import pareto, tradeoff
 from nasbench.results.search_figures import alphas, architecture
-from nasbench.results.style import COLUMN, PAGE, new_figure, series, styled
+from nasbench.results.style import COLUMN, PAGE, legend_below, new_figure, series, styled
 from nasbench.results.tables import records
 
 WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "pareto", "curves", "confusion")
@@ -58,23 +58,28 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
 def learning_curves(runs: Sequence[RunRow]) -> Figure:
     """Accuracy and loss over the epochs, mean over the seeds of every set-up, the band from lowest to highest."""
     variants = sorted({str(run["label"]) for run in runs})
-    curves = {variant: [_metrics(run) for run in runs if run["label"] == variant] for variant in variants}
-    shown = [c for c in CURVES if any(c[:2] in run for found in curves.values() for run in found)]
+    measured = pd.concat(
+        [curves(Record(run["path"]), METRICS).assign(run=run["path"], variant=str(run["label"])) for run in runs]
+    )
+    found = dict(list(measured.groupby(["stage", "name"])))
+    shown = [c for c in CURVES if c[:2] in found]
     if not shown:
         raise RecordError("none of the runs has learning curves (metrics.csv)")
     lines = -(-len(variants) // 4)
     figure = new_figure(PAGE if len(shown) > 1 else COLUMN, 2.35 + 0.14 * lines)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (stage, name, title, scale) in zip(panels, shown, strict=True):
+        values = found[stage, name]
         for number, variant in enumerate(variants):
-            found = [run[stage, name] for run in curves[variant] if (stage, name) in run]
-            _curve(axes, found, scale, series(number))
+            of_variant = values[values["variant"] == variant]
+            if len(of_variant):
+                _curve(axes, of_variant, scale, series(number))
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
         axes.grid(True)
         axes.locator_params(axis="x", integer=True)
-    handles = [panels[0].plot([], [], **series(i), label=name)[0] for i, name in enumerate(variants)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handlelength=3)
+    styles = {name: series(number) for number, name in enumerate(variants)}
+    legend_below(figure, styles, min(4, len(variants)), handlelength=3)
     figure.suptitle("Learning curves (mean over seeds; band: lowest to highest)")
     return figure
 
@@ -115,27 +120,11 @@ def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
     return figure
 
 
-def _metrics(run: RunRow) -> dict[tuple[str, str], dict[int, float]]:
-    """Stage and name → epoch → value."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    record = Record(run["path"])
-    try:
-        for row in record.curves(METRICS):
-            found.setdefault((row["stage"], row["name"]), {})[int(row["epoch"])] = finite(row["value"])
-    except ValueError as e:
-        raise RecordError(f"{record.path / METRICS} is damaged: {e}") from e
-    return found
-
-
-def _curve(axes: Axes, runs: Sequence[Mapping[int, float]], scale: float, style: Mapping[str, Any]) -> None:
-    epochs = sorted({epoch for run in runs for epoch in run})
-    if not epochs:
-        return
-    values = [[scale * run[epoch] for run in runs if epoch in run] for epoch in epochs]
-    axes.plot(epochs, [sum(v) / len(v) for v in values], **style, markevery=max(1, len(epochs) // 6))
-    if len(runs) > 1:
-        low, high = [min(v) for v in values], [max(v) for v in values]
-        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+def _curve(axes: Axes, measured: pd.DataFrame, scale: float, style: Mapping[str, Any]) -> None:
+    epochs = measured.groupby("epoch")["value"].agg(["mean", "min", "max"]) * scale
+    axes.plot(epochs.index, epochs["mean"], **style, markevery=max(1, len(epochs) // 6))
+    if measured["run"].nunique() > 1:
+        axes.fill_between(epochs.index, epochs["min"], epochs["max"], color=style["color"], alpha=0.15, linewidth=0)
 
 
 def first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:

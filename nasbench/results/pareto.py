@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from nasbench.results.collect import RunRow, grouped, option
 from nasbench.results.statistics import Estimate, mean
-from nasbench.results.style import COLUMN, PAGE, new_figure, series
+from nasbench.results.style import COLUMN, PAGE, legend_below, new_figure, panels_of, series
 from nasbench.results.tables import setting_parts
 
 BARS: dict[str, Any] = {
@@ -34,8 +34,7 @@ def tradeoff(runs: Sequence[RunRow]) -> Figure:
     variants = sorted({str(run["label"]) for run in runs})
     lines = -(-len(variants) // 2)
     figure = new_figure(COLUMN * min(2, len(recipes)), 2.5 * -(-len(recipes) // 2) + 0.3 + 0.13 * lines)
-    panels = _panels(figure, len(recipes))
-    for axes, members in zip(panels, recipes.values(), strict=True):
+    for axes, members in zip(_panels(figure, len(recipes)), recipes.values(), strict=True):
         for number, variant in enumerate(variants):
             alike = grouped((r for r in members if r["label"] == variant), lambda run: option(run, "width"))
             points = sorted(map(_point, alike.values()), key=lambda point: point[0])
@@ -46,11 +45,8 @@ def tradeoff(runs: Sequence[RunRow]) -> Figure:
         axes.margins(x=0.08, y=0.1)
         low, high = axes.get_ylim()
         axes.set_ylim(max(0, low), min(100, high))  # an interval over two or three runs may leave the scale
-    handles = [
-        panels[0].plot([], [], **{**series(i), "linestyle": "none"}, label=name)[0] for i, name in enumerate(variants)
-    ]
-    columns = 2 if len(recipes) == 1 else 4
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    styles = {name: {**series(number), "linestyle": "none"} for number, name in enumerate(variants)}
+    legend_below(figure, styles, 2 if len(recipes) == 1 else 4)
     figure.suptitle("Accuracy against cost (bars: 95 % confidence interval)")
     return figure
 
@@ -82,15 +78,13 @@ def pareto(runs: Sequence[RunRow]) -> Figure:
 
 def _panels(figure: Figure, count: int) -> list[Axes]:
     """Panels of accuracy against cost, two in a row."""
-    panels: list[Axes] = list(figure.subplots(-(-count // 2), min(2, count), squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.set_axis_off()
-    for axes in panels[:count]:
+    panels = panels_of(figure, count, min(2, count))
+    for axes in panels:
         axes.set_xlabel("multiply-adds of one image (millions)")
         axes.set_ylabel("test top-1 (%)")
         axes.grid(True)
         axes.set_axisbelow(True)
-    return panels[:count]
+    return panels
 
 
 def _point(group: Sequence[RunRow]) -> tuple[float, Estimate]:

@@ -1,16 +1,17 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nasbench.errors import RecordError, quoted
 from nasbench.facts import Decision
 from nasbench.reasons import EVIDENCE, LEAD, UNDECIDED
-from nasbench.record import SEARCH, Record, finite
-from nasbench.results.collect import RunRow, architecture_of, grouped, is_searched, option
-from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, heat_map, new_figure
+from nasbench.record import SEARCH, Record
+from nasbench.results.collect import RunRow, architecture_of, curves, grouped, is_searched, option
+from nasbench.results.style import CANDIDATES, COLUMN, PAGE, candidate, heat_map, legend_below, new_figure, panels_of
 
 PANELS = 6  # side by side
 FIXED: dict[str, Any] = {"color": "#606060", "linewidth": 0.8, "linestyle": (0, (2, 2))}
@@ -20,36 +21,29 @@ EXCLUDED: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 4.
 def alphas(run: RunRow) -> Figure:
     """π of every candidate over the search, a panel a layer; RecordError: `search.csv` is not there or damaged."""
     record = Record(run["path"])
-    layers = curves_of(record)
+    measured = curves(record, SEARCH)
+    if measured.empty:
+        raise RecordError(f"{record.path} has no {SEARCH}: its strategy has no π")
+    layers = dict(list(measured.groupby("label", sort=False)))
     decisions, chosen = record.decisions(), record.architecture()
     for label in layers:
         if label not in chosen:
-            raise RecordError(
-                f"{record.path / SEARCH} is damaged: it has {quoted(label)}, which the architecture lacks"
-            )
-    names = list(dict.fromkeys(name for layer in layers.values() for name in layer))
-    lines = -(-len(layers) // PANELS)
-    last = max(steps[-1] for layer in layers.values() for steps, _ in layer.values()) or 1
-    highest = max(max(values) for layer in layers.values() for _, values in layer.values())
-    figure = new_figure(PAGE, 1.05 + 1.1 * lines)
-    panels = list(figure.subplots(lines, PANELS, sharex=True, sharey=True, squeeze=False).flat)
-    for axes, (label, layer) in zip(panels, layers.items(), strict=False):
-        _layer(axes, label, layer, chosen.get(label), decisions.get(label), names, last)
-    for axes in panels[len(layers) :]:
-        axes.set_axis_off()
-    for number, axes in enumerate(panels[: len(layers)]):
+            what = f"it has {quoted(label)}, which the architecture lacks"
+            raise RecordError(f"{record.path / SEARCH} is damaged: {what}")
+    names = list(measured["candidate"].unique())
+    last = int(measured["step"].max()) or 1
+    figure = new_figure(PAGE, 1.05 + 1.1 * -(-len(layers) // PANELS))
+    panels = panels_of(figure, len(layers), PANELS, sharex=True, sharey=True)
+    for number, (axes, (label, layer)) in enumerate(zip(panels, layers.items(), strict=True)):
+        _layer(axes, label, layer, chosen[label], decisions[label], names, last)
         lowest = number + PANELS >= len(layers)
         axes.tick_params(labelbottom=lowest)
         axes.set_xlabel("training step" if lowest else "")
-    panels[0].set_ylim(0, min(1.0, 1.1 * highest))
-    handles = [
-        panels[0].plot([], [], **candidate(name, i), markersize=3, label=name)[0] for i, name in enumerate(names)
-    ]
-    handles.append(panels[0].plot([], [], **FIXED, label="fixed")[0])
+    panels[0].set_ylim(0, min(1.0, 1.1 * measured["pi"].max()))
+    styles = {name: {**candidate(name, i), "markersize": 3} for i, name in enumerate(names)} | {"fixed": FIXED}
     if any(decision.excluded for decision in decisions.values()):
-        handles.append(panels[0].plot([], [], **EXCLUDED, color="#606060", label="excluded")[0])
-    columns = len(handles) if len(handles) < 10 else -(-len(handles) // 2)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2.4)
+        styles["excluded"] = {**EXCLUDED, "color": "#606060"}
+    legend_below(figure, styles, len(styles) if len(styles) < 10 else -(-len(styles) // 2), handlelength=2.4)
     title = f"{run['label']} on {run['dataset']}, seed {run['seed']}"
     figure.suptitle(
         f"π of each layer's candidates over the search: {title}\n"
@@ -59,35 +53,19 @@ def alphas(run: RunRow) -> Figure:
     return figure
 
 
-def curves_of(record: Record) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Label → candidate → steps and π. Raises RecordError: the record has none, or they are damaged."""
-    layers: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-    try:
-        for row in record.curves(SEARCH):
-            steps, values = layers.setdefault(row["label"], {}).setdefault(row["candidate"], ([], []))
-            steps.append(int(row["step"]))
-            values.append(finite(row["pi"]))
-    except ValueError as e:
-        raise RecordError(f"{record.path / SEARCH} is damaged: {e}") from e
-    if not layers:
-        raise RecordError(f"{record.path} has no {SEARCH}: its strategy has no π")
-    return layers
-
-
 def _layer(
     axes: Axes,
     label: str,
-    layer: Mapping[str, tuple[list[int], list[float]]],
+    layer: pd.DataFrame,
     chosen: Any,
-    decision: Decision | None,
+    decision: Decision,
     names: Sequence[str],
     last: int,
 ) -> None:
-    excluded = decision.excluded if decision is not None else {}
-    for name, (steps, values) in layer.items():
-        style = candidate(name, names.index(name))
-        if name in excluded:  # the line ends at that step, at which it has the value before
-            end = excluded[name].step
+    for name, curve in layer.groupby("candidate", sort=False):
+        steps, values, style = list(curve["step"]), list(curve["pi"]), candidate(name, names.index(name))
+        if name in decision.excluded:  # the line ends at that step, at which it has the value before
+            end = decision.excluded[name].step
             before = [(s, v) for s, v in zip(steps, values, strict=True) if s < end] or [(0, values[0])]
             steps, values = [*(s for s, _ in before), end], [*(v for _, v in before), before[-1][1]]
             axes.plot(steps[-1:], values[-1:], **EXCLUDED, color=style["color"], zorder=4, clip_on=False)
@@ -101,16 +79,12 @@ def _layer(
             markevery=(names.index(name) * every // max(1, len(names)), every),
             zorder=3 if name == str(chosen) else 2,
         )
-    fixed = decision if decision is not None and decision.by in (LEAD, EVIDENCE) else None
-    step = fixed.step if fixed else None
-    if step is not None:
-        axes.axvline(step, **FIXED, zorder=1)
-        axes.axvspan(step, last, color="#ececec", linewidth=0, zorder=0)
-    name = label.removesuffix(".enhancer")
-    title = name if chosen is None else f"{name}: {chosen}"  # the edges of NNI's cells are no choices of their own
-    undecided = decision is not None and decision.by == UNDECIDED
-    mark = f" ({len(decision.survivors)})" if decision is not None and undecided else "" if fixed else "*"
-    axes.set_title(title + mark, pad=2.5, fontsize=6.8)
+    fixed = decision.by in (LEAD, EVIDENCE)
+    if fixed and decision.step is not None:
+        axes.axvline(decision.step, **FIXED, zorder=1)
+        axes.axvspan(decision.step, last, color="#ececec", linewidth=0, zorder=0)
+    mark = f" ({len(decision.survivors)})" if decision.by == UNDECIDED else "" if fixed else "*"
+    axes.set_title(f"{label.removesuffix('.enhancer')}: {chosen}{mark}", pad=2.5, fontsize=6.8)
     axes.set_xlim(0, last)
     axes.locator_params(axis="y", nbins=3)
     axes.locator_params(axis="x", nbins=3)

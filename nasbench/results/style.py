@@ -1,5 +1,6 @@
 """How the figures look: at print size, without relying on colour alone, and without touching matplotlib's settings."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
@@ -90,6 +91,20 @@ def heat_map(axes: Axes, darkness: Any, counts: Any = None, **options: Any) -> A
             colour = "white" if darkness[row, column] > 0.6 else "black"
             axes.text(column, row, f"{count:.0f}", ha="center", va="center", fontsize=6, color=colour)
     return image
+
+
+def legend_below(figure: Figure, styles: Mapping[str, Mapping[str, Any]], columns: int, **options: Any) -> None:
+    """A legend below the panels of a figure: each name with how its line is drawn."""
+    handles = [figure.axes[0].plot([], [], **style, label=name)[0] for name, style in styles.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **options)
+
+
+def panels_of(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
+    """So many panels, row by row; what is left of the last row stays empty."""
+    panels: list[Axes] = list(figure.subplots(-(-count // columns), columns, squeeze=False, **options).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return panels[:count]
 
 
 def encode(figure: Figure, how: str) -> bytes:
