@@ -62,13 +62,17 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     compared = wide if table.widths else []
     for first, last in zip([0, *compared], [*compared, len(rows)], strict=True):
         _mark_best(rows[first:last])
-    ours = ["Rows below the rule are ours; the paper has none such."] if any(r.ours for r in table.rows) else []
+    ours = (
+        ["Rows below the rule are ours; the paper has none such."]
+        if table.paper and not all(r.printed for r in table.rows)
+        else []
+    )
     varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
     sizes = ["Params and M-adds of searched rows are means over their seeds' networks."] if varying else []
     caption, source = f"{table.caption} Runs: {describe(used, table.widths)}.", []
-    if (printed := table.printed) is not None:
-        on = f"Ours: {describe(used, table.widths)}; printed: {printed.setting}."
-        caption, source = f"{printed.title} of {printed.paper}. {table.caption} {on}", [f"Printed: {printed.source}."]
+    if (paper := table.paper) is not None:
+        on = f"Ours: {describe(used, table.widths)}; printed: {paper.setting}."
+        caption, source = f"{paper.title} of {paper.name}. {table.caption} {on}", [f"Printed: {paper.source}."]
     below = (f"Ours: {INTERVAL}; – means no run. {BEST}", DELTA, *ours, *sizes, *notes, *table.notes, *source)
     return Table(table.name, caption, _columns(table), tuple(rows), below, tuple(wide))
 
@@ -178,11 +182,11 @@ def _columns(table: TableSpec) -> tuple[Column, ...]:
     accuracy = "Acc (%)" if ablation else "top-1 (%)"
     ticks = [Column(f"tick_{name.lower()}", name, "tick") for name in table.marks]
     printed = []
-    if table.printed is not None:
+    if table.paper is not None:
         printed = [Column("paper_top1", f"paper {accuracy}", "percent", table.digits)]
         printed += [Column("paper_delta", "paper Δ", "points", table.digits)] if ablation else []
         printed += [Column("paper_top5", "paper top-5 (%)", "percent", table.digits)] if table.top5 else []
-        if table.printed.costs:
+        if any(row.printed and row.printed.params for row in table.rows):
             printed.append(Column("paper_params", "paper params (M)", "millions", 2))
             printed.append(Column("paper_madds", "paper M-adds (M)", "millions", 0))
     return (
@@ -206,13 +210,12 @@ def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, RunRo
     cells |= {name: _mean_cell(list(runs.values()), name) for name in ("top1", "top5", "params", "madds")}
     cells["n"] = Cell(len(runs) or None)
     cells["delta"] = _delta(runs, baseline, row.key == row.baseline)
-    rows = {} if table.printed is None else table.printed.rows
-    printed = rows.get(row.key)
-    if printed is not None:
+    if (printed := row.printed) is not None:
         cells |= {f"paper_{name}": Cell(getattr(printed, name)) for name in ("top1", "top5", "madds")}
         cells["paper_params"] = Cell(printed.params, digits=printed.digits)
         if row.key != row.baseline:
-            cells["paper_delta"] = Cell(round(printed.top1 - rows[row.baseline].top1, 6))
+            (base,) = (other.printed for other in table.rows if other.key == row.baseline)
+            cells["paper_delta"] = Cell(round(printed.top1 - base.top1, 6) if base else None)
     return cells
 
 
