@@ -28,9 +28,8 @@ from nasbench.presets import resolve_config
 from nasbench.profile import profile
 from nasbench.record import MODEL, Record
 from nasbench.results.explain import explain, page
-from nasbench.results.grad_cam import Maps, grad_cam
 from nasbench.results.receptive_field import of_layers, theoretical
-from nasbench.results.seen import MOST_WRONG, Seen, see
+from nasbench.results.seen import MOST_WRONG, Maps, Seen, grad_cam, see
 from nasbench.spaces.operations.enhancers import enhancer
 
 LABELS = [f"block{i:02d}.enhancer" for i in range(1, 18)]
