@@ -25,7 +25,7 @@ from nasbench.errors import OptionError
 from nasbench.follower import follow_node
 from nasbench.memory import LESS
 from nasbench.nni_bridge.portal import LOOPBACK
-from nasbench.nni_bridge.single import run_in_portal
+from nasbench.nni_bridge.sweep import run_in_portal
 from nasbench.packs import locate
 from nasbench.presets import resolve_config
 from nasbench.rehearsal import Forecast, rehearse
