@@ -1,19 +1,16 @@
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import pandas as pd
 
 from nasbench.config import GIVEN, KINDS, SETTING, Role, RunConfig, digest
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.facts import Result
 from nasbench.record import DECISIONS, HEADERS, RESULT, Record, find_records, finite
 from nasbench.results.cells import Kind
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 K = TypeVar("K", bound=Hashable)
 
@@ -59,8 +56,6 @@ class Collection:
 
 def collect(paths: Iterable[str | Path]) -> Collection:
     """Read the records at or below these paths: finished runs by path, and problems. RecordError: there is no path."""
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     seen: set[Path] = set()
@@ -117,8 +112,6 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def curves(record: Record, name: str) -> pd.DataFrame:
     """`SEARCH` or `METRICS`, empty where there is none. RecordError: it is damaged, or a number in it is not finite."""
-    import pandas as pd
-
     kinds = {"epoch": int, "step": int, "fixed": int, "pi": finite, "value": finite}
     try:
         rows = [[kinds.get(key, str)(text) for key, text in row.items()] for row in record.curves(name)]
