@@ -151,8 +151,7 @@ def _shots(record: Record, trust: bool) -> Shots:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
             raise DataError(f"{record.config().dataset}: its test images are no uint8 (N, H, W, C)")
         with torch.no_grad():
-            output = model(normalised(pixels, card.mean, card.std))
-        probabilities = (output[0] if isinstance(output, (tuple, list)) else output).softmax(1)
+            probabilities = _logits(model(normalised(pixels, card.mean, card.std))).softmax(1)
         for place, (p, label, row) in enumerate(zip(pixels, labels.tolist(), probabilities, strict=True), images):
             image = _Tested(place, p, label, int(row.argmax()), row)
             if label in shown:
@@ -175,7 +174,7 @@ def _shots(record: Record, trust: bool) -> Shots:
 
 
 def _shot(model: nn.Module, card: Card, image: _Tested, files: Any, root: Any) -> Shot:
-    heat = grad_cam(model, normalised(image.pixels[None], card.mean, card.std), [image.predicted]).heat[0]
+    evidence = grad_cam(model, normalised(image.pixels[None], card.mean, card.std), [image.predicted])
     pixels = image.pixels.expand(-1, -1, 3).numpy()
     if files:  # the same part of the photo, at a size at which people recognise it
         pixels = FITS[card.fit].make(read_picture(files[image.place]), SIDE)
@@ -188,34 +187,19 @@ def _shot(model: nn.Module, card: Card, image: _Tested, files: Any, root: Any) -
         float(image.probabilities[image.predicted]),
         float(image.probabilities[image.true]),
         _embedded(pixels, "JPEG" if scale == 1 else "PNG"),
-        _embedded(_heated(pixels, heat), "JPEG"),
+        _embedded(_heated(pixels, heat(evidence)[0]), "JPEG"),
     )
 
 
-@dataclass(frozen=True)
-class Maps:
-    """What speaks for one class of each image, place by place on the network's last feature map A (N, K, h, w).
+def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor:
+    """What speaks for a class of each image on the last feature map A (N, K, h, w): Σ_k α_k A_k, (N, h, w).
+
+    α_k is ∂ logit / ∂ A_k averaged over the places (eq. 1); what is negative speaks for other classes. Behind global
+    average pooling and a linear layer it is the class activation map of Zhou et al. (CVPR 2016) over h·w, and sums to
+    the logit less the bias. The network, in evaluation mode, takes `images` (N, C, S, S) and is not changed.
+    OptionError: it has no such map, see `nasbench.profile.last_map`.
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017.
-    """
-
-    logits: Tensor  # (N, classes) of the network
-    weights: Tensor  # α (N, K), eq. 1: ∂ logit of the class / ∂ A_k, averaged over the places
-    # Σ_k α_k A_k (N, h, w); what is negative speaks for other classes. Behind global average pooling and a linear layer
-    # it is the class activation map of Zhou et al. (CVPR 2016) over h·w, and sums to the logit less the bias.
-    evidence: Tensor
-
-    @property
-    def heat(self) -> Tensor:
-        """Eq. 2, ReLU(Σ_k α_k A_k), the largest of each image scaled to 1; 0 where nothing speaks for the class."""
-        positive = self.evidence.relu()
-        return positive / positive.amax((1, 2), keepdim=True).clamp_min(torch.finfo(positive.dtype).tiny)
-
-
-def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int] | None = None) -> Maps:
-    """Grad-CAM of `classes`, by default the likeliest, on the last feature map (`nasbench.profile.last_map`).
-
-    The network, in evaluation mode, takes `images` (N, C, S, S) and is not changed. OptionError: it has no such map.
     """
     with torch.no_grad():
         name, _ = last_map(network, images[:1])
@@ -225,24 +209,29 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int] | None =
         seen.append(output.detach().requires_grad_())
         return seen[-1].clone()  # what follows may work in place
 
-    hook = network.get_submodule(name).register_forward_hook(branch)
-    try:
-        with torch.enable_grad():
-            output = network(images)
-            logits: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-            chosen = logits.argmax(1) if classes is None else torch.as_tensor(classes)
-            (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen[-1])
-    finally:
-        hook.remove()
-    features, weights = seen[-1].detach(), gradient.mean((2, 3))
-    return Maps(logits.detach(), weights, torch.einsum("nk,nkhw->nhw", weights, features))
+    with torch.enable_grad(), network.get_submodule(name).register_forward_hook(branch):
+        logits = _logits(network(images)).gather(1, torch.as_tensor(classes)[:, None])
+        (gradient,) = torch.autograd.grad(logits.sum(), seen[-1])
+    return torch.einsum("nk,nkhw->nhw", gradient.mean((2, 3)), seen[-1].detach())
 
 
-def _heated(pixels: NDArray[Any], heat: Tensor) -> NDArray[Any]:
+def heat(evidence: Tensor) -> Tensor:
+    """Grad-CAM's eq. 2, ReLU(evidence), the largest of each image scaled to 1; 0 where nothing speaks for the class."""
+    positive = evidence.relu()
+    return positive / positive.amax((1, 2), keepdim=True).clamp_min(torch.finfo(positive.dtype).tiny)
+
+
+def _logits(output: Any) -> Tensor:
+    """Of a network with further classifiers the first."""
+    found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return found
+
+
+def _heated(pixels: NDArray[Any], warmth: Tensor) -> NDArray[Any]:
     """Pixels (S, S, 3) under a heat map (h, w) in 0–1: nothing where it is 0."""
     import matplotlib
 
-    large = nn.functional.interpolate(heat[None, None], pixels.shape[:2], mode="bilinear")[0, 0].numpy()
+    large = nn.functional.interpolate(warmth[None, None], pixels.shape[:2], mode="bilinear")[0, 0].numpy()
     colours, opacity = 255 * matplotlib.colormaps["plasma"](large)[..., :3], OPACITY * large[..., None]
     return ((1 - opacity) * pixels + opacity * colours).round().astype("uint8")
 

@@ -52,7 +52,10 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     Only the runs of one data set and recipe (and width, unless the table varies it) count: those of most of the runs.
     """
     fitting = [run for run in runs if any(row.match(run) for row in table.rows)]
-    used, notes = _one_setting(fitting, table.widths)
+    settings = grouped(fitting, lambda run: setting_key(run, table.widths)).values()
+    used = max(settings, key=lambda found: (len(found), max(str(r["started"]) for r in found)), default=[])
+    left = [f"{describe(found, table.widths)}: {len(found)}" for found in settings if found is not used]
+    notes = [f"Left out, as not comparable: runs on {'; '.join(left)}."] if left else []
     chosen: dict[str, dict[int, RunRow]] = {}
     for row in table.rows:
         chosen[row.key], note = by_seed(row.title, [run for run in used if row.match(run)])
@@ -117,15 +120,6 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
 
 
 BUILDERS: dict[str, Callable[[Sequence[RunRow]], Table]] = {"enhancers": enhancers, "strategies": strategies}
-
-
-def _one_setting(runs: Sequence[RunRow], widths: bool) -> tuple[list[RunRow], list[str]]:
-    settings = grouped(runs, lambda run: setting_key(run, widths))
-    if not settings:
-        return [], []
-    used = max(settings.values(), key=lambda found: (len(found), max(str(r["started"]) for r in found)))
-    left = [f"{describe(found, widths)}: {len(found)}" for found in settings.values() if found is not used]
-    return used, [f"Left out, as not comparable: runs on {'; '.join(left)}."] if left else []
 
 
 def setting_key(run: RunRow, widths: bool = False) -> tuple[Any, ...]:
@@ -207,9 +201,7 @@ def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, RunRo
     cells = {"row": Cell(row.title)}
     if row.marks:
         cells |= {f"tick_{name.lower()}": Cell(name in row.marks) for name in table.marks}
-    cells |= {name: _mean_cell(list(runs.values()), name) for name in ("top1", "top5", "params", "madds")}
-    cells["n"] = Cell(len(runs) or None)
-    cells["delta"] = _delta(runs, baseline, row.key == row.baseline)
+    cells |= _measured(runs, baseline, row.key == row.baseline, ("top1", "top5", "params", "madds"))
     if (printed := row.printed) is not None:
         cells |= {f"paper_{name}": Cell(getattr(printed, name)) for name in ("top1", "top5", "madds")}
         cells["paper_params"] = Cell(printed.params, digits=printed.digits)
@@ -232,14 +224,20 @@ def _mean_cell(runs: Sequence[RunRow], name: str) -> Cell:
     return Cell(found.value, found.half, found.n)
 
 
-def _delta(runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseline: bool) -> Cell:
-    if not runs or not baseline:
-        return Cell()
-    if is_baseline:
-        return Cell(0.0, n=len(runs), marks=("baseline",))
-    of_row, of_baseline = ({s: float(r["top1"]) for s, r in side.items()} for side in (runs, baseline))
-    found = difference(of_row, of_baseline)
-    return Cell(found.value, found.half, found.n, () if found.paired or found.half is None else ("welch",))
+def _measured(
+    runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseline: bool, values: Sequence[str]
+) -> dict[str, Cell]:
+    """Means of a row's runs by seed, how many there are, and the difference of their accuracy to the baseline's."""
+    cells = {value: _mean_cell(list(runs.values()), value) for value in values}
+    cells |= {"n": Cell(len(runs) or None), "delta": Cell()}
+    if runs and is_baseline:
+        cells["delta"] = Cell(0.0, n=len(runs), marks=("baseline",))
+    elif runs and baseline:
+        of_row, of_baseline = ({s: float(r["top1"]) for s, r in side.items()} for side in (runs, baseline))
+        found = difference(of_row, of_baseline)
+        marks = () if found.paired or found.half is None else ("welch",)
+        cells["delta"] = Cell(found.value, found.half, found.n, marks)
+    return cells
 
 
 def _mark_best(rows: list[dict[str, Cell]]) -> None:
@@ -268,10 +266,10 @@ def _grouped(
         for label in labels:  # the baseline is the first
             chosen[label], note = by_seed(label, [run for run in found if run["label"] == label])
             notes += note
-            cells = {"setting": Cell(short[setting_key(found[0])]), "label": Cell(label), "n": Cell(len(chosen[label]))}
-            cells |= {value: _mean_cell(list(chosen[label].values()), value) for value in values}
-            cells["delta"] = _delta(chosen[label], chosen.get(baseline or "", {}), label == baseline)
-            block.append(cells)
+            measured = _measured(chosen[label], chosen.get(baseline or "", {}), label == baseline, values)
+            block.append(
+                {"setting": Cell(short[setting_key(found[0])]), "label": Cell(label), "n": measured["n"], **measured}
+            )
         _mark_best(block)
         rules += [len(rows)] if rows else []
         rows += block
