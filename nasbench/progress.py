@@ -63,6 +63,5 @@ class Display:
     def end(self) -> None:
         """End the stage."""
         if self._task is not None:
-            task = next(t for t in self._live.tasks if t.id == self._task)
-            self._live.update(self._task, total=task.completed)
+            self._live.update(self._task, total=self._live.tasks[-1].completed)
             self._task = None

@@ -24,13 +24,12 @@ from nasbench.errors import OptionError, RecordError
 from nasbench.presets import resolve_config
 from nasbench.profile import last_map
 from nasbench.results.collect import Problem, collect
-from nasbench.results.compare import compare
 from nasbench.results.figures import WHAT, plot
 from nasbench.results.formats import render
 from nasbench.results.receptive_field import effective, effective_side, probe, theoretical
 from nasbench.results.report import report
 from nasbench.results.style import COLUMN, DPI, PAGE, encode, save, series
-from nasbench.results.tables import BUILDERS, build
+from nasbench.results.tables import BUILDERS, build, compare
 from nasbench.spaces.operations.attention import SE, SK
 from nasbench.spaces.operations.enhancers import enhancer
 from nasbench.studies.metapooling import TABLES

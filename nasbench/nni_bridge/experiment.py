@@ -32,6 +32,8 @@ STATES = {
     "SYS_CANCELED": "cancelled",
 }
 ENDED = ("DONE", "STOPPED")
+STDERR = "trial.stderr"
+KILLED = "killed without a word, which is how a process ends when the memory runs out"
 POLL_SECONDS = 0.5
 PATIENCE = 5  # polls without an answer after which a manager counts as dead
 REASON = re.compile(r"^(error: |Fatal |[\w.]*(Error|Exception|Interrupt)\b)")
@@ -210,29 +212,26 @@ class Experiment:
                 return
             time.sleep(POLL_SECONDS)
 
-    def stderr(self, trial: str) -> Path:
-        """The file that receives a trial's error stream."""
-        return self._trial_folder(trial) / "trial.stderr"
-
-    def _trial_folder(self, trial: str) -> Path:
+    def trial_folder(self, trial: str) -> Path:
+        """Where a trial leaves its outcome and its error stream, `STDERR`."""
         return self._folder / "environments" / "local-env" / "trials" / trial
 
     def _trial(self, job: Any) -> Trial:
-        parameters = job.hyperParameters[0].parameters
+        parameters, trial_folder = job.hyperParameters[0].parameters, self.trial_folder(job.trialJobId)
         state = STATES.get(job.status, job.status.lower())
         seconds = (job.endTime - job.startTime) / 1000 if job.endTime and job.endTime > 0 and job.startTime else None
         if state in STATES.values() and state != "finished":
             state = self._why(job.trialJobId)
         if self._place is not None and state in ("finished", "failed"):
-            folder, out = self._trial_folder(job.trialJobId), Path(self._specification.out)
-            self._place.fetch(job.trialJobId, job.logPath, folder, out)
-        outcome: dict[str, Any] = json.loads(_text(self._trial_folder(job.trialJobId) / OUTCOME) or "{}")
+            self._place.fetch(job.trialJobId, job.logPath, trial_folder, Path(self._specification.out))
+        outcome: dict[str, Any] = json.loads(_text(trial_folder / OUTCOME) or "{}")
         record = Path(outcome["record"]) if "record" in outcome else None
         error = None
         if state == "finished" and "error" in outcome:
             state = "failed"  # it ended well, but on a machine that its record did not come back from
         if state == "failed":
-            error = " ".join(str(outcome.get("error") or self._last_words(job.trialJobId)).split())
+            told = [line for line in _text(trial_folder / STDERR).splitlines() if REASON.match(line)] or [KILLED]
+            error = " ".join(str(outcome.get("error") or told[-1]).split())
         return Trial(job.trialJobId, parameters, state, error, bool(outcome.get("mendable")), record, seconds)
 
     def _why(self, trial: str) -> str:
@@ -241,10 +240,6 @@ class Experiment:
         if f'cancelTrialJob: "{trial}"' in log:  # the assessor's wish; a person's, or the end's, has no quotes
             return "stopped early"
         return "cancelled" if f"cancelTrialJob: {trial}" in log else "failed"
-
-    def _last_words(self, trial: str) -> str:
-        told = [line for line in _text(self.stderr(trial)).splitlines() if REASON.match(line)]
-        return told[-1] if told else "killed without a word, which is how a process ends when the memory runs out"
 
 
 def tail(path: Path) -> Iterator[str]:

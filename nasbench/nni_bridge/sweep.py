@@ -14,7 +14,7 @@ from nasbench.config import RunConfig
 from nasbench.errors import OptionError, RecordError, RunFailed
 from nasbench.files import write_atomic
 from nasbench.nni_bridge import portal
-from nasbench.nni_bridge.experiment import Allocation, Experiment, Say, Trial, check_algorithms, tail
+from nasbench.nni_bridge.experiment import STDERR, Allocation, Experiment, Say, Trial, check_algorithms, tail
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.portal import LOOPBACK, NNI_FOLDER, check_host, warn_if_exposed
 from nasbench.nni_bridge.trial import Specification
@@ -98,7 +98,7 @@ def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = Non
             say(f"portal: {experiment.start(port, host)}")
             for trials in experiment.polls():
                 if trials and not last:
-                    told = tail(experiment.stderr(trials[0].id))
+                    told = tail(experiment.trial_folder(trials[0].id) / STDERR)
                 last = trials or last
                 _say_lines(next(told, ""), say)
         finally:

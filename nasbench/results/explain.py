@@ -37,14 +37,14 @@ RULES = {
         "and no more than a guess: another search may well guess otherwise.",
     ),
 }
-# `Decision.by` → verdict and its look on the page.
+# `Decision.by` → verdict.
 KNOWN = {
-    EVIDENCE: ("decided", "decided"),
-    UNDECIDED: ("undecided", "undecided"),
-    LEAD: ("led by ρ", ""),
-    LIMIT: ("largest π", ""),
-    GIVEN: ("given", ""),
-    BUDGET: ("below the limit", ""),
+    EVIDENCE: "decided",
+    UNDECIDED: "undecided",
+    LEAD: "led by ρ",
+    LIMIT: "largest π",
+    GIVEN: "given",
+    BUDGET: "below the limit",
 }
 COLUMNS = (
     Column("layer", "layer"),
@@ -63,7 +63,6 @@ class Layer:
     label: str
     candidate: str
     verdict: str  # in a word or two
-    look: str  # `decided`, `undecided` or nothing, for the page
     sentences: tuple[str, ...]  # how sure that is, and why
     excluded: tuple[str, ...]  # alternatives that were ruled out, the first first
 
@@ -85,9 +84,8 @@ def explain(record: Record) -> Explanation:
     kinds, layers = Counter(decisions[label].by for label in record.architecture()), []
     for label, candidate in record.architecture().items():
         decision = decisions[label]
-        verdict, look = KNOWN.get(decision.by, (decision.by, ""))
-        told = tuple(_sentences(decision, str(candidate), config))
-        layers.append(Layer(label, str(candidate), verdict, look, told, tuple(reasons.exclusions(decision))))
+        verdict, told = KNOWN.get(decision.by, decision.by), tuple(_sentences(decision, str(candidate), config))
+        layers.append(Layer(label, str(candidate), verdict, told, tuple(reasons.exclusions(decision))))
     return Explanation(
         title=f"{config.space} · {config.method} on {config.dataset}, seed {config.seed}",
         answer=tuple(_answer(record, kinds)),
@@ -117,7 +115,7 @@ def terminal(explanation: Explanation, seen: Seen) -> RenderableType:
     """An explanation for the terminal, and what the network sees as far as words can tell."""
     grid = plain_table("layer", "candidate", "what is known")
     for layer in explanation.layers:
-        known = Text(layer.verdict, style="bold" if layer.look == "decided" else "")
+        known = Text(layer.verdict, style="bold" if layer.verdict == KNOWN[EVIDENCE] else "")
         out = [f"Ruled out: {'; '.join(layer.excluded)}."] if layer.excluded else []
         known.append("\n".join(["", *layer.sentences, *out]), style="not bold")
         grid.add_row(Text(layer.label), Text(layer.candidate), known)

@@ -1,3 +1,4 @@
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,11 @@ def latex(table: Table) -> str:
     if table.notes:
         lines += ["", r"\smallskip\raggedright", " ".join(_tex(note) for note in table.notes)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """A picture of a kind such as `png` as it stands in a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def render_page(template: str, **content: Any) -> str:

@@ -1,4 +1,3 @@
-import base64
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import MEASURES, Problem, RunRow, grouped, is_searched, option
 from nasbench.results.explain import layers_table
 from nasbench.results.figures import WHAT, first_of_each, plot
-from nasbench.results.formats import render_page
+from nasbench.results.formats import data_uri, render_page
 from nasbench.results.style import COLUMN, encode
 from nasbench.results.tables import build, column, describe, records, setting_key
 from nasbench.studies.tables import names, spec
@@ -185,7 +184,7 @@ def _figures(runs: pd.DataFrame, trust: bool) -> Iterator[dict[str, str]]:
             yield {
                 "title": TITLES[what] + of_run,
                 "alt": ALT[what],
-                "source": f"data:image/svg+xml;base64,{base64.b64encode(encode(figure, 'svg')).decode('ascii')}",
+                "source": data_uri(encode(figure, "svg"), "svg+xml"),
                 "size": "column" if width <= COLUMN else "page",
                 "width": f"{width * 96:.0f}",
                 "height": f"{height * 96:.0f}",

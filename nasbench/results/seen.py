@@ -1,4 +1,3 @@
-import base64
 import io
 import math
 import os
@@ -24,6 +23,7 @@ from nasbench.profile import Part, Profile, last_map, profile
 from nasbench.quiet import quiet_libraries
 from nasbench.record import MODEL, Record
 from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.formats import data_uri
 from nasbench.results.receptive_field import of_layers
 
 MOST_WRONG, MOST_CLASSES = 24, 12  # images that are shown: of the wrong ones, and one of each class
@@ -239,4 +239,4 @@ def _heated(pixels: NDArray[Any], warmth: Tensor) -> NDArray[Any]:
 def _embedded(pixels: NDArray[Any], form: str) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, quality=82)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri(buffer.getvalue(), form.lower())

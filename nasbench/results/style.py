@@ -18,30 +18,7 @@ from nasbench.files import write_atomic
 COLUMN, PAGE = 3.5, 7.0  # widths of one and two columns in inches
 DPI = 220
 FORMATS = ("png", "svg")
-SETTINGS: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 7,
-    "axes.titlesize": 7.5,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "figure.titlesize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 3.5,
-    "grid.linewidth": 0.4,
-    "grid.color": "#d0d0d0",
-    "hatch.linewidth": 0.6,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "nasbench",
-}
+SETTINGS = Path(__file__).with_name("nasbench.mplstyle")
 # Okabe and Ito's colours, which the common colour blindnesses tell apart, in an order of changing lightness; every
 # series also has its own line style and marker.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
@@ -73,7 +50,7 @@ def candidate(name: str, number: int) -> dict[str, Any]:
 
 def styled() -> AbstractContextManager[None]:
     """Draw with this module's settings; matplotlib's own are back afterwards."""
-    return matplotlib.rc_context(SETTINGS)
+    return matplotlib.rc_context(fname=SETTINGS)
 
 
 def new_figure(width: float, height: float) -> Figure:

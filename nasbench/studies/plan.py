@@ -24,7 +24,7 @@ class Result:
     label: str  # of the run
     parameters: Mapping[str, Any]  # of the run
     state: str  # `finished`, `failed`, `stopped early`, `cancelled` or `not finished`
-    how: str  # `from its record`, `run`, or `run again` where it had been broken off or had failed before
+    how: str = "from its record"  # or `run`, or `run again` where it had been broken off or had failed before
     error: str | None = None  # why it failed, one line
     record: Path | None = None  # its folder
     seconds: float | None = None  # it took, now or when it was run
@@ -76,9 +76,9 @@ def plan(study: Study, out: Path, others: Sequence[Path] = (), timed: Sequence[P
     for run in study.runs():
         done = finished(run.config, counted)
         if done is not None:
-            results.append(_from_record(run, done))
+            results.append(_finished(run, done))
         elif dict(run.parameters) in stopped:
-            results.append(Result(run.label, run.parameters, "stopped early", "from its record"))
+            results.append(Result(run.label, run.parameters, "stopped early"))
         else:
             missing.append(_planned(run, records, like))
     return Plan(results, missing)
@@ -96,11 +96,11 @@ def _plan_search(
             continue
         run = _planned(study.run(parameters), [earlier], like)
         if earlier.finished:
-            results.append(_from_record(run, earlier))
+            results.append(_finished(run, earlier))
             told.append({"parameter": parameters, "value": held_out(earlier.record)})
         elif parameters not in stopped and run.interrupted is not None:
             broken.append(run)
-    results += [Result(study.label(given), given, "stopped early", "from its record") for given in stopped]
+    results += [Result(study.label(given), given, "stopped early") for given in stopped]
     missing = broken[: max(0, study.trials - len(results))]
     proposals = max(0, study.trials - len(results) - len(missing))
     return Plan(results, missing, proposals, tuple(told), expected_seconds(study.samples()[0].config, like))
@@ -110,9 +110,8 @@ def _planned(run: Planned, records: Iterable[Known], like: Iterable[Known]) -> P
     return replace(run, interrupted=interrupted(run.config, records), seconds=expected_seconds(run.config, like))
 
 
-def _from_record(run: Planned, earlier: Known) -> Result:
-    how = "from its record"
-    return Result(run.label, run.parameters, "finished", how, record=earlier.record.path, seconds=earlier.seconds)
+def _finished(run: Planned, earlier: Known) -> Result:
+    return Result(run.label, run.parameters, "finished", record=earlier.record.path, seconds=earlier.seconds)
 
 
 def run_missing(planned: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nasbench.config import KINDS, RESULT, RunConfig, read_config
@@ -257,8 +258,7 @@ def _values(key: str, given: Any) -> Any:
     if step is not None:
         found = [low + i * step for i in range(int((high - low) / step * (1 + 1e-9) + 1e-9) + 1)]
     else:
-        shares = [i / (int(count or 0) - 1) for i in range(int(count or 0))]
-        found = [low * (high / low) ** share if scale == "log" else low + (high - low) * share for share in shares]
+        found = (np.geomspace if scale == "log" else np.linspace)(low, high, count).tolist()
     # 0.1 + 2 · 0.1 is 0.30000000000000004
     return [n if isinstance(n, int) else float(f"{n:.12g}") for n in found]
 
