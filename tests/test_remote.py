@@ -239,7 +239,7 @@ def far(folder: Path, machine: Server, **fields: Any) -> dict[str, Any]:
 def test_a_machine_is_checked_before_anything_starts(machine: Server, tmp_path: Path) -> None:
     def connect(address: str = "127.0.0.2", **fields: Any) -> Remote:
         service = {**far(tmp_path, machine, **fields), "nniManagerIp": address}
-        return Remote(read_machines(write(tmp_path, **service)), "abc", tmp_path, 1, "127.0.0.1")
+        return Remote(read_machines(write(tmp_path, **service)), "abc", tmp_path, "127.0.0.1", 1)
 
     place = connect()
     stand_in = f"{machine.home}/nni-experiments/abc/nasbench/python"

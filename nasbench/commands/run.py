@@ -39,8 +39,7 @@ def command(
     candidates: Candidates = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options given beside it win.")] = None,
     out: Annotated[
-        Path,
-        typer.Option(help="Folder that receives the record; or the record of an interrupted run, which goes on."),
+        Path, typer.Option(help="Folder that receives the record; or the record of an interrupted run, which goes on.")
     ] = DEFAULT_RUNS,
     ui: Annotated[bool, typer.Option("--ui", help="Show the run live in NNI's web portal.")] = False,
     port: Port = None,

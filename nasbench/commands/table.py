@@ -19,8 +19,7 @@ PLACEMENTS = ("downsampling", "enhancer")
 
 def command(
     name: Annotated[
-        str,
-        typer.Argument(help="table1 … table4 (of the paper), a plug-in's own, enhancers, strategies or pivot."),
+        str, typer.Argument(help="table1 … table4 (of the paper), a plug-in's own, enhancers, strategies or pivot.")
     ],
     runs: Runs = None,
     how: Format = "rich",

@@ -17,7 +17,7 @@ from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.machine import environment
 from nasbench.nni_bridge import log, portal
 from nasbench.nni_bridge.machines import Machines
-from nasbench.nni_bridge.places import Place, connect, end_manager
+from nasbench.nni_bridge.places import Cluster, Place, Remote, end_manager
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, SPECIFICATION, Specification
 from nasbench.registry import describe_exception
 from nasbench.studies.study import Algorithm, Study
@@ -163,8 +163,9 @@ class Experiment:
         """Start NNI; returns the portal's address. Raises NasbenchError: it did not start."""
         with environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
-                config = self._nni.config
-                self._place = connect(self._machines, self.id, self._folder, config.trial_concurrency, host)
+                config, where = self._nni.config, (self._machines, self.id, self._folder, host)
+                remote = self._machines.platform == "remote"
+                self._place = Remote(*where, config.trial_concurrency) if remote else Cluster(*where)
                 elsewhere = replace(self._specification, apart=self._place.trials, resume=False)
                 elsewhere.write(self._place.configure(config))
                 port = self._place.port(port)

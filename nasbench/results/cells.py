@@ -1,6 +1,5 @@
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
@@ -69,17 +68,13 @@ class Table:
         for column in self.columns:
             cells = [self.cell(i, column.key) for i in range(len(self.rows))]
             columns[column.key] = [c.value for c in cells]
-            beside = {"half": [c.half for c in cells], "n": [c.n for c in cells]}
+            beside: dict[str, list[Any]] = {"half": [c.half for c in cells], "n": [c.n for c in cells]}
             beside["marks"] = [" ".join(c.marks) or None for c in cells]
             known = {name: values for name, values in beside.items() if any(v is not None for v in values)}
             columns |= {f"{column.key}_{name}": values for name, values in known.items()}
         # Types of their values, with `None` as the missing value of each type.
         empty = [key for key, values in columns.items() if all(v is None for v in values)]
         return pd.DataFrame(columns).astype(dict.fromkeys(empty, "float64")).convert_dtypes()
-
-    def json(self) -> str:
-        """Everything, as JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
 
 
 def text(column: Column, cell: Cell) -> str:

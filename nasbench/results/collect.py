@@ -112,7 +112,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def curves(record: Record, name: str) -> pd.DataFrame:
     """`SEARCH` or `METRICS`, empty where there is none. RecordError: it is damaged, or a number in it is not finite."""
-    kinds = {"epoch": int, "step": int, "fixed": int, "pi": finite, "value": finite}
+    kinds: dict[str, Callable[[str], Any]] = {"epoch": int, "step": int, "fixed": int, "pi": finite, "value": finite}
     try:
         rows = [[kinds.get(key, str)(text) for key, text in row.items()] for row in record.curves(name)]
     except ValueError as e:

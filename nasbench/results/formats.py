@@ -1,5 +1,7 @@
 import base64
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -143,5 +145,5 @@ FORMATS: dict[str, Callable[[Table], str]] = {
     "latex": latex,
     "csv": lambda table: table.frame().to_csv(index=False, lineterminator="\n"),  # without caption and notes
     "html": lambda table: render_page("table.html", table=table) + "\n",  # in its own scrolling box, to stand in a page
-    "json": Table.json,
+    "json": lambda table: json.dumps(asdict(table), ensure_ascii=False, indent=2) + "\n",
 }

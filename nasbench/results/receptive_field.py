@@ -85,7 +85,7 @@ def theoretical(model: nn.Module, image_size: int) -> Field:
         for window in reversed(along):
             low, high = window.stride * low + window.low, window.stride * high + window.high
         extents.append((low, high))
-    return Field(*extents)
+    return Field(rows=extents[0], columns=extents[1])
 
 
 def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) -> Window:

@@ -56,7 +56,11 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     found = records(runs)
     if not found:
         raise RecordError("there is no finished run to report")
-    tables = [table for table in (build(name, runs) for name in names()) if any(map(_measured, table.rows))]
+    tables = []
+    for table in (build(name, runs) for name in names()):
+        measured = [row for row in table.rows if row["top1"].value is not None]
+        if any("baseline" not in row["delta"].marks for row in measured):  # which several tables share
+            tables.append(table)
     tables.append(build("enhancers", runs))
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
@@ -80,11 +84,6 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "index.html", content)
     return output / "index.html"
-
-
-def _measured(row: Mapping[str, Cell]) -> bool:
-    """Whether a row has runs, and is not the baseline, which several tables share."""
-    return row["top1"].value is not None and "baseline" not in row["delta"].marks
 
 
 def _summary(runs: Sequence[RunRow], groups: int) -> str:

@@ -24,7 +24,7 @@ def alphas(run: RunRow) -> Figure:
     measured = curves(record, SEARCH)
     if measured.empty:
         raise RecordError(f"{record.path} has no {SEARCH}: its strategy has no π")
-    layers = dict(list(measured.groupby("label", sort=False)))
+    layers = {str(label): layer for label, layer in measured.groupby("label", sort=False)}
     decisions, chosen = record.decisions(), record.architecture()
     for label in layers:
         if label not in chosen:
@@ -54,15 +54,10 @@ def alphas(run: RunRow) -> Figure:
 
 
 def _layer(
-    axes: Axes,
-    label: str,
-    layer: pd.DataFrame,
-    chosen: Any,
-    decision: Decision,
-    names: Sequence[str],
-    last: int,
+    axes: Axes, label: str, layer: pd.DataFrame, chosen: Any, decision: Decision, names: Sequence[str], last: int
 ) -> None:
-    for name, curve in layer.groupby("candidate", sort=False):
+    for key, curve in layer.groupby("candidate", sort=False):
+        name = str(key)
         steps, values, style = list(curve["step"]), list(curve["pi"]), candidate(name, names.index(name))
         if name in decision.excluded:  # the line ends at that step, at which it has the value before
             end = decision.excluded[name].step
@@ -93,11 +88,9 @@ def _layer(
 def architecture(runs: Sequence[RunRow]) -> Figure:
     """Which candidate was chosen at which depth: a heat map a set-up and kind of label, with the share of its runs.
 
-    Architectures that were given are drawn only where none was found. RecordError: no runs, or different layers.
+    Architectures that were given are drawn only where none was found.
     """
     found = [run for run in runs if is_searched(run)] or list(runs)
-    if not found:
-        raise RecordError("there is no run whose architecture could be drawn")
     labels = list(architecture_of(found[0]))
     alike = [run for run in found if list(architecture_of(run)) == labels]
     groups = grouped(alike, lambda run: str(run["label"]))

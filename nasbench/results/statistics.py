@@ -17,9 +17,7 @@ class Estimate:
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """Mean of independent values, ± t(n − 1) · s / √n; a single value has no interval. ValueError: no values."""
-    if not values:
-        raise ValueError("a mean needs at least one value")
+    """Mean of independent values, ± t(n − 1) · s / √n; a single value has no interval."""
     sample = np.asarray(values, dtype=np.float64)
     n = len(sample)
     half = quantile(n - 1) * float(sample.std(ddof=1)) / n**0.5 if n > 1 else None
@@ -27,7 +25,7 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate:
-    """Mean difference `values − baseline`, seed → value each, with its interval. ValueError: a side is empty.
+    """Mean difference `values − baseline`, seed → value each, with its interval.
 
     Both sides with the same seeds: the interval of the mean of the differences seed by seed (paired t). Otherwise
     Welch's, which assumes neither equal variances nor pairs; it needs two runs a side.
@@ -35,8 +33,6 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Es
     Source: Welch, "The generalization of Student's problem when several different population variances are involved",
     Biometrika 34, 1947 (degrees of freedom after Satterthwaite).
     """
-    if not values or not baseline:
-        raise ValueError("a difference needs at least one value on each side")
     if set(values) == set(baseline):
         paired = mean([values[seed] - baseline[seed] for seed in sorted(values)])
         return Estimate(paired.value, paired.half, paired.n, paired=True)

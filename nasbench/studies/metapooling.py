@@ -38,17 +38,17 @@ def _all_three(
     return RowSpec(key, f"all three, {title}", settings, f"{label} (ablation)", "none", marks, printed)
 
 
-def _at_width(width: str, *printed: Printed) -> Iterator[RowSpec]:
-    """The rows of Table 2 at one width."""
+def _at_width(width: str, *printed: tuple[float, str, float]) -> Iterator[RowSpec]:
+    """The rows of Table 2 at one width, and what is printed: top-1, parameters and multiply-adds as `_printed`."""
     rows = (
         ("none", "no enhancer", "none", "ablation"),
         ("se", "SE", "se", "none,se"),
         ("cbam", "CBAM", "cbam", "none,cbam"),
         ("meta", "Meta-Pooling", "paper", "ablation"),
     )
-    for (key, title, architecture, candidates), numbers in zip(rows, printed, strict=True):
+    for (key, title, architecture, candidates), (top1, params, madds) in zip(rows, printed, strict=True):
         settings = _given(architecture, candidates, width=float(width))
-        title = f"{title}, width {float(width):g}"
+        title, numbers = f"{title}, width {float(width):g}", _printed(top1, None, params, madds)
         yield RowSpec(f"{key} {width}", title, settings, architecture, f"none {width}", printed=numbers)
 
 
@@ -111,27 +111,9 @@ TABLE2 = TableSpec(
     "table2",
     "Attention and Meta-Pooling in MobileNetV2 at three widths; SE and CBAM on the expanded features, reduction 24.",
     (
-        *_at_width(
-            "1.0",
-            _printed(72.3, None, "3.50", 300),
-            _printed(73.5, None, "3.89", 300),
-            _printed(73.6, None, "3.89", 300),
-            _printed(74.6, None, "3.91", 320),
-        ),
-        *_at_width(
-            "0.75",
-            _printed(69.9, None, "2.5", 200),
-            _printed(71.5, None, "2.86", 210),
-            _printed(71.5, None, "2.86", 210),
-            _printed(71.8, None, "2.86", 210),
-        ),
-        *_at_width(
-            "0.5",
-            _printed(65.4, None, "2.0", 100),
-            _printed(66.4, None, "2.1", 100),
-            _printed(66.4, None, "2.1", 100),
-            _printed(66.9, None, "2.1", 100),
-        ),
+        *_at_width("1.0", (72.3, "3.50", 300), (73.5, "3.89", 300), (73.6, "3.89", 300), (74.6, "3.91", 320)),
+        *_at_width("0.75", (69.9, "2.5", 200), (71.5, "2.86", 210), (71.5, "2.86", 210), (71.8, "2.86", 210)),
+        *_at_width("0.5", (65.4, "2.0", 100), (66.4, "2.1", 100), (66.4, "2.1", 100), (66.9, "2.1", 100)),
     ),
     groups=("none 0.75", "none 0.5"),
     widths=True,
