@@ -23,10 +23,6 @@ class Display:
             console=self.console,
         )
         self._task: TaskID | None = None
-        self._stage = ""
-        self._epochs = 0
-        self._started = 0.0
-        self._before = 0  # epochs of an earlier process
 
     def __enter__(self) -> Display:
         """Start drawing."""

@@ -53,7 +53,6 @@ class Watcher(Callback):
         self._fixed = 0
         self._last_snapshot = -1
         self._loss: Any = None
-        self._interval = 1
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far."""

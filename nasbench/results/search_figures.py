@@ -117,11 +117,8 @@ def architecture(runs: Sequence[RunRow]) -> Figure:
 
 
 def _heat_map(axes: Axes, title: str, runs: Sequence[RunRow], labels: Sequence[str], names: Sequence[str]) -> Any:
-    counts = np.zeros((len(names), len(labels)))
-    for run in runs:
-        chosen = architecture_of(run)
-        for column, label in enumerate(labels):
-            counts[names.index(str(chosen[label])), column] += 1
+    found = [architecture_of(run) for run in runs]
+    counts = np.array([[sum(str(chosen[label]) == name for chosen in found) for label in labels] for name in names])
     image = heat_map(axes, counts / len(runs), counts, aspect="auto")
     seeds = "seed" if len(runs) == 1 else "seeds"
     axes.set_title(f"{title}: {len(runs)} {seeds}", loc="left", pad=3)
