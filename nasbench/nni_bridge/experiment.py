@@ -136,7 +136,7 @@ class Experiment:
         if study.assessor is not None:
             options = arguments("assessor", study.assessor)
             config.assessor = AlgorithmConfig(name=study.assessor.name, class_args=options)
-        if machines is not None and machines.platform == "local":
+        if machines is not None and machines.service.platform == "local":
             config.training_service, machines = machines.service, None
         self._machines, self._specification = machines, specification
         self._place: Place | None = None
@@ -164,7 +164,7 @@ class Experiment:
         with environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
                 config, where = self._nni.config, (self._machines, self.id, self._folder, host)
-                remote = self._machines.platform == "remote"
+                remote = self._machines.service.platform == "remote"
                 self._place = Remote(*where, config.trial_concurrency) if remote else Cluster(*where)
                 elsewhere = replace(self._specification, apart=self._place.trials, resume=False)
                 elsewhere.write(self._place.configure(config))

@@ -28,11 +28,6 @@ class Machines:
     # Folder of the shared storage that receives the records: as it is called here, and there.
     records: tuple[Path, str] | None = None
 
-    @property
-    def platform(self) -> str:
-        """NNI's name of the service, e.g. `remote`."""
-        return str(self.service.platform)
-
     def concurrency(self, asked: int | None, configs: Iterable[RunConfig]) -> int:
         """How many runs there are at a time, by default one a machine; OptionError: unknown, or too few GPUs."""
         gpus = self.service.trial_gpu_number
@@ -41,8 +36,8 @@ class Machines:
                 raise OptionError("nodes: a run of a sweep has one machine")
             if gpus is not None and config.device != "cpu" and config.devices > max(1, gpus):
                 raise OptionError(f"devices {config.devices}: trialGpuNumber gives each run {gpus} GPU(s)")
-        if asked is None and self.platform != "remote":
-            raise OptionError(f"say with --concurrency how many runs {self.platform} shall make at a time")
+        if asked is None and self.service.platform != "remote":
+            raise OptionError(f"say with --concurrency how many runs {self.service.platform} shall make at a time")
         return asked or len(self.service.machine_list)
 
 

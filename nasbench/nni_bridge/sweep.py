@@ -31,7 +31,7 @@ def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
     """Check every run of a study without training, and allocate the machine; NasbenchError names what is wrong."""
     samples = study.samples()
     configs = [run.config for run in samples]
-    here = machines is None or machines.platform == "local"
+    here = machines is None or machines.service.platform == "local"
     if machines is None or here:
         import torch
 

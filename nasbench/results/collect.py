@@ -85,10 +85,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     if "test" not in status.stages:
         error = f" ({status.error})" if status.error else ""
         raise NasbenchError(f"unfinished: {status.state}{error}, stages done: {', '.join(status.stages) or 'none'}")
-    result, data, settings = record.result(), record.data(), config.model_dump(mode="json")
+    result, data, settings = record.result(), record.data(), flat_settings(config)
     if result.architecture.keys() != record.decisions().keys():
         raise RecordError(f"{folder} is damaged: {RESULT} and {DECISIONS} have different labels")
-    options = {f"{kind}_options.{name}": _flat(v) for kind in KINDS for name, v in settings[f"{kind}_options"].items()}
+    options = {name: _flat(value) for name, value in settings.items() if "_options." in name}
     candidates, width = (config.space_options.get(name) for name in ("candidates", "width"))
     return {
         **{name: settings[name] for name in SHOWN},
@@ -108,6 +108,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         **options,
         **{f"search.{name}": value for name, value in result.search.items()},
     }
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """All settings, options and limits as `space_options.width`."""
+    settings = config.model_dump(mode="json")
+    groups = [*(f"{kind}_options" for kind in KINDS), "limits"]
+    return settings | {f"{group}.{name}": value for group in groups for name, value in settings.pop(group).items()}
 
 
 def curves(record: Record, name: str) -> pd.DataFrame:

@@ -7,12 +7,20 @@ from typing import Any
 
 import pandas as pd
 
-from nasbench.config import KINDS
 from nasbench.errors import NasbenchError, OptionError, RecordError, unknown
 from nasbench.record import Record
 from nasbench.results.agreement import Kappa, kappa, votes
 from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
-from nasbench.results.collect import MEASURES, RunRow, architecture_of, grouped, is_searched, option, read_run
+from nasbench.results.collect import (
+    MEASURES,
+    RunRow,
+    architecture_of,
+    flat_settings,
+    grouped,
+    is_searched,
+    option,
+    read_run,
+)
 from nasbench.results.statistics import difference, mean
 from nasbench.studies.rows import RowSpec, TableSpec
 from nasbench.studies.tables import spec
@@ -133,7 +141,7 @@ def compare(a: str | Path, b: str | Path) -> Table:
         try:
             runs.append(read_run(Path(path)))
             record = Record(Path(path))
-            configs.append(_flat_settings(record))
+            configs.append(flat_settings(record.config()))
             environment = record.environment()
             environments.append({**(environment.model_extra or {}), **environment.packages})
         except NasbenchError as e:
@@ -348,13 +356,6 @@ def _natural(name: str) -> tuple[bool, float, str]:
         return (False, float(name), name)
     except ValueError:
         return (True, 0.0, name)
-
-
-def _flat_settings(record: Record) -> dict[str, Any]:
-    settings = record.config().model_dump(mode="json")
-    groups = [*(f"{kind}_options" for kind in KINDS), "limits"]
-    flat = {f"{group}.{name}": value for group in groups for name, value in settings.pop(group).items()}
-    return settings | flat
 
 
 def _compared(part: str, what: str, a: Any, b: Any, kind: Kind = "number") -> Mapping[str, Cell]:
