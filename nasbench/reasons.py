@@ -24,7 +24,7 @@ class Evidence:
     error: float | None  # δ, the probability of a wrong exclusion anywhere in the network; `None` where it is not known
 
     def __str__(self) -> str:
-        error = "" if self.error is None else f", at {percent(self.error)} error for the network"
+        error = "" if self.error is None else f", at {100 * self.error:.3g} % error for the network"
         return (
             f"{self.decided} of {self.layers} layers decided by evidence, "
             f"{self.excluded} of {self.alternatives} alternatives excluded{error}"
@@ -105,8 +105,3 @@ def about(count: int) -> str:
     if count > LARGEST_STEPS:
         return f"over {LARGEST_STEPS:,}"
     return f"about {round(count, 2 - len(str(count))):,}"
-
-
-def percent(fraction: float) -> str:
-    """A fraction as `5 %`."""
-    return f"{100 * fraction:.3g} %"

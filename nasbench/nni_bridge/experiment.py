@@ -31,7 +31,8 @@ STATES = {
     "USER_CANCELED": "cancelled",
     "SYS_CANCELED": "cancelled",
 }
-ENDED = ("DONE", "STOPPED")
+ENDS = set(STATES.values())
+ENDED = ("DONE", "STOPPED")  # NNI's words for experiments that have
 STDERR = "trial.stderr"
 KILLED = "killed without a word, which is how a process ends when the memory runs out"
 POLL_SECONDS = 0.5
@@ -62,11 +63,6 @@ class Trial:
     mendable: bool = False  # whether the failure is a mistake in the settings
     record: Path | None = None  # its folder
     seconds: float | None = None  # it took
-
-    @property
-    def ended(self) -> bool:
-        """Whether it will not go on."""
-        return self.state in STATES.values()
 
 
 def check_algorithms(study: Study) -> None:
@@ -221,7 +217,7 @@ class Experiment:
         parameters, trial_folder = job.hyperParameters[0].parameters, self.trial_folder(job.trialJobId)
         state = STATES.get(job.status, job.status.lower())
         seconds = (job.endTime - job.startTime) / 1000 if job.endTime and job.endTime > 0 and job.startTime else None
-        if state in STATES.values() and state != "finished":
+        if state in ENDS and state != "finished":
             state = self._why(job.trialJobId)
         if self._place is not None and state in ("finished", "failed"):
             self._place.fetch(job.trialJobId, job.logPath, trial_folder, Path(self._specification.out))

@@ -14,7 +14,7 @@ from nasbench.config import RunConfig
 from nasbench.errors import OptionError, RecordError, RunFailed
 from nasbench.files import write_atomic
 from nasbench.nni_bridge import portal
-from nasbench.nni_bridge.experiment import STDERR, Allocation, Experiment, Say, Trial, check_algorithms, tail
+from nasbench.nni_bridge.experiment import ENDS, STDERR, Allocation, Experiment, Say, Trial, check_algorithms, tail
 from nasbench.nni_bridge.machines import Machines
 from nasbench.nni_bridge.portal import LOOPBACK, NNI_FOLDER, check_host, warn_if_exposed
 from nasbench.nni_bridge.trial import Specification
@@ -143,7 +143,7 @@ def run_sweep(
                         if trial.state == "running" and trial.id not in started:
                             started.add(trial.id)
                             say(f"started   {label}")
-                        if trial.ended and trial.id not in ended:
+                        if trial.state in ENDS and trial.id not in ended:
                             ended.add(trial.id)
                             how = "run again" if key in todo and todo[key].interrupted is not None else "run"
                             facts = (trial.error, trial.record, trial.seconds)

@@ -174,7 +174,7 @@ def _answer(record: Record, kinds: Counter[str]) -> Iterator[str]:
         told = f"{gathered.excluded} of {gathered.alternatives} alternatives were ruled out."
         if gathered.error is not None:
             told += " If no candidate were better than another, a search would still rule one out in at most "
-            told += f"{reasons.percent(gathered.error)} of cases."
+            told += f"{100 * gathered.error:.3g} % of cases."
         yield told
     if kinds[LEAD] or kinds[LIMIT]:
         led = f"{kinds[LEAD]} of {total} layers were fixed because one candidate led by ρ"

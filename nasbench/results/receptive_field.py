@@ -121,10 +121,7 @@ def of_layers(model: nn.Module, names: Iterable[str], image_size: int) -> dict[s
 
 
 def effective(model: nn.Module, image_size: int) -> NDArray[np.float64]:
-    """The effective field (image_size, image_size) of the last feature map's centre unit, its maximum scaled to 1.
-
-    OptionError where the network has no such map.
-    """
+    """The effective field (S, S) of the last map's centre unit, its maximum scaled to 1. OptionError: no such map."""
     with torch.no_grad():
         images = torch.zeros(1, CHANNELS, image_size, image_size)
         name, _ = last_map(copy.deepcopy(model).cpu().float().eval(), images)

@@ -65,9 +65,12 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
     groups, shared = _groups(found, trust)
+    days = sorted(str(run["started"])[:10] for run in found)
+    when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+    counted = f"{len(found)} finished run{'s' * (len(found) > 1)} of {len(groups)} set-up{'s' * (len(groups) > 1)}"
     content = render_page(
         "report.html",
-        summary=_summary(found, len(groups)),
+        summary=f"{counted} on {', '.join(sorted({str(run['dataset']) for run in found}))}, started {when}.",
         tables=tables,
         figures=list(_figures(runs, trust)),
         searches=[
@@ -84,14 +87,6 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "index.html", content)
     return output / "index.html"
-
-
-def _summary(runs: Sequence[RunRow], groups: int) -> str:
-    data = ", ".join(sorted({str(run["dataset"]) for run in runs}))
-    days = sorted(str(run["started"])[:10] for run in runs)
-    when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-    many, several = "s" * (len(runs) > 1), "s" * (groups > 1)
-    return f"{len(runs)} finished run{many} of {groups} set-up{several} on {data}, started {when}."
 
 
 def _groups(runs: Sequence[RunRow], trust: bool) -> tuple[list[dict[str, Any]], str]:

@@ -64,11 +64,7 @@ def held_out(record: Record) -> float | None:
 
 
 def expected_seconds(config: RunConfig, runs: Iterable[Known]) -> float | None:
-    """Seconds that a run is expected to take, by finished runs that are like it; `None` where there are none.
-
-    It is the mean of those that differ in the seed only, else of those with the same network, data and strategy, scaled
-    by the epochs.
-    """
+    """The mean seconds of finished runs that differ in the seed only, else of those alike, by epochs; `None`: none."""
     timing, setting = _timing(config), config.digest(*SETTING)
     alike = [run for run in runs if run.finished and run.timing == timing]
     seconds = [run.seconds for run in alike if run.setting == setting] or [_scaled(run, config) for run in alike]

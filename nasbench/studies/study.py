@@ -53,11 +53,7 @@ class Planned:
 
 
 class Study(BaseModel):
-    """A set of runs: every combination of rows, seeds and other settings, or as many as a tuner may try.
-
-    The keys of `grid`, `search` and `exclude` are fields of `RunConfig`, options with a dot
-    (`strategy_options.rho`), and `variant` in `exclude`.
-    """
+    """A set of runs: every combination of rows, seeds and other settings, or as many as a tuner may try."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,10 +62,10 @@ class Study(BaseModel):
     base: dict[str, Any] = Field(default_factory=dict)
     # The rows: named groups of `RunConfig` fields over the base; each is combined with the whole grid.
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    # Field → list of values, or `{from, to, step}` or `{from, to, count, scale}` (both ends belong to it; `scale` is
-    # `linear` or `log`).
+    # Field of `RunConfig`, options with a dot (`strategy_options.rho`) → list of values, or `{from, to, step}` or
+    # `{from, to, count, scale}` (both ends belong to it; `scale` is `linear` or `log`).
     grid: dict[str, list[Any]] = Field(default_factory=dict)
-    # Combinations that are left out: each a mapping of what varies to a value or a list of values.
+    # Combinations that are left out: each a mapping of what varies (`variant`, too) to a value or a list of values.
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     # Field → distribution, e.g. `{loguniform: [0.003, 0.3]}`, from which a tuner draws
     search: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
