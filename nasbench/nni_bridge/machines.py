@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import traceback
 import warnings
@@ -48,28 +47,13 @@ def read_machines(path: Path) -> Machines:
     """
     given = read_config(path)
     own = {key: given.pop(key) for key in OWN if key in given}
-    with _reasons(path):
-        service = _load(given, path.resolve().parent)
-        _validate(service)
-        if service.platform == "remote":
-            _check_remote(service)
-    known, known_hosts = own.get("known_hosts"), None
-    if known is not None:
-        if service.platform != "remote" or not isinstance(known, str):
-            raise OptionError(f"{path}: known_hosts is a file, for the service remote")
-        known_hosts = path.resolve().parent / Path(known).expanduser()
-        if not known_hosts.is_file():
-            raise OptionError(f"{path}: known_hosts {known_hosts} does not exist")
-    return Machines(service, known_hosts, _records(path, service, own.get("records")))
-
-
-@contextlib.contextmanager
-def _reasons(path: Path) -> Iterator[None]:
-    """Turn what NNI's configuration classes raise into one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            service = _load(given, path.resolve().parent)
+            _validate(service)
+        if service.platform == "remote":
+            _check_remote(service)
     except OptionError as e:
         raise OptionError(f"{path}: {e}") from e
     except AssertionError as e:
@@ -78,6 +62,14 @@ def _reasons(path: Path) -> Iterator[None]:
         raise OptionError(f"{path}: NNI demands {line.removeprefix('assert ')}") from e
     except Exception as e:
         raise OptionError(f"{path}: {' '.join(str(e).split())}") from e
+    known, known_hosts = own.get("known_hosts"), None
+    if known is not None:
+        if service.platform != "remote" or not isinstance(known, str):
+            raise OptionError(f"{path}: known_hosts is a file, for the service remote")
+        known_hosts = path.resolve().parent / Path(known).expanduser()
+        if not known_hosts.is_file():
+            raise OptionError(f"{path}: known_hosts {known_hosts} does not exist")
+    return Machines(service, known_hosts, _records(path, service, own.get("records")))
 
 
 def _load(given: Mapping[str, Any], base: Path) -> Any:

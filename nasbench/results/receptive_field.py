@@ -114,7 +114,8 @@ def of_layers(model: nn.Module, names: Iterable[str], image_size: int) -> dict[s
     """What each of some modules of a network sees; those that return no map are left out."""
     found = {}
     for name, strength in _influence(model, names, image_size).items():
-        rows, columns = (_extent((strength > 0).any(axis)) for axis in (1, 0))
+        places = [(strength > 0).any(axis).nonzero().flatten().tolist() or [0, -1] for axis in (1, 0)]
+        rows, columns = ((along[0], along[-1]) for along in places)
         side = effective_side((strength / strength.max().clamp_min(1e-300)).numpy())
         found[name] = Field(rows, columns, effective=side)
     return found
@@ -154,11 +155,6 @@ def _influence(model: nn.Module, names: Iterable[str], image_size: int, batches:
                 (gradient,) = torch.autograd.grad(unit, images, retain_graph=True)
                 found[name] = found.get(name, 0) + gradient.abs().sum((0, 1)).double()
     return found
-
-
-def _extent(seen: Tensor) -> tuple[int, int]:
-    places = seen.nonzero().flatten().tolist()
-    return (places[0], places[-1]) if places else (0, -1)
 
 
 def effective_side(field: NDArray[np.float64]) -> float:
