@@ -17,11 +17,11 @@ from scipy.stats import kendalltau
 
 from nasbench.files import write_atomic
 from nasbench.packs import SUFFIX
-from nasbench.results.agreement import chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import architecture_of, collect
 from nasbench.results.formats import markdown
 from nasbench.results.repeats import repeats
+from nasbench.results.statistics import chance, kappa, share, tally, votes
 from nasbench.results.style import PAGE, encode, new_figure, styled
 from nasbench.results.tables import records
 from nasbench.spaces.operations.enhancers import CANDIDATE_SETS

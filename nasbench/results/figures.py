@@ -142,10 +142,7 @@ def _layer(
 
 
 def architecture(runs: Sequence[RunRow]) -> Figure:
-    """Which candidate was chosen at which depth: a heat map a set-up and kind of label, with the share of its runs.
-
-    Architectures that were given are drawn only where none was found.
-    """
+    """A heat map a set-up and kind of label: share of runs by candidate and depth; given ones where none was found."""
     found = [run for run in runs if is_searched(run)] or list(runs)
     labels = list(architecture_of(found[0]))
     alike = [run for run in found if list(architecture_of(run)) == labels]

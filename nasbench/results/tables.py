@@ -9,7 +9,6 @@ import pandas as pd
 
 from nasbench.errors import NasbenchError, OptionError, RecordError, unknown
 from nasbench.record import Record
-from nasbench.results.agreement import Kappa, kappa, votes
 from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
 from nasbench.results.collect import (
     MEASURES,
@@ -21,7 +20,7 @@ from nasbench.results.collect import (
     option,
     read_run,
 )
-from nasbench.results.statistics import difference, mean
+from nasbench.results.statistics import Kappa, difference, kappa, mean, votes
 from nasbench.studies.rows import RowSpec, TableSpec
 from nasbench.studies.tables import spec
 

@@ -115,10 +115,7 @@ def _finished(run: Planned, earlier: Known) -> Result:
 
 
 def run_missing(planned: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
-    """Make what is missing of a grid, one after the other; a run that fails is told, and does not stop the rest.
-
-    Raises NasbenchError: a run can never work, and none was started; the message names it.
-    """
+    """Make what a grid lacks in turn, and tell which runs fail. NasbenchError: one can never work; none was started."""
     from nasbench.pipeline import run
 
     check(planned.missing)
