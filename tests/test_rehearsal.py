@@ -80,9 +80,7 @@ def test_the_epochs_that_are_tried_stand_for_all(epochs: int) -> None:
     ],
     ids=lambda changes: f"{changes['strategy']}{len(changes.get('strategy_options', {}))}",
 )
-def test_the_time_is_that_of_the_run(
-    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_time_is_that_of_the_run(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own_time(monkeypatch)
     foreseen = rehearse(config(**changes))
     record = run(config(**changes), tmp_path)

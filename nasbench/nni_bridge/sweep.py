@@ -20,7 +20,7 @@ from nasbench.nni_bridge.portal import LOOPBACK, NNI_FOLDER, check_host, warn_if
 from nasbench.nni_bridge.trial import Specification
 from nasbench.record import CONFIG, Record
 from nasbench.signals import terminable
-from nasbench.studies.plan import Plan, Result, check, plan, write_results
+from nasbench.studies.plan import Result, check, plan, write_results
 from nasbench.studies.study import Study
 
 MANAGER = "manager.json"
@@ -132,9 +132,13 @@ def run_sweep(
         todo = {_key(run.parameters): run for run in planned.missing}
         results = {_key(r.parameters): r for r in planned.results}
         count = len(todo) + planned.proposals
+        parameters = [dict(run.parameters) for run in planned.missing]
+        runs, first = ([], parameters) if study.search else (parameters, [])
+        specification = Specification(study.model_dump(mode="json"), runs, str(out), resume=True)
+        folder = out / NNI_FOLDER
         try:
             if count:
-                experiment = _experiment(study, allocation, planned, out, machines)
+                experiment = Experiment(study, allocation, specification, folder, count, planned.known, first, machines)
                 started: set[str] = set()
                 ended: set[str] = set()
                 with _running(experiment, out, say, port, host):
@@ -169,16 +173,6 @@ def stop_leftover(out: Path, say: Say) -> None:
     if group is not None:
         say(f"stopping what an earlier sweep left running here when it was killed (NNI experiment {experiment})")
         portal.stop_group(group, LEFTOVER_SECONDS)
-
-
-def _experiment(
-    study: Study, allocation: Allocation, planned: Plan, out: Path, machines: Machines | None
-) -> Experiment:
-    parameters = [dict(run.parameters) for run in planned.missing]
-    runs, first = ([], parameters) if study.search else (parameters, [])
-    specification = Specification(study.model_dump(mode="json"), runs, str(out), resume=True)
-    count, folder = len(parameters) + planned.proposals, out / NNI_FOLDER
-    return Experiment(study, allocation, specification, folder, count, planned.known, first, machines)
 
 
 @contextmanager

@@ -11,20 +11,9 @@ from nasbench.errors import OptionError, RecordError, listed, quoted, unknown
 from nasbench.facts import Decision
 from nasbench.reasons import EVIDENCE, LEAD, UNDECIDED
 from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record
+from nasbench.results import style
 from nasbench.results.collect import RunRow, architecture_of, curves, grouped, is_searched, option
 from nasbench.results.pareto import pareto, tradeoff
-from nasbench.results.style import (
-    CANDIDATES,
-    COLUMN,
-    PAGE,
-    candidate,
-    heat_map,
-    legend_below,
-    new_figure,
-    panels_of,
-    series,
-    styled,
-)
 from nasbench.results.tables import records
 
 WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "pareto", "curves", "confusion")
@@ -66,7 +55,7 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
         runs = [run for run in runs if Record(run["path"]).file(file)]
         if not runs:
             raise RecordError(f"none of the runs has {absent}")
-    with styled():
+    with style.styled():
         if what in OF_RUN:
             return {f"{what}_{run['name']}": OF_RUN[what](run) for run in (runs if each else first_of_each(runs))}
         if what == "receptive-field":
@@ -88,18 +77,18 @@ def alphas(run: RunRow) -> Figure:
             raise RecordError(f"{record.path / SEARCH} is damaged: {what}")
     names = list(measured["candidate"].unique())
     last = int(measured["step"].max()) or 1
-    figure = new_figure(PAGE, 1.05 + 1.1 * -(-len(layers) // PANELS))
-    panels = panels_of(figure, len(layers), PANELS, sharex=True, sharey=True)
+    figure = style.new_figure(style.PAGE, 1.05 + 1.1 * -(-len(layers) // PANELS))
+    panels = style.panels_of(figure, len(layers), PANELS, sharex=True, sharey=True)
     for number, (axes, (label, layer)) in enumerate(zip(panels, layers.items(), strict=True)):
         _layer(axes, label, layer, chosen[label], decisions[label], names, last)
         lowest = number + PANELS >= len(layers)
         axes.tick_params(labelbottom=lowest)
         axes.set_xlabel("training step" if lowest else "")
     panels[0].set_ylim(0, min(1.0, 1.1 * measured["pi"].max()))
-    styles = {name: {**candidate(name, i), "markersize": 3} for i, name in enumerate(names)} | {"fixed": FIXED}
+    styles = {name: {**style.candidate(name, i), "markersize": 3} for i, name in enumerate(names)} | {"fixed": FIXED}
     if any(decision.excluded for decision in decisions.values()):
         styles["excluded"] = {**EXCLUDED, "color": "#606060"}
-    legend_below(figure, styles, len(styles) if len(styles) < 10 else -(-len(styles) // 2), handlelength=2.4)
+    style.legend_below(figure, styles, len(styles) if len(styles) < 10 else -(-len(styles) // 2), handlelength=2.4)
     title = f"{run['label']} on {run['dataset']}, seed {run['seed']}"
     figure.suptitle(
         f"π of each layer's candidates over the search: {title}\n"
@@ -114,17 +103,17 @@ def _layer(
 ) -> None:
     for key, curve in layer.groupby("candidate", sort=False):
         name = str(key)
-        steps, values, style = list(curve["step"]), list(curve["pi"]), candidate(name, names.index(name))
+        steps, values, look = list(curve["step"]), list(curve["pi"]), style.candidate(name, names.index(name))
         if name in decision.excluded:  # the line ends at that step, at which it has the value before
             end = decision.excluded[name].step
             before = [(s, v) for s, v in zip(steps, values, strict=True) if s < end] or [(0, values[0])]
             steps, values = [*(s for s, _ in before), end], [*(v for _, v in before), before[-1][1]]
-            axes.plot(steps[-1:], values[-1:], **EXCLUDED, color=style["color"], zorder=4, clip_on=False)
+            axes.plot(steps[-1:], values[-1:], **EXCLUDED, color=look["color"], zorder=4, clip_on=False)
         every = max(1, len(steps) // 3)
         axes.plot(
             steps,
             values,
-            **style,
+            **look,
             linewidth=1.5 if name == str(chosen) else 0.8,
             markersize=2.6,
             markevery=(names.index(name) * every // max(1, len(names)), every),
@@ -154,7 +143,7 @@ def architecture(runs: Sequence[RunRow]) -> Figure:
     names = {(v, k): _candidates(groups[v], kinds[k], len(kinds) == 1) for v, k in maps}
     rows = sum(map(len, names.values()))
     longest = max(map(len, kinds.values()))
-    figure = new_figure(PAGE if longest > 8 else COLUMN, 0.75 + 0.3 * len(maps) + 0.16 * rows)
+    figure = style.new_figure(style.PAGE if longest > 8 else style.COLUMN, 0.75 + 0.3 * len(maps) + 0.16 * rows)
     ratios = [len(names[key]) for key in maps]
     panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     image: Any = None
@@ -172,7 +161,7 @@ def architecture(runs: Sequence[RunRow]) -> Figure:
 def _heat_map(axes: Axes, title: str, runs: Sequence[RunRow], labels: Sequence[str], names: Sequence[str]) -> Any:
     found = [architecture_of(run) for run in runs]
     counts = np.array([[sum(str(chosen[label]) == name for chosen in found) for label in labels] for name in names])
-    image = heat_map(axes, counts / len(runs), counts, aspect="auto")
+    image = style.heat_map(axes, counts / len(runs), counts, aspect="auto")
     seeds = "seed" if len(runs) == 1 else "seeds"
     axes.set_title(f"{title}: {len(runs)} {seeds}", loc="left", pad=3)
     axes.set_yticks(range(len(names)), names)
@@ -195,7 +184,7 @@ def _candidates(runs: Sequence[RunRow], labels: Sequence[str], listed: bool) -> 
         if listed and is_searched(run):
             names |= dict.fromkeys(filter(None, str(option(run, "candidates") or "").split("+")))
         names |= dict.fromkeys(str(chosen[label]) for label in labels)
-    return [name for name in CANDIDATES if name in names] + sorted(set(names) - set(CANDIDATES))
+    return [name for name in style.CANDIDATES if name in names] + sorted(set(names) - set(style.CANDIDATES))
 
 
 def learning_curves(runs: Sequence[RunRow]) -> Figure:
@@ -209,20 +198,20 @@ def learning_curves(runs: Sequence[RunRow]) -> Figure:
     if not shown:
         raise RecordError("none of the runs has learning curves (metrics.csv)")
     lines = -(-len(variants) // 4)
-    figure = new_figure(PAGE if len(shown) > 1 else COLUMN, 2.35 + 0.14 * lines)
+    figure = style.new_figure(style.PAGE if len(shown) > 1 else style.COLUMN, 2.35 + 0.14 * lines)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (stage, name, title, scale) in zip(panels, shown, strict=True):
         values = found[stage, name]
         for number, variant in enumerate(variants):
             of_variant = values[values["variant"] == variant]
             if len(of_variant):
-                _curve(axes, of_variant, scale, series(number))
+                _curve(axes, of_variant, scale, style.series(number))
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
         axes.grid(True)
         axes.locator_params(axis="x", integer=True)
-    styles = {name: series(number) for number, name in enumerate(variants)}
-    legend_below(figure, styles, min(4, len(variants)), handlelength=3)
+    styles = {name: style.series(number) for number, name in enumerate(variants)}
+    style.legend_below(figure, styles, min(4, len(variants)), handlelength=3)
     figure.suptitle("Learning curves (mean over seeds; band: lowest to highest)")
     return figure
 
@@ -232,8 +221,8 @@ def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
     from nasbench.networks import load_model
     from nasbench.results import receptive_field as fields
 
-    width = COLUMN if len(runs) < 3 else PAGE
-    figure = new_figure(width, 1.5 + width / len(runs))
+    width = style.COLUMN if len(runs) < 3 else style.PAGE
+    figure = style.new_figure(width, 1.5 + width / len(runs))
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     image: Any = None
     for axes, run in zip(panels, runs, strict=True):
@@ -257,17 +246,17 @@ def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("image row (pixels)")
     bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.6, aspect=30, pad=0.03)
-    wrap = "\n" if width == COLUMN else " "
+    wrap = "\n" if width == style.COLUMN else " "
     bar.set_label(f"√ of |gradient| of the last map's centre unit (maximum = 1);{wrap}dashed: theoretical field")
     figure.suptitle("Receptive field of the last map's centre unit")
     return figure
 
 
-def _curve(axes: Axes, measured: pd.DataFrame, scale: float, style: Mapping[str, Any]) -> None:
+def _curve(axes: Axes, measured: pd.DataFrame, scale: float, look: Mapping[str, Any]) -> None:
     epochs = measured.groupby("epoch")["value"].agg(["mean", "min", "max"]) * scale
-    axes.plot(epochs.index, epochs["mean"], **style, markevery=max(1, len(epochs) // 6))
+    axes.plot(epochs.index, epochs["mean"], **look, markevery=max(1, len(epochs) // 6))
     if measured["run"].nunique() > 1:
-        axes.fill_between(epochs.index, epochs["min"], epochs["max"], color=style["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(epochs.index, epochs["min"], epochs["max"], color=look["color"], alpha=0.15, linewidth=0)
 
 
 def first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:
@@ -289,12 +278,12 @@ def confusion(run: RunRow) -> Figure:
         counts[place] = images
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     many = len(names) > MOST_NAMED
-    side = COLUMN if len(names) <= MOST_IN_COLUMN else PAGE
-    figure = new_figure(side, (0.55 if many else 0.9) * side)
+    side = style.COLUMN if len(names) <= MOST_IN_COLUMN else style.PAGE
+    figure = style.new_figure(side, (0.55 if many else 0.9) * side)
     panels = figure.subplots(1, 2 if many else 1, squeeze=False, width_ratios=[3, 2] if many else [1])[0]
     axes = panels[0]
     # The root: a few images in a hundred are what there is to see beside the diagonal.
-    image = heat_map(axes, np.sqrt(share), None if many else counts)
+    image = style.heat_map(axes, np.sqrt(share), None if many else counts)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if many:
