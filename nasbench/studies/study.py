@@ -251,10 +251,10 @@ def _values(key: str, given: Any) -> Any:
         raise ValueError(f"{key}: count must be a whole number from 2 to {MAX_RUNS}")
     if step is not None and (step <= 0 or (high - low) / step > MAX_RUNS):
         raise ValueError(f"{key}: step {step} does not lead from {low} to {high}")
-    if count is not None:
-        found = (np.geomspace if scale == "log" else np.linspace)(low, high, count).tolist()
-    else:
+    if step is not None:
         found = [low + i * step for i in range(int((high - low) / step * (1 + 1e-9) + 1e-9) + 1)]
+    else:
+        found = (np.geomspace if scale == "log" else np.linspace)(low, high, count or 0).tolist()
     # 0.1 + 2 · 0.1 is 0.30000000000000004
     return [n if isinstance(n, int) else float(f"{n:.12g}") for n in found]
 
