@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -204,8 +204,14 @@ def learning_curves(runs: Sequence[RunRow]) -> Figure:
         values = found[stage, name]
         for number, variant in enumerate(variants):
             of_variant = values[values["variant"] == variant]
-            if len(of_variant):
-                _curve(axes, of_variant, scale, style.series(number))
+            if of_variant.empty:
+                continue
+            look = style.series(number)
+            epochs = of_variant.groupby("epoch")["value"].agg(["mean", "min", "max"]) * scale
+            axes.plot(epochs.index, epochs["mean"], **look, markevery=max(1, len(epochs) // 6))
+            if of_variant["run"].nunique() > 1:
+                band = epochs["min"], epochs["max"]
+                axes.fill_between(epochs.index, *band, color=look["color"], alpha=0.15, linewidth=0)
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
         axes.grid(True)
@@ -250,13 +256,6 @@ def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
     bar.set_label(f"√ of |gradient| of the last map's centre unit (maximum = 1);{wrap}dashed: theoretical field")
     figure.suptitle("Receptive field of the last map's centre unit")
     return figure
-
-
-def _curve(axes: Axes, measured: pd.DataFrame, scale: float, look: Mapping[str, Any]) -> None:
-    epochs = measured.groupby("epoch")["value"].agg(["mean", "min", "max"]) * scale
-    axes.plot(epochs.index, epochs["mean"], **look, markevery=max(1, len(epochs) // 6))
-    if measured["run"].nunique() > 1:
-        axes.fill_between(epochs.index, epochs["min"], epochs["max"], color=look["color"], alpha=0.15, linewidth=0)
 
 
 def first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:

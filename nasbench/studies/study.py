@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nasbench.config import KINDS, RESULT, RunConfig, read_config
 from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.presets import layer, resolve_config
-from nasbench.studies.known import Known
+
+if TYPE_CHECKING:
+    from nasbench.studies.plan import Known
 
 VARIANT = "variant"  # the parameter that says which variant a run is of
 RANGE = ("from", "to", "step", "count", "scale")
