@@ -20,6 +20,8 @@ Runs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[RUNS]...", help="Records, packs, or folders with either at any depth; by default runs."),
 ]
+Records = Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")]
+OneRecord = Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON as the last line of stdout.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the code of modules that records name: for spaces that are not registered.")
