@@ -107,10 +107,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def render_page(template: str, **content: Any) -> str:
-    """A template of this folder's with these values; what is no `Markup` is escaped.
-
-    A page needs nothing but itself: no script, no network. Halves of characters, which no file can hold, become `?`.
-    """
+    """A template with these values, what is no `Markup` escaped; halves of characters, which no file holds, are `?`."""
     from jinja2 import Environment, PackageLoader
 
     loader = PackageLoader("nasbench.results", "")

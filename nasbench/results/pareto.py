@@ -26,10 +26,7 @@ def front(costs: Sequence[Sequence[float]]) -> list[bool]:
 
 
 def tradeoff(runs: Sequence[RunRow]) -> Figure:
-    """Test accuracy against multiply-adds, mean and 95 % confidence interval over seeds of every set-up.
-
-    Set-ups of one name at several widths are joined by a line; data sets have a panel each.
-    """
+    """Top-1 against multiply-adds: means and intervals of set-ups, joined where only the width differs, by recipe."""
     recipes = grouped(runs, lambda run: run["protocol"])
     variants = sorted({str(run["label"]) for run in runs})
     lines = -(-len(variants) // 2)
@@ -52,12 +49,14 @@ def tradeoff(runs: Sequence[RunRow]) -> Figure:
 
 
 def pareto(runs: Sequence[RunRow]) -> Figure:
-    """Test accuracy against multiply-adds, mean over seeds of every set-up, and the front that none of them beats.
-
-    Data sets have a panel each, whatever the recipe: widths and image sizes are what costs are made of.
-    """
+    """Top-1 against multiply-adds, means of set-ups, and the front that none of them beats, by data set."""
     sets = {name: [run for run in runs if run["dataset"] == name] for name in sorted({run["dataset"] for run in runs})}
-    points = {name: _points(members) for name, members in sets.items()}
+    points = {}
+    for dataset, members in sets.items():
+        alike = grouped(members, lambda run: run["setting"]).values()
+        costs = [(_name(group), madds, top1.value) for group in alike for madds, top1 in [_point(group)]]
+        on = front([(madds, -top1) for _, madds, top1 in costs])
+        points[dataset] = [(*cost, is_on) for cost, is_on in zip(costs, on, strict=True)]
     lines = max(sum(on for *_, on in found) for found in points.values())
     figure = new_figure(PAGE if len(sets) > 1 else COLUMN, (2.6 + 0.13 * lines) * -(-len(sets) // 2))
     for axes, (dataset, found) in zip(_panels(figure, len(sets)), points.items(), strict=True):
@@ -90,14 +89,6 @@ def _panels(figure: Figure, count: int) -> list[Axes]:
 def _point(group: Sequence[RunRow]) -> tuple[float, Estimate]:
     """Mean of the multiply-adds in millions and of top-1 in percent."""
     return mean([run["madds"] / 1e6 for run in group]).value, mean([100 * run["top1"] for run in group])
-
-
-def _points(runs: Sequence[RunRow]) -> list[tuple[str, float, float, bool]]:
-    """Name, millions of multiply-adds and top-1 in percent of every set-up, and whether it is on the front."""
-    alike = grouped(runs, lambda run: run["setting"]).values()
-    found = [(_name(group), madds, top1.value) for group in alike for madds, top1 in [_point(group)]]
-    on = front([(madds, -top1) for _, madds, top1 in found])
-    return [(*point, is_on) for point, is_on in zip(found, on, strict=True)]
 
 
 def _name(group: Sequence[RunRow]) -> str:

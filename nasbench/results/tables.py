@@ -130,10 +130,9 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
 
 
 def compare(a: str | Path, b: str | Path) -> Table:
-    """What differs between two finished runs in configuration, architecture, result and environment.
+    """All results of two finished runs, and what else differs; of numbers `b − a`, of accuracies in percentage points.
 
-    One row a difference: the two values, and for numbers `b − a`, of accuracies in percentage points. Results are
-    always listed, the rest only where it differs. Raises RecordError: one of them is not a finished record.
+    Raises RecordError: one of them is not a finished record.
     """
     runs, configs, environments = [], [], []
     for path in (a, b):
