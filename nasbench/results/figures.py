@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -55,7 +56,7 @@ def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False)
         runs = [run for run in runs if Record(run["path"]).file(file)]
         if not runs:
             raise RecordError(f"none of the runs has {absent}")
-    with style.styled():
+    with matplotlib.rc_context(fname=style.SETTINGS):
         if what in OF_RUN:
             return {f"{what}_{run['name']}": OF_RUN[what](run) for run in (runs if each else first_of_each(runs))}
         if what == "receptive-field":

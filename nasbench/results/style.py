@@ -1,7 +1,6 @@
 """How the figures look: at print size, without relying on colour alone, and without touching matplotlib's settings."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,6 @@ def candidate(name: str, number: int) -> dict[str, Any]:
     return CANDIDATES.get(name) or series(number)
 
 
-def styled() -> AbstractContextManager[None]:
-    """Draw with this module's settings; matplotlib's own are back afterwards."""
-    return matplotlib.rc_context(fname=SETTINGS)
-
-
 def new_figure(width: float, height: float) -> Figure:
     """A figure of its own, in inches, that no pyplot knows of."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -87,7 +81,7 @@ def encode(figure: Figure, how: str) -> bytes:
     """A figure as the bytes of a file of one of `FORMATS`, the same every time."""
     buffer = BytesIO()
     metadata = {"Software": None} if how == "png" else {"Date": None}
-    with styled():
+    with matplotlib.rc_context(fname=SETTINGS):
         if figure.get_layout_engine() is not None:
             # Laid out once: a second time would move things a little further.
             figure.draw_without_rendering()
