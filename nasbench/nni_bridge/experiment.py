@@ -38,8 +38,6 @@ KILLED = "killed without a word, which is how a process ends when the memory run
 POLL_SECONDS = 0.5
 PATIENCE = 5  # polls without an answer after which a manager counts as dead
 REASON = re.compile(r"^(error: |Fatal |[\w.]*(Error|Exception|Interrupt)\b)")
-
-
 Say = Callable[[str], None]
 
 
@@ -217,8 +215,11 @@ class Experiment:
         parameters, trial_folder = job.hyperParameters[0].parameters, self.trial_folder(job.trialJobId)
         state = STATES.get(job.status, job.status.lower())
         seconds = (job.endTime - job.startTime) / 1000 if job.endTime and job.endTime > 0 and job.startTime else None
-        if state in ENDS and state != "finished":
-            state = self._why(job.trialJobId)
+        if state in ENDS and state != "finished":  # NNI has one word for those that it stopped and that were killed
+            log = _text(self._folder / "log" / "nnimanager.log")
+            # The assessor's wish has quotes; a person's, or the end's, has none.
+            other = "cancelled" if f"cancelTrialJob: {job.trialJobId}" in log else "failed"
+            state = "stopped early" if f'cancelTrialJob: "{job.trialJobId}"' in log else other
         if self._place is not None and state in ("finished", "failed"):
             self._place.fetch(job.trialJobId, job.logPath, trial_folder, Path(self._specification.out))
         outcome: dict[str, Any] = json.loads(_text(trial_folder / OUTCOME) or "{}")
@@ -230,13 +231,6 @@ class Experiment:
             told = [line for line in _text(trial_folder / STDERR).splitlines() if REASON.match(line)] or [KILLED]
             error = " ".join(str(outcome.get("error") or told[-1]).split())
         return Trial(job.trialJobId, parameters, state, error, bool(outcome.get("mendable")), record, seconds)
-
-    def _why(self, trial: str) -> str:
-        """Why a trial ended without success: NNI has one word for those that it stopped and those that were killed."""
-        log = _text(self._folder / "log" / "nnimanager.log")
-        if f'cancelTrialJob: "{trial}"' in log:  # the assessor's wish; a person's, or the end's, has no quotes
-            return "stopped early"
-        return "cancelled" if f"cancelTrialJob: {trial}" in log else "failed"
 
 
 def tail(path: Path) -> Iterator[str]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95
-Votes = Mapping[str, Sequence[str]]  # layer → the candidate that each search chose for it
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,8 @@ def chance(layers: Iterable[Sequence[str]]) -> float | None:
     return sum((count / counts.total()) ** 2 for count in counts.values()) if counts else None
 
 
-def kappa(chosen: Votes) -> Kappa:
-    """Fleiss' κ = (P̄ − P̄_e) / (1 − P̄_e), with a jackknife interval over the layers.
+def kappa(chosen: Mapping[str, Sequence[str]]) -> Kappa:
+    """Fleiss' κ = (P̄ − P̄_e) / (1 − P̄_e) of layers' candidates by search, with a jackknife interval over the layers.
 
     P̄ is the mean over the layers of the share of agreeing pairs, P̄_e the sum of the squared shares of the candidates
     among all choices: a search that likes one candidate everywhere gets no credit for repeating that.
