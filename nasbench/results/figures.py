@@ -202,16 +202,16 @@ def learning_curves(runs: Sequence[RunRow]) -> Figure:
     figure = style.new_figure(style.PAGE if len(shown) > 1 else style.COLUMN, 2.35 + 0.14 * lines)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (stage, name, title, scale) in zip(panels, shown, strict=True):
-        values = found[stage, name]
+        values = found[stage, name].assign(value=scale * found[stage, name]["value"])
         for number, variant in enumerate(variants):
             of_variant = values[values["variant"] == variant]
             if of_variant.empty:
                 continue
             look = style.series(number)
-            epochs = of_variant.groupby("epoch")["value"].agg(["mean", "min", "max"]) * scale
+            epochs = of_variant.groupby("epoch")["value"].agg(mean=lambda v: sum(v) / len(v), low="min", high="max")
             axes.plot(epochs.index, epochs["mean"], **look, markevery=max(1, len(epochs) // 6))
             if of_variant["run"].nunique() > 1:
-                band = epochs["min"], epochs["max"]
+                band = epochs["low"], epochs["high"]
                 axes.fill_between(epochs.index, *band, color=look["color"], alpha=0.15, linewidth=0)
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
