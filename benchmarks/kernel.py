@@ -9,10 +9,8 @@ from nasbench.kernels import POOLING_NAMES, pooling_mixture, reference_mixture
 
 SHAPES = ((64, 24, 56, 56), (64, 96, 14, 14), (64, 320, 7, 7))
 
-Mixture = Callable[[Tensor, Tensor, tuple[str, ...]], Tensor]
 
-
-def _pass(mixture: Mixture, x: Tensor, pi: Tensor) -> Callable[[], object]:
+def _pass(mixture: Callable[..., Tensor], x: Tensor, pi: Tensor) -> Callable[[], object]:
     g = torch.ones_like(x)
     return lambda: torch.autograd.grad(mixture(x, pi, POOLING_NAMES), (x, pi), g)
 

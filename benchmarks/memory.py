@@ -5,7 +5,7 @@ from typing import Any
 import psutil
 
 from nasbench.benchmarks import summarised
-from nasbench.benchmarks.networks import step
+from nasbench.benchmarks.step import step
 from nasbench.memory import peak_bytes, reset_peak
 
 NAMES = ("all_global", "ours", "nni_darts")

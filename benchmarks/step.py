@@ -1,7 +1,56 @@
+from collections.abc import Callable
 from typing import Any
 
+import nni.nas.strategy
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nasbench.architecture import instantiate, resolve
 from nasbench.benchmarks import interleave, summarised
-from nasbench.benchmarks.networks import NAMES, step
+from nasbench.machine import environment
+from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
+from nasbench.strategies.pmpl import PMPL
+
+BATCH, SIZE = 32, 32
+NAMES = ("plain", "all_global", "ours", "eager", "nni_darts")
+
+
+def _space() -> MobileNetV2MetaPooling:
+    return MobileNetV2MetaPooling(num_classes=10, image_size=SIZE)
+
+
+def _fixed(choice: str) -> nn.Module:
+    return instantiate(_space, resolve(_space(), choice))
+
+
+def build(name: str) -> tuple[nn.Module, str, torch.memory_format]:
+    """A contender at width 1.0 in training mode, the value of NASBENCH_KERNELS for it, and its memory layout.
+
+    `plain` and `all_global` are fixed networks; `ours` is the eight-candidate supernet, `eager` the same in plain
+    PyTorch, and `nni_darts` NNI's stock DARTS on the same space, in the default layout.
+    """
+    torch.manual_seed(0)
+    layout = torch.contiguous_format if name == "nni_darts" else torch.channels_last
+    if name in ("plain", "all_global"):
+        network: Any = _fixed("none" if name == "plain" else "global")
+    else:
+        network = (nni.nas.strategy.DARTS() if name == "nni_darts" else PMPL()).mutate_model(_space())
+    return network.to(memory_format=layout).train(), "reference" if name in ("eager", "nni_darts") else "auto", layout
+
+
+def step(name: str, batch: int = BATCH) -> Callable[[], None]:
+    """Forward and backward of one contender on a batch of random images, as a function to be timed."""
+    network, kernels, layout = build(name)
+    images = torch.randn(batch, 3, SIZE, SIZE).contiguous(memory_format=layout)
+    labels = torch.randint(0, 10, (batch,))
+
+    def run() -> None:
+        with environment(NASBENCH_KERNELS=kernels):
+            network.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+
+    return run
 
 
 def run(repetitions: int = 7) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import planted
 import trashnet
@@ -17,12 +18,12 @@ from scipy.stats import kendalltau
 
 from nasbench.files import write_atomic
 from nasbench.packs import SUFFIX
-from nasbench.results.agreement import chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import architecture_of, collect
 from nasbench.results.formats import markdown
 from nasbench.results.repeats import repeats
-from nasbench.results.style import PAGE, encode, new_figure, styled
+from nasbench.results.statistics import chance, kappa, share, tally, votes
+from nasbench.results.style import PAGE, SETTINGS, encode, new_figure
 from nasbench.results.tables import records
 from nasbench.spaces.operations.enhancers import CANDIDATE_SETS
 
@@ -235,7 +236,7 @@ def _simulated_page() -> str:
 
 
 def _simulated_figure(null: Sequence[Mapping[str, str]], signal: Sequence[Mapping[str, str]]) -> bytes:
-    with styled():
+    with matplotlib.rc_context(fname=SETTINGS):
         drawn = new_figure(PAGE, 2.6)
         left, right = drawn.subplots(1, 2)
         names = list(dict.fromkeys(row["scenario"] for row in null))

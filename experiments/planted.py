@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from pytorch_lightning import seed_everything
 from scipy.stats import binomtest
 
@@ -29,7 +30,7 @@ from nasbench.files import write_atomic
 from nasbench.pipeline import prepare
 from nasbench.presets import resolve_config
 from nasbench.quiet import quiet_libraries
-from nasbench.results.style import PAGE, encode, new_figure, series, styled
+from nasbench.results.style import PAGE, SETTINGS, encode, new_figure, series
 from nasbench.spaces.planted import CANDIDATES, Planted
 
 Row = dict[str, str]
@@ -178,7 +179,7 @@ def figure(rows: Iterable[Row]) -> bytes:
     shown = [data for data in DATA if any(key[0] == data for key in groups)]
     needing = [len(right) for right in TRUTH if len(right) < len(CANDIDATES)]
     chance = sum(needing) / len(CANDIDATES) / len(needing)
-    with styled():
+    with matplotlib.rc_context(fname=SETTINGS):
         drawn = new_figure(PAGE, 4.2)
         panels = drawn.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
         for column, data in enumerate(shown):

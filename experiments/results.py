@@ -20,7 +20,6 @@ from nasbench.results.formats import markdown
 from nasbench.results.statistics import Estimate, difference, mean
 from nasbench.results.tables import build, records
 from nasbench.studies.metapooling import TABLES
-from nasbench.studies.papers import PRINTED
 
 HERE = Path(__file__).parent
 FASHION, PATIENT, DIGITS = (
@@ -63,11 +62,10 @@ def costs() -> str:
         for row in TABLES[name].rows:
             config = resolve_config({**row.settings, "dataset": "imagenet", "preset": "paper"})
             counted = profile_architecture(config)[1]
-            paper = PRINTED[int(name[-1])]
-            printed = paper.rows[row.key]
-            if printed.params is None or printed.madds is None:
+            printed = row.printed
+            if printed is None or printed.params is None or printed.madds is None:
                 raise ValueError(f"{name} prints no cost of {row.key}")
-            label = f"{paper.title}: {row.title}"
+            label = f"{TABLES[name].title}: {row.title}"
             if abs(counted.params - printed.params) > TOLERANCE:
                 agree = round(counted.params / 1e6, printed.digits) == printed.params / 1e6
                 (rounded if agree else off).append(label)

@@ -114,12 +114,12 @@ class Run:
     @property
     def alphas(self) -> pd.DataFrame:
         """π over the search; columns step, label, candidate, pi, fixed. RecordError: there is none, or damaged."""
-        return self._table(SEARCH)
+        return self._curves(SEARCH)
 
     @property
     def metrics(self) -> pd.DataFrame:
         """Every measure of every epoch; columns stage, epoch, step, name, value. RecordError as `alphas`."""
-        return self._table(METRICS)
+        return self._curves(METRICS)
 
     def model(self, trust: bool = False) -> nn.Module:
         """The trained network, see `nasbench.networks.load_model`."""
@@ -144,11 +144,7 @@ class Run:
         console.print(summary(self.record))
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
-    def _table(self, name: str) -> pd.DataFrame:
-        file = self.record.file(name)
-        if file is None:
+    def _curves(self, name: str) -> pd.DataFrame:
+        if self.record.file(name) is None:
             raise RecordError(f"{self.path} has no {name}")
-        try:
-            return pd.read_csv(file)
-        except (OSError, ValueError) as e:
-            raise RecordError(f"{self.path / name} is damaged: {' '.join(str(e).split())}") from e
+        return collecting.curves(self.record, name)

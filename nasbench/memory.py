@@ -76,6 +76,7 @@ def of_training(network: Any, image_size: int, batch: int, on_gpu: bool = False)
     import torch
     from torch.nn import functional as F
 
+    from nasbench.contracts import main_logits
     from nasbench.limits.memory import Living
 
     network = copy.deepcopy(network).train()
@@ -85,8 +86,7 @@ def of_training(network: Any, image_size: int, batch: int, on_gpu: bool = False)
 
     def peak(images: int) -> int:
         with torch.random.fork_rng(devices=[]), Living(0) as living:
-            output = network(torch.zeros(images, 3, image_size, image_size))
-            logits = output[0] if isinstance(output, (tuple, list)) else output
+            logits = main_logits(network(torch.zeros(images, 3, image_size, image_size)))
             F.cross_entropy(logits, torch.zeros(images, dtype=torch.long)).backward()
         network.zero_grad()
         return int(living.peak)

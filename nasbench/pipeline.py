@@ -197,9 +197,15 @@ def run_stages(
 
 
 def memory_of(config: RunConfig, search: Search) -> tuple[int, int]:
-    """Bytes that a run's processes on this machine take at their peak by `of_training`, and bytes to be had."""
+    """Bytes that a run's processes on this machine take at their peak by `of_training`, and bytes to be had.
+
+    Both are 0 where the space cannot be asked before the search has made something of it (NNI's RandomOneShot).
+    """
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    each, free = of_training(search.space, search.image_size, config.batch_size // world_size(config), on_gpu)
+    try:
+        each, free = of_training(search.space, search.image_size, config.batch_size // world_size(config), on_gpu)
+    except Exception:
+        return 0, 0
     return each * (1 if on_gpu else config.devices), free
 
 
@@ -274,6 +280,8 @@ def run(
 
 
 def _shortage(config: RunConfig, search: Search) -> list[str]:
+    if not isinstance(search.strategy, OneShotStrategy):  # one network, and not all of them at once
+        return []
     needed, free = memory_of(config, search)
     if not free or needed <= free:
         return []

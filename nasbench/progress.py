@@ -23,10 +23,6 @@ class Display:
             console=self.console,
         )
         self._task: TaskID | None = None
-        self._stage = ""
-        self._epochs = 0
-        self._started = 0.0
-        self._before = 0  # epochs of an earlier process
 
     def __enter__(self) -> Display:
         """Start drawing."""
@@ -63,6 +59,5 @@ class Display:
     def end(self) -> None:
         """End the stage."""
         if self._task is not None:
-            task = next(t for t in self._live.tasks if t.id == self._task)
-            self._live.update(self._task, total=task.completed)
+            self._live.update(self._task, total=self._live.tasks[-1].completed)
             self._task = None

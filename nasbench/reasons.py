@@ -24,7 +24,7 @@ class Evidence:
     error: float | None  # δ, the probability of a wrong exclusion anywhere in the network; `None` where it is not known
 
     def __str__(self) -> str:
-        error = "" if self.error is None else f", at {percent(self.error)} error for the network"
+        error = "" if self.error is None else f", at {100 * self.error:.3g} % error for the network"
         return (
             f"{self.decided} of {self.layers} layers decided by evidence, "
             f"{self.excluded} of {self.alternatives} alternatives excluded{error}"
@@ -62,7 +62,12 @@ def why(decision: Decision, candidate: Any) -> str:
     if decision.by == UNDECIDED:
         names, count = decision.survivors, len(decision.survivors)
         left = f"undecided: {', '.join(names) if count <= LONGEST_LIST else count} left"
-        return f"{left}; {outlook(decision)}" if decision.doubt else left
+        if decision.doubt is None:
+            return left
+        needed = decision.doubt.needed
+        return f"{left}; " + (
+            "no number of steps would tell" if needed is None else f"would take {about(needed)} new batches"
+        )
     if decision.by == LEAD:
         return f"led by ρ at step {decision.step} (training loss {decision.train_loss or 0:.2f})"
     if decision.by == LIMIT:
@@ -80,12 +85,6 @@ def runner_up(decision: Decision, candidate: Any) -> tuple[str, float] | None:
     """The candidate with the largest π beside that which was chosen, and its π; `None` where there is none."""
     others = [(p, name) for name, p in (decision.pi or {}).items() if name != str(candidate)]
     return max(others)[::-1] if others else None
-
-
-def outlook(decision: Decision) -> str:
-    """How long an undecided layer would take."""
-    needed = decision.doubt.needed if decision.doubt else None
-    return "no number of steps would tell" if needed is None else f"would take {about(needed)} new batches"
 
 
 def exclusions(decision: Decision) -> list[str]:
@@ -106,8 +105,3 @@ def about(count: int) -> str:
     if count > LARGEST_STEPS:
         return f"over {LARGEST_STEPS:,}"
     return f"about {round(count, 2 - len(str(count))):,}"
-
-
-def percent(fraction: float) -> str:
-    """A fraction as `5 %`."""
-    return f"{100 * fraction:.3g} %"

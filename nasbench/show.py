@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nasbench.profile import Profile
 
 UNEQUAL = 1.5  # times the images of another class: from here on the balanced accuracy is worth a word
+IMAGES = {"train_images": "training", "meta_images": "meta", "held_out_images": "held out"}  # of a stage
 COUNTS = ("parameters", "multiply-adds")
 UNDECIDED = 0.1  # share of 1 / K by which π may differ from uniform and still say nothing
 
@@ -40,7 +41,9 @@ def summary(record: Record) -> RenderableType:
     for name in STAGES:
         if facts := status.stages.get(name):
             took, memory = duration(facts.seconds), _bytes(facts.peak_memory_bytes)
-            stages.add_row(name, took, memory, _images(facts.model_extra or {}))
+            known = {text: (facts.model_extra or {}).get(key) for key, text in IMAGES.items()}
+            images = [f"{count:,} {text}" for text, count in known.items() if isinstance(count, int)]
+            stages.add_row(name, took, memory, ", ".join(images))
     if status.stages:
         parts += ["", stages]
     if status.error:
@@ -114,11 +117,6 @@ def duration(seconds: float) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _images(facts: dict[str, object]) -> str:
-    names = (("train_images", "training"), ("meta_images", "meta"), ("held_out_images", "held out"))
-    return ", ".join(f"{facts[key]:,} {text}" for key, text in names if isinstance(facts.get(key), int))
 
 
 def profile_table(counts: Profile) -> RenderableType:

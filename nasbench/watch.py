@@ -53,7 +53,6 @@ class Watcher(Callback):
         self._fixed = 0
         self._last_snapshot = -1
         self._loss: Any = None
-        self._interval = 1
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far."""
@@ -127,10 +126,7 @@ class Watcher(Callback):
         return "  ".join(facts)
 
     def _measures(self, trainer: Any, pl_module: Any) -> dict[str, float]:
-        """Accuracy (`default`: held out, in a search of the supernet on its training images), and how decided π is.
-
-        `entropy` is the mean over all layers of −Σ π ln π, in nats, where a fixed layer counts as 0.
-        """
+        """Accuracy (held out; a supernet's: training), and the layers' mean −Σ π ln π in nats, 0 where one is fixed."""
         metrics = trainer.callback_metrics
         accuracy = metrics.get("val_top1", metrics.get("train_top1"))
         measures = {"default": 0.0 if accuracy is None else float(accuracy)}

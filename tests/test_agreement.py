@@ -23,11 +23,10 @@ from nasbench.cli import app
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.facts import Decision, Exclusion
 from nasbench.record import Record
-from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
 from nasbench.results.cells import Table
 from nasbench.results.collect import collect
 from nasbench.results.repeats import repeats
-from nasbench.results.statistics import exact
+from nasbench.results.statistics import Share, chance, exact, kappa, share, tally, votes
 from nasbench.results.tables import build
 
 # Fleiss 1971, table 1: of each of 30 patients the diagnoses of six psychiatrists.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nasbench.benchmarks import kernel, networks
+from nasbench.benchmarks import kernel, step
 from nasbench.cli import main
 from nasbench.machine import environment
 
@@ -22,7 +22,7 @@ KEYS = {
 
 @pytest.mark.parametrize("name", KEYS)
 def test_one_repetition(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(networks, "BATCH", 4)
+    monkeypatch.setattr(step, "BATCH", 4)
     monkeypatch.setattr(sys, "argv", ["nasbench", "bench", name, "--repetitions", "1", "--json"])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -44,7 +44,7 @@ def test_the_contenders_compute_the_same() -> None:
     """The supernets are one network: ours and the eager one even with the same weights."""
     outputs = []
     for name in ("ours", "eager", "nni_darts"):
-        network, kernels, _ = networks.build(name)
+        network, kernels, _ = step.build(name)
         with environment(NASBENCH_KERNELS=kernels), torch.no_grad():
             outputs.append(_seeded(network)(torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)

@@ -30,7 +30,7 @@ from nasbench.presets import complete, resolve_config
 from nasbench.profile import profile
 from nasbench.record import COSTS, Record
 from nasbench.results.pareto import front
-from nasbench.results.reproduce import command
+from nasbench.results.report import command
 
 COUNTED = tuple(name for name in KINDS if name != "latency")
 TINY: dict[str, Any] = {

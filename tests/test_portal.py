@@ -24,7 +24,7 @@ from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.portal import EVERYWHERE, LIST, LOOPBACK, NNI_FOLDER, is_free
 from nasbench.nni_bridge.sweep import prepare_sweep, run_sweep
 from nasbench.record import METRICS, Record
-from nasbench.studies.known import held_out
+from nasbench.studies.plan import held_out
 from nasbench.studies.study import make_study
 
 

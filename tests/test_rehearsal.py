@@ -109,8 +109,13 @@ def test_a_run_that_does_not_fit_says_so_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 1)
-    run(config(strategy="fixed", architecture="3", retrain_epochs=1), tmp_path)
+    run(config(strategy="darts", epochs=1, retrain_epochs=1), tmp_path)
     assert "warning: this takes about" in capsys.readouterr().err
+
+
+def test_a_search_whose_memory_nobody_can_tell_is_tried() -> None:
+    options: dict[str, Any] = {"strategy": "nni.nas.strategy:RandomOneShot", "strategy_options": {}}
+    assert rehearse(config(**options)).seconds["search"] > 0
 
 
 def test_memory_that_runs_out_is_one_line(

@@ -68,12 +68,12 @@ KUBEFLOW: dict[str, Any] = {
 def test_the_fields_are_those_of_nni(tmp_path: Path) -> None:
     read = read_machines(write(tmp_path, **one(port=2222, useActiveGpu=True), trialGpuNumber=1))
     (machine,) = read.service.machine_list
-    assert (read.platform, read.service.trial_gpu_number) == ("remote", 1)
+    assert (read.service.platform, read.service.trial_gpu_number) == ("remote", 1)
     assert (machine.port, machine.use_active_gpu, machine.python_path) == (2222, True, "/venv/bin")
     assert read.concurrency(None, []) == 1
     assert read.concurrency(7, []) == 7
     assert read_machines(write(tmp_path, **KUBEFLOW)).records == (tmp_path, "/tmp/mount/records")
-    assert read_machines(write(tmp_path, platform="local", useActiveGpu=True)).platform == "local"
+    assert read_machines(write(tmp_path, platform="local", useActiveGpu=True)).service.platform == "local"
 
 
 @pytest.mark.usefixtures("key")
@@ -149,7 +149,7 @@ def test_the_examples_of_the_documentation_are_valid(tmp_path: Path) -> None:
         given = yaml.safe_load(text)
         if "records" in given:
             given["records"]["here"] = str(tmp_path)
-        platforms.append(read_machines(write(tmp_path, **given)).platform)
+        platforms.append(read_machines(write(tmp_path, **given)).service.platform)
     assert {"remote", "kubeflow"} <= set(platforms)
 
 
@@ -239,7 +239,7 @@ def far(folder: Path, machine: Server, **fields: Any) -> dict[str, Any]:
 def test_a_machine_is_checked_before_anything_starts(machine: Server, tmp_path: Path) -> None:
     def connect(address: str = "127.0.0.2", **fields: Any) -> Remote:
         service = {**far(tmp_path, machine, **fields), "nniManagerIp": address}
-        return Remote(read_machines(write(tmp_path, **service)), "abc", tmp_path, 1, "127.0.0.1")
+        return Remote(read_machines(write(tmp_path, **service)), "abc", tmp_path, "127.0.0.1", 1)
 
     place = connect()
     stand_in = f"{machine.home}/nni-experiments/abc/nasbench/python"

@@ -17,7 +17,7 @@ from nasbench.cli import app
 from nasbench.config import Role, RunConfig
 from nasbench.errors import OptionError
 from nasbench.presets import resolve_config
-from nasbench.results.reproduce import command
+from nasbench.results.report import command
 
 GROUPS = {"-p": "space_options", "-s": "strategy_options", "-e": "evaluator_options", "-d": "dataset_options"}
 RATES = st.sampled_from([1e-05, 3e-4, 0.1, 0.25])

@@ -24,13 +24,12 @@ from nasbench.errors import OptionError, RecordError
 from nasbench.presets import resolve_config
 from nasbench.profile import last_map
 from nasbench.results.collect import Problem, collect
-from nasbench.results.compare import compare
 from nasbench.results.figures import WHAT, plot
 from nasbench.results.formats import render
 from nasbench.results.receptive_field import effective, effective_side, probe, theoretical
 from nasbench.results.report import report
 from nasbench.results.style import COLUMN, DPI, PAGE, encode, save, series
-from nasbench.results.tables import BUILDERS, build
+from nasbench.results.tables import BUILDERS, build, compare
 from nasbench.spaces.operations.attention import SE, SK
 from nasbench.spaces.operations.enhancers import enhancer
 from nasbench.studies.metapooling import TABLES
@@ -148,10 +147,10 @@ def test_windows_that_differ_by_axis_and_networks_without_stages() -> None:
 
 
 def test_the_effective_field_of_one_convolution_is_its_weights() -> None:
-    conv = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    conv = nn.Conv2d(3, 1, 3, padding=1, bias=False)
     weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, -4.0, 2.0], [1.0, 0.01, 1.0]])
     conv.weight.data[:] = weights
-    field = effective(Net(conv), 9, channels=1)
+    field = effective(Net(conv), 9)
     np.testing.assert_allclose(field[3:6, 3:6], weights.abs() / 4, rtol=1e-6)
     assert field.sum() == pytest.approx(float(weights.abs().sum()) / 4)
     assert effective_side(field) == pytest.approx(8**0.5)  # 0.01 / 4 is below Luo's threshold
@@ -163,9 +162,9 @@ class Absolute(nn.Module):
 
 
 def test_gradients_of_different_sign_do_not_cancel_over_the_inputs() -> None:
-    conv = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    conv = nn.Conv2d(3, 1, 3, padding=1, bias=False)
     nn.init.ones_(conv.weight)
-    field = effective(Net(Absolute(), conv), 9, channels=1)  # ± 1 at every pixel of the window, by the input's sign
+    field = effective(Net(Absolute(), conv), 9)  # ± 1 at every pixel of the window, by the input's sign
     np.testing.assert_allclose(field[3:6, 3:6], 1, rtol=1e-6)
 
 

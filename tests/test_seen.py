@@ -28,9 +28,8 @@ from nasbench.presets import resolve_config
 from nasbench.profile import profile
 from nasbench.record import MODEL, Record
 from nasbench.results.explain import explain, page
-from nasbench.results.grad_cam import Maps, grad_cam
 from nasbench.results.receptive_field import of_layers, theoretical
-from nasbench.results.seen import MOST_WRONG, Seen, see
+from nasbench.results.seen import MOST_WRONG, Seen, grad_cam, heat, see
 from nasbench.spaces.operations.enhancers import enhancer
 
 LABELS = [f"block{i:02d}.enhancer" for i in range(1, 18)]
@@ -89,54 +88,55 @@ def test_the_weights_are_the_mean_gradients_of_the_logit(in_place: bool) -> None
         (gradient,) = torch.autograd.grad(logits[0, c], maps)
         weights = gradient.sum((0, 2, 3)) / maps[0, 0].numel()
         evidence = sum(weights[k] * maps[0, k] for k in range(5))
-        torch.testing.assert_close(found.logits[i], logits[0])
-        torch.testing.assert_close(found.weights[i], weights)
-        torch.testing.assert_close(found.evidence[i], evidence)
+        torch.testing.assert_close(found[i], evidence)
 
 
 def test_the_weights_are_finite_differences_of_the_logit() -> None:
     net, images = made(curved_head())
     found, step = grad_cam(net, images, [1, 1, 2]), 1e-6
     maps = net.features(images).detach()
+    expected = torch.zeros_like(found)
     for k in range(5):
         more, less = maps.clone(), maps.clone()
         more[:, k] += step
         less[:, k] -= step
         change = (net.rest(more) - net.rest(less))[range(3), [1, 1, 2]] / (2 * step)
-        torch.testing.assert_close(found.weights[:, k], change / maps[0, 0].numel(), rtol=1e-6, atol=1e-9)
+        expected += (change / maps[0, 0].numel())[:, None, None] * maps[:, k]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_behind_global_average_pooling_it_is_the_class_activation_map_and_sums_to_the_logit() -> None:
     net, images = made(linear_head())
-    found = grad_cam(net, images)
     linear: Any = net.head.get_submodule("2")
-    classes = net(images).argmax(1)
+    logits = net(images)
+    classes = logits.argmax(1)
+    found = grad_cam(net, images, classes.tolist())
     maps = net.features(images)
     activation = torch.einsum("nk,nkhw->nhw", linear.weight[classes], maps)  # Zhou et al. 2016, eq. 2
-    torch.testing.assert_close(found.evidence * maps[0, 0].numel(), activation)
-    torch.testing.assert_close(found.evidence.sum((1, 2)) + linear.bias[classes], found.logits.amax(1))
+    torch.testing.assert_close(found * maps[0, 0].numel(), activation)
+    torch.testing.assert_close(found.sum((1, 2)) + linear.bias[classes], logits.amax(1))
     positive = activation.relu()
-    torch.testing.assert_close(found.heat, positive / positive.amax((1, 2), keepdim=True))
+    torch.testing.assert_close(heat(found), positive / positive.amax((1, 2), keepdim=True))
 
 
 def test_it_sums_to_the_logit_in_a_space_of_ours() -> None:
     config = resolve_config({"architecture": MIXED, "space_options": {"width": 0.1}})
     network = nasbench.networks.instantiate(lambda: build_space(config, 10, 32), MIXED).double().eval()
-    found = grad_cam(network, torch.randn(2, 3, 32, 32, dtype=torch.float64), [3, 7])
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    found = grad_cam(network, images, [3, 7])
     bias = network.get_submodule("classifier.1").bias
-    torch.testing.assert_close(found.evidence.sum((1, 2)) + bias[[3, 7]], found.logits[range(2), [3, 7]])
+    torch.testing.assert_close(found.sum((1, 2)) + bias[[3, 7]], network(images)[range(2), [3, 7]])
 
 
 def test_heat_is_nothing_where_nothing_speaks_for_the_class() -> None:
-    against = Maps(torch.zeros(1, 2), torch.zeros(1, 3), -torch.ones(1, 2, 2))
-    assert against.heat.abs().max() == 0
+    assert heat(-torch.ones(1, 2, 2)).abs().max() == 0
 
 
 def test_looking_changes_nothing() -> None:
     net, images = made(linear_head())
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad():
-        grad_cam(net, images)
+        grad_cam(net, images, [0, 0, 0])
     assert all(value.equal(before[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
     assert not net.features._forward_hooks

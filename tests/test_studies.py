@@ -18,8 +18,7 @@ from nasbench.facts import StageFacts
 from nasbench.packs import write_pack
 from nasbench.presets import resolve_config
 from nasbench.record import Record
-from nasbench.studies.known import expected_seconds, known
-from nasbench.studies.plan import plan, run_missing
+from nasbench.studies.plan import expected_seconds, known, plan, run_missing
 from nasbench.studies.study import Study, make_study
 from nasbench.studies.tables import ABLATION, ablation, table_study
 

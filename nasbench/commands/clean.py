@@ -1,16 +1,16 @@
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nasbench.commands.found import records
+from nasbench.commands.options import Records
 from nasbench.integrity import superfluous
 from nasbench.record import Record
 from nasbench.terminal import say, write
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")],
+    runs: Records,
     force: Annotated[bool, typer.Option("--force", "-f", help="Remove the files; without it they are listed.")] = False,
 ) -> None:
     """Remove what no result needs: checkpoints of finished runs, and what killed processes left behind."""

@@ -5,7 +5,7 @@ import typer
 
 from nasbench.commands.found import show_table
 from nasbench.commands.options import Format, Output
-from nasbench.results.compare import compare
+from nasbench.results.tables import compare
 
 
 def command(

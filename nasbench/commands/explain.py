@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from nasbench.commands.found import write_file
-from nasbench.commands.options import Trust
+from nasbench.commands.options import OneRecord, Trust
 from nasbench.record import Record
 from nasbench.results.explain import explain, page, terminal
 from nasbench.results.formats import grid
@@ -15,7 +15,7 @@ PAGE = "explained.html"
 
 
 def command(
-    record: Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")],
+    record: OneRecord,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=f"HTML file to write; by default {PAGE} in the record.")
     ] = None,

@@ -1,16 +1,10 @@
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from nasbench.commands.found import records
+from nasbench.commands.options import Records
 from nasbench.migrate import migrate
 from nasbench.terminal import say, write
 
 
-def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")],
-) -> None:
+def command(runs: Records) -> None:
     """Bring records of earlier versions up to date, in place."""
     changed = total = 0
     for folder in runs:

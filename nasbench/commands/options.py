@@ -1,8 +1,7 @@
 """Options that several commands have, and those of a run, which are made from `RunConfig`."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -21,6 +20,8 @@ Runs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[RUNS]...", help="Records, packs, or folders with either at any depth; by default runs."),
 ]
+Records = Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")]
+OneRecord = Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON as the last line of stdout.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the code of modules that records name: for spaces that are not registered.")
@@ -75,15 +76,15 @@ def _option(name: str) -> Any:
         return Annotated[list[str] | None, typer.Option(*names, metavar="NAME=VALUE", help=field.description)]
     if name in OPTIONAL:
         words = (NONE, AUTO) if name == "image_size" else (NONE,)
-        parser, metavar = partial(_or_word, kind, words), "|".join((kind.__name__.upper(), *words))
+
+        def parser(word: str) -> Any:
+            return word if word in words else kind(word)
+
+        metavar = "|".join((kind.__name__.upper(), *words))
         return Annotated[Any, typer.Option(*names, parser=parser, metavar=metavar, help=field.description)]
     return Annotated[
         (kind if kind in (bool, int, float, Path) else str) | None, typer.Option(*names, help=field.description)
     ]
-
-
-def _or_word(kind: type, words: Sequence[str], word: str) -> Any:
-    return word if word in words else kind(word)
 
 
 SpaceOptions = _option("space_options")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from nasbench.commands.found import records, write_file
+from nasbench.commands.options import Records
 from nasbench.config import dump_config
 from nasbench.errors import NasbenchError, OptionError, RecordError
 from nasbench.packs import SUFFIX, write_pack
@@ -16,7 +17,7 @@ DATA_ROOT = Path("data")  # in the place of this machine's
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Records, or folders with records.")],
+    runs: Records,
     output: Annotated[Path, typer.Option("-o", "--output", help=f"File that is written; its name ends in {SUFFIX}.")],
 ) -> None:
     """Make one compressed file of finished records, without weights and logs, which every command reads in place."""

@@ -1,9 +1,8 @@
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from nasbench.commands.options import Trust
@@ -41,12 +40,9 @@ def _table(predictions: Sequence[Prediction]) -> None:
 
 
 def _csv(predictions: Sequence[Prediction]) -> None:
-    buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(("image", "rank", "class", "probability"))
-    for p in predictions:
-        rows.writerows((p.path, rank, name, f"{value:.6g}") for rank, (name, value) in enumerate(p.classes, 1))
-    write(buffer.getvalue().rstrip("\n"))
+    rows = [(p.path, rank, *found) for p in predictions for rank, found in enumerate(p.classes, 1)]
+    frame = pd.DataFrame(rows, columns=["image", "rank", "class", "probability"])
+    write(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").rstrip("\n"))
 
 
 def _json(predictions: Sequence[Prediction]) -> None:

@@ -30,8 +30,7 @@ def command(
     width: Width = None,
     candidates: Candidates = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Take classes and image size from this data set (else the space's own)."),
+        str | None, typer.Option(help="Take classes and image size from this data set (else the space's own).")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the images.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,

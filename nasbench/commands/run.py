@@ -5,27 +5,15 @@ from typing import Annotated, Any
 import typer
 
 from nasbench import pipeline
+from nasbench.commands import options
 from nasbench.commands.found import show_run
-from nasbench.commands.options import (
-    DEFAULT_RUNS,
-    Candidates,
-    Host,
-    Json,
-    Port,
-    StopAfter,
-    Width,
-    merge,
-    seconds,
-    short,
-    with_settings,
-)
 from nasbench.config import dump_config, read_config
 from nasbench.distributed import node_rank
 from nasbench.errors import OptionError
 from nasbench.follower import follow_node
 from nasbench.memory import LESS
 from nasbench.nni_bridge.portal import LOOPBACK
-from nasbench.nni_bridge.single import run_in_portal
+from nasbench.nni_bridge.sweep import run_in_portal
 from nasbench.packs import locate
 from nasbench.presets import resolve_config
 from nasbench.rehearsal import Forecast, rehearse
@@ -33,31 +21,30 @@ from nasbench.show import duration
 from nasbench.terminal import print_json, say
 
 
-@with_settings
+@options.with_settings
 def command(
-    width: Width = None,
-    candidates: Candidates = None,
+    width: options.Width = None,
+    candidates: options.Candidates = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options given beside it win.")] = None,
     out: Annotated[
-        Path,
-        typer.Option(help="Folder that receives the record; or the record of an interrupted run, which goes on."),
-    ] = DEFAULT_RUNS,
+        Path, typer.Option(help="Folder that receives the record; or the record of an interrupted run, which goes on.")
+    ] = options.DEFAULT_RUNS,
     ui: Annotated[bool, typer.Option("--ui", help="Show the run live in NNI's web portal.")] = False,
-    port: Port = None,
-    host: Host = LOOPBACK,
-    stop_after: StopAfter = None,
+    port: options.Port = None,
+    host: options.Host = LOOPBACK,
+    stop_after: options.StopAfter = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try a few steps, say what memory, time and disk it takes, and stop.")
     ] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete settings and stop.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
     **settings: Any,
 ) -> None:
     """Search a space, train the network that was found from scratch, and test it."""
-    promoted = short(width, candidates)
+    promoted = options.short(width, candidates)
     if promoted:
         settings["space_options"] = [*(settings["space_options"] or ()), *promoted]
-    resolved = resolve_config(merge(read_config(locate(config)) if config is not None else {}, settings), say)
+    resolved = resolve_config(options.merge(read_config(locate(config)) if config is not None else {}, settings), say)
     if print_config:
         typer.echo(dump_config(resolved), nl=False)
         return
@@ -76,7 +63,7 @@ def command(
         follow_node(resolved)
         return
     else:
-        record = pipeline.run(resolved, out, stop_after=seconds(stop_after))
+        record = pipeline.run(resolved, out, stop_after=options.seconds(stop_after))
     show_run(record, as_json)
 
 

@@ -1,18 +1,10 @@
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from nasbench.commands.options import Json
+from nasbench.commands.options import Json, OneRecord
 from nasbench.record import Record
 from nasbench.show import summary
 from nasbench.terminal import plain_console, print_json
 
 
-def command(
-    record: Annotated[Path, typer.Argument(help="Folder of a run, or FILE.records.xz/NAME of one in a pack.")],
-    as_json: Json = False,
-) -> None:
+def command(record: OneRecord, as_json: Json = False) -> None:
     """Show what a run chose, and how good the network is."""
     opened = Record(record)
     if as_json:

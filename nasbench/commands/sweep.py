@@ -7,7 +7,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from nasbench.commands.found import show_table
-from nasbench.commands.options import DEFAULT_RUNS, Host, Port
+from nasbench.commands.options import DEFAULT_RUNS, Host, Port, merge
 from nasbench.config import read_config
 from nasbench.errors import OptionError
 from nasbench.nni_bridge.experiment import Allocation
@@ -70,14 +70,12 @@ def command(
     ] = False,
 ) -> None:
     """Make many runs as trials of an NNI experiment, live in its web portal. Run it again to go on after a stop."""
-    base: dict[str, Any] = {}
+    settings = {"space": space, "dataset": dataset, "preset": preset}
     if what == ABLATION:
-        base = read_config(config) if config is not None else {}
-        base |= {k: v for k, v in (("space", space), ("dataset", dataset), ("preset", preset)) if v is not None}
+        base = merge(read_config(config) if config is not None else {}, settings)
         described = ablation(base, seeds or [0, 1, 2], concurrency)
     else:
-        flags = {"space": space, "dataset": dataset, "preset": preset, "seeds": seeds or None, "config": config}
-        for flag, value in flags.items():
+        for flag, value in {**settings, "seeds": seeds or None, "config": config}.items():
             if value is not None:
                 raise OptionError(f"--{flag} is for the ablation; a sweep's file says it itself, under base or grid")
         described = read_study(Path(what))
@@ -143,10 +141,10 @@ def _expected(planned: Plan, allocation: Allocation) -> str:
 def _plan_table(planned: Plan, sweep: Study) -> Table:
     table = plain_table("run", "state", "expected", "record", title=sweep.name, right=("expected",))
     for result in planned.results:
-        table.add_row(result.label, result.state, "", _name(result.record))
+        table.add_row(result.label, result.state, "", result.record.name if result.record else "")
     for item in planned.missing:
-        state, record = ("to run", None) if item.interrupted is None else ("to go on", item.interrupted.record.path)
-        table.add_row(item.label, state, _duration(item.seconds), _name(record))
+        state, record = ("to run", "") if item.interrupted is None else ("to go on", item.interrupted.record.path.name)
+        table.add_row(item.label, state, _duration(item.seconds), record)
     for _ in range(planned.proposals):
         table.add_row(f"proposed by {sweep.tuner.name}", "to run", _duration(planned.seconds), "")
     return table
@@ -159,14 +157,10 @@ def _results_table(results: Sequence[Result], name: str) -> Table:
         top1 = ""
         if result.record is not None and result.state == "finished":
             top1 = f"{100 * Record(result.record).result().top1:.2f} %"
-        last = result.error or _name(result.record)
+        last = result.error or (result.record.name if result.record else "")
         how = result.how if result.state != "not finished" else ""
         table.add_row(result.label, result.state, how, top1, _duration(result.seconds), last)
     return table
-
-
-def _name(record: Path | None) -> str:
-    return "" if record is None else record.name
 
 
 def _duration(seconds: float | None) -> str:

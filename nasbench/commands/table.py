@@ -1,11 +1,11 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from nasbench.commands.found import collected, show_table
-from nasbench.commands.options import DEFAULT_RUNS, Format, Output, Runs
+from nasbench.commands.options import DEFAULT_RUNS, Format, Output, Runs, merge
 from nasbench.config import read_config
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.results import tables
@@ -19,8 +19,7 @@ PLACEMENTS = ("downsampling", "enhancer")
 
 def command(
     name: Annotated[
-        str,
-        typer.Argument(help="table1 … table4 (of the paper), a plug-in's own, enhancers, strategies or pivot."),
+        str, typer.Argument(help="table1 … table4 (of the paper), a plug-in's own, enhancers, strategies or pivot.")
     ],
     runs: Runs = None,
     how: Format = "rich",
@@ -62,8 +61,7 @@ def command(
         if name not in names():
             raise OptionError(f"--run trains the rows of {', '.join(names())}; {name} only shows runs that exist")
         where = [*where, out]
-        base: dict[str, Any] = read_config(config) if config is not None else {}
-        base |= {k: v for k, v in (("dataset", dataset), ("preset", preset)) if v is not None}
+        base = merge(read_config(config) if config is not None else {}, {"dataset": dataset, "preset": preset})
         study = table_study(name, base, range(seeds))
         planned = plan(study, out, others=where)
         count = len(planned.missing)

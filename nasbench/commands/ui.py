@@ -37,7 +37,7 @@ def command(
         return
     warn_if_exposed(host, say)
     with terminable():
-        opened, address = portal.view(found.id, port, host)
+        opened, address = portal.view(found, port, host)
         try:
             write(address)
             say(f"{found.name}, {found.trials} trial(s); Ctrl-C closes the portal")

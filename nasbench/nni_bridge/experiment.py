@@ -17,7 +17,7 @@ from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.machine import environment
 from nasbench.nni_bridge import log, portal
 from nasbench.nni_bridge.machines import Machines
-from nasbench.nni_bridge.places import Place, connect, end_manager
+from nasbench.nni_bridge.places import Cluster, Place, Remote, end_manager
 from nasbench.nni_bridge.trial import MODULE, OUTCOME, SPECIFICATION, Specification
 from nasbench.registry import describe_exception
 from nasbench.studies.study import Algorithm, Study
@@ -31,12 +31,13 @@ STATES = {
     "USER_CANCELED": "cancelled",
     "SYS_CANCELED": "cancelled",
 }
-ENDED = ("DONE", "STOPPED")
+ENDS = set(STATES.values())
+ENDED = ("DONE", "STOPPED")  # NNI's words for experiments that have
+STDERR = "trial.stderr"
+KILLED = "killed without a word, which is how a process ends when the memory runs out"
 POLL_SECONDS = 0.5
 PATIENCE = 5  # polls without an answer after which a manager counts as dead
 REASON = re.compile(r"^(error: |Fatal |[\w.]*(Error|Exception|Interrupt)\b)")
-
-
 Say = Callable[[str], None]
 
 
@@ -60,11 +61,6 @@ class Trial:
     mendable: bool = False  # whether the failure is a mistake in the settings
     record: Path | None = None  # its folder
     seconds: float | None = None  # it took
-
-    @property
-    def ended(self) -> bool:
-        """Whether it will not go on."""
-        return self.state in STATES.values()
 
 
 def check_algorithms(study: Study) -> None:
@@ -134,7 +130,7 @@ class Experiment:
         if study.assessor is not None:
             options = arguments("assessor", study.assessor)
             config.assessor = AlgorithmConfig(name=study.assessor.name, class_args=options)
-        if machines is not None and machines.platform == "local":
+        if machines is not None and machines.service.platform == "local":
             config.training_service, machines = machines.service, None
         self._machines, self._specification = machines, specification
         self._place: Place | None = None
@@ -161,8 +157,9 @@ class Experiment:
         """Start NNI; returns the portal's address. Raises NasbenchError: it did not start."""
         with environment(**(dict.fromkeys(THREADS, str(self._threads)) if self._threads else {})):
             if self._machines is not None:
-                config = self._nni.config
-                self._place = connect(self._machines, self.id, self._folder, config.trial_concurrency, host)
+                config, where = self._nni.config, (self._machines, self.id, self._folder, host)
+                remote = self._machines.service.platform == "remote"
+                self._place = Remote(*where, config.trial_concurrency) if remote else Cluster(*where)
                 elsewhere = replace(self._specification, apart=self._place.trials, resume=False)
                 elsewhere.write(self._place.configure(config))
                 port = self._place.port(port)
@@ -210,41 +207,30 @@ class Experiment:
                 return
             time.sleep(POLL_SECONDS)
 
-    def stderr(self, trial: str) -> Path:
-        """The file that receives a trial's error stream."""
-        return self._trial_folder(trial) / "trial.stderr"
-
-    def _trial_folder(self, trial: str) -> Path:
+    def trial_folder(self, trial: str) -> Path:
+        """Where a trial leaves its outcome and its error stream, `STDERR`."""
         return self._folder / "environments" / "local-env" / "trials" / trial
 
     def _trial(self, job: Any) -> Trial:
-        parameters = job.hyperParameters[0].parameters
+        parameters, trial_folder = job.hyperParameters[0].parameters, self.trial_folder(job.trialJobId)
         state = STATES.get(job.status, job.status.lower())
         seconds = (job.endTime - job.startTime) / 1000 if job.endTime and job.endTime > 0 and job.startTime else None
-        if state in STATES.values() and state != "finished":
-            state = self._why(job.trialJobId)
+        if state in ENDS and state != "finished":  # NNI has one word for those that it stopped and that were killed
+            log = _text(self._folder / "log" / "nnimanager.log")
+            # The assessor's wish has quotes; a person's, or the end's, has none.
+            other = "cancelled" if f"cancelTrialJob: {job.trialJobId}" in log else "failed"
+            state = "stopped early" if f'cancelTrialJob: "{job.trialJobId}"' in log else other
         if self._place is not None and state in ("finished", "failed"):
-            folder, out = self._trial_folder(job.trialJobId), Path(self._specification.out)
-            self._place.fetch(job.trialJobId, job.logPath, folder, out)
-        outcome: dict[str, Any] = json.loads(_text(self._trial_folder(job.trialJobId) / OUTCOME) or "{}")
+            self._place.fetch(job.trialJobId, job.logPath, trial_folder, Path(self._specification.out))
+        outcome: dict[str, Any] = json.loads(_text(trial_folder / OUTCOME) or "{}")
         record = Path(outcome["record"]) if "record" in outcome else None
         error = None
         if state == "finished" and "error" in outcome:
             state = "failed"  # it ended well, but on a machine that its record did not come back from
         if state == "failed":
-            error = " ".join(str(outcome.get("error") or self._last_words(job.trialJobId)).split())
+            told = [line for line in _text(trial_folder / STDERR).splitlines() if REASON.match(line)] or [KILLED]
+            error = " ".join(str(outcome.get("error") or told[-1]).split())
         return Trial(job.trialJobId, parameters, state, error, bool(outcome.get("mendable")), record, seconds)
-
-    def _why(self, trial: str) -> str:
-        """Why a trial ended without success: NNI has one word for those that it stopped and those that were killed."""
-        log = _text(self._folder / "log" / "nnimanager.log")
-        if f'cancelTrialJob: "{trial}"' in log:  # the assessor's wish; a person's, or the end's, has no quotes
-            return "stopped early"
-        return "cancelled" if f"cancelTrialJob: {trial}" in log else "failed"
-
-    def _last_words(self, trial: str) -> str:
-        told = [line for line in _text(self.stderr(trial)).splitlines() if REASON.match(line)]
-        return told[-1] if told else "killed without a word, which is how a process ends when the memory runs out"
 
 
 def tail(path: Path) -> Iterator[str]:

@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import traceback
 import warnings
@@ -28,11 +27,6 @@ class Machines:
     # Folder of the shared storage that receives the records: as it is called here, and there.
     records: tuple[Path, str] | None = None
 
-    @property
-    def platform(self) -> str:
-        """NNI's name of the service, e.g. `remote`."""
-        return str(self.service.platform)
-
     def concurrency(self, asked: int | None, configs: Iterable[RunConfig]) -> int:
         """How many runs there are at a time, by default one a machine; OptionError: unknown, or too few GPUs."""
         gpus = self.service.trial_gpu_number
@@ -41,8 +35,8 @@ class Machines:
                 raise OptionError("nodes: a run of a sweep has one machine")
             if gpus is not None and config.device != "cpu" and config.devices > max(1, gpus):
                 raise OptionError(f"devices {config.devices}: trialGpuNumber gives each run {gpus} GPU(s)")
-        if asked is None and self.platform != "remote":
-            raise OptionError(f"say with --concurrency how many runs {self.platform} shall make at a time")
+        if asked is None and self.service.platform != "remote":
+            raise OptionError(f"say with --concurrency how many runs {self.service.platform} shall make at a time")
         return asked or len(self.service.machine_list)
 
 
@@ -53,28 +47,13 @@ def read_machines(path: Path) -> Machines:
     """
     given = read_config(path)
     own = {key: given.pop(key) for key in OWN if key in given}
-    with _reasons(path):
-        service = _load(given, path.resolve().parent)
-        _validate(service)
-        if service.platform == "remote":
-            _check_remote(service)
-    known, known_hosts = own.get("known_hosts"), None
-    if known is not None:
-        if service.platform != "remote" or not isinstance(known, str):
-            raise OptionError(f"{path}: known_hosts is a file, for the service remote")
-        known_hosts = path.resolve().parent / Path(known).expanduser()
-        if not known_hosts.is_file():
-            raise OptionError(f"{path}: known_hosts {known_hosts} does not exist")
-    return Machines(service, known_hosts, _records(path, service, own.get("records")))
-
-
-@contextlib.contextmanager
-def _reasons(path: Path) -> Iterator[None]:
-    """Turn what NNI's configuration classes raise into one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            service = _load(given, path.resolve().parent)
+            _validate(service)
+        if service.platform == "remote":
+            _check_remote(service)
     except OptionError as e:
         raise OptionError(f"{path}: {e}") from e
     except AssertionError as e:
@@ -83,6 +62,14 @@ def _reasons(path: Path) -> Iterator[None]:
         raise OptionError(f"{path}: NNI demands {line.removeprefix('assert ')}") from e
     except Exception as e:
         raise OptionError(f"{path}: {' '.join(str(e).split())}") from e
+    known, known_hosts = own.get("known_hosts"), None
+    if known is not None:
+        if service.platform != "remote" or not isinstance(known, str):
+            raise OptionError(f"{path}: known_hosts is a file, for the service remote")
+        known_hosts = path.resolve().parent / Path(known).expanduser()
+        if not known_hosts.is_file():
+            raise OptionError(f"{path}: known_hosts {known_hosts} does not exist")
+    return Machines(service, known_hosts, _records(path, service, own.get("records")))
 
 
 def _load(given: Mapping[str, Any], base: Path) -> Any:

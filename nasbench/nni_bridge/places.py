@@ -102,7 +102,7 @@ class Remote(Place):
 
     trial_command = f'exec "$NASBENCH_PYTHON" -m {MODULE} {SPECIFICATION}'
 
-    def __init__(self, machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> None:
+    def __init__(self, machines: Machines, experiment: str, folder: Path, host: str, concurrency: int) -> None:
         super().__init__(machines, experiment, folder, host)
         self._address = _manager_address(machines.service, host)
         self._connections: list[Connection] = []
@@ -208,13 +208,6 @@ class Cluster(Place):
             shutil.copytree(self._records / trial, to, dirs_exist_ok=True)
         except OSError as e:
             raise NasbenchError(f"trial {trial} left nothing in {self._records / trial} ({e.strerror})") from e
-
-
-def connect(machines: Machines, experiment: str, folder: Path, concurrency: int, host: str) -> Place:
-    """Connect to the machines for an experiment. Raises OptionError: one cannot be reached, or lacks something."""
-    if machines.platform == "remote":
-        return Remote(machines, experiment, folder, concurrency, host)
-    return Cluster(machines, experiment, folder, host)
 
 
 def end_manager(manager: subprocess.Popen[Any], log: Path) -> None:

@@ -114,20 +114,17 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
     raise NasbenchError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free: give one with --port")
 
 
-def view(experiment_id: str, port: int | None = None, host: str = LOOPBACK) -> tuple[Any, str]:
-    """Open an ended experiment: it, to be stopped with `stop`, and the portal's address. NasbenchError: none such."""
+def view(found: Listed, port: int | None = None, host: str = LOOPBACK) -> tuple[Any, str]:
+    """Open an ended experiment: NNI's, to be stopped with `stop`, and the portal's address. NasbenchError: damaged."""
     from nni.experiment import Experiment
 
     log.silence()
-    found = find(experiment_id)
-    if found.address is not None:
-        raise OptionError(f"experiment {experiment_id} is running; its portal is at {found.address}")
-    experiment = Experiment(None, id=experiment_id)
+    experiment = Experiment(None, id=found.id)
     try:
         # Experiment.view does the same, but leaves no word in where the manager runs.
         experiment.load_checkpoint()
     except Exception as e:
-        raise NasbenchError(f"experiment {experiment_id} cannot be read in {found.folder}: {e}") from e
+        raise NasbenchError(f"experiment {found.id} cannot be read in {found.folder}: {e}") from e
     experiment._action = "view"
     return experiment, start(experiment, port, host)
 

@@ -1,9 +1,9 @@
-"""Running a sweep: each run that is left to do as an NNI trial, and what became of it."""
+"""Running a sweep, or one run, as an NNI experiment: each run that is left to do as a trial, and what became of it."""
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ from filelock import FileLock, Timeout
 
 from nasbench import machine
 from nasbench.config import RunConfig
-from nasbench.errors import OptionError, RecordError
+from nasbench.errors import OptionError, RecordError, RunFailed
 from nasbench.files import write_atomic
 from nasbench.nni_bridge import portal
-from nasbench.nni_bridge.experiment import Allocation, Experiment, Say, check_algorithms
+from nasbench.nni_bridge.experiment import ENDS, STDERR, Allocation, Experiment, Say, Trial, check_algorithms, tail
 from nasbench.nni_bridge.machines import Machines
-from nasbench.nni_bridge.portal import LOOPBACK
+from nasbench.nni_bridge.portal import LOOPBACK, NNI_FOLDER, check_host, warn_if_exposed
 from nasbench.nni_bridge.trial import Specification
-from nasbench.record import Record
+from nasbench.record import CONFIG, Record
 from nasbench.signals import terminable
-from nasbench.studies.plan import Plan, Result, check, plan, write_results
+from nasbench.studies.plan import Result, check, plan, write_results
 from nasbench.studies.study import Study
 
 MANAGER = "manager.json"
@@ -31,7 +31,7 @@ def prepare_sweep(study: Study, machines: Machines | None = None) -> Allocation:
     """Check every run of a study without training, and allocate the machine; NasbenchError names what is wrong."""
     samples = study.samples()
     configs = [run.config for run in samples]
-    here = machines is None or machines.platform == "local"
+    here = machines is None or machines.service.platform == "local"
     if machines is None or here:
         import torch
 
@@ -75,6 +75,44 @@ def allocate(
     return Allocation(most, threads, each if on_gpu and each < gpus else 0)
 
 
+def run_in_portal(config: RunConfig, out: Path, say: Say, port: int | None = None, host: str = LOOPBACK) -> Record:
+    """Make one run as the only trial of an NNI experiment; `out` and errors as `nasbench.pipeline.run`, RunFailed."""
+    check_host(host)
+    warn_if_exposed(host, say)
+    if config.nodes > 1:
+        raise OptionError("nodes: the portal shows runs on one machine")
+    settings = config.model_dump(mode="json")
+    shown = {"strategy": config.method, "dataset": config.dataset, "seed": config.seed}
+    shown |= {f"strategy_options.{name}": value for name, value in config.strategy_options.items()}
+    name = f"{config.space.rpartition(':')[2]}, {config.method}, seed {config.seed}"
+    study = Study(name=name[:80], base=settings, grid={key: [value] for key, value in shown.items()})
+    is_record = (out / CONFIG).is_file()
+    specification = Specification(study.model_dump(mode="json"), [shown], str(out), resume=False)
+    # A run that has the machine to itself uses it as it would without a portal.
+    alone = Allocation(concurrency=1, threads=0, gpus=0)
+    experiment = Experiment(study, alone, specification, (out.parent if is_record else out) / NNI_FOLDER, 1)
+    last: list[Trial] = []
+    told: Iterator[str] = iter(())
+    with terminable():
+        try:
+            say(f"portal: {experiment.start(port, host)}")
+            for trials in experiment.polls():
+                if trials and not last:
+                    told = tail(experiment.trial_folder(trials[0].id) / STDERR)
+                last = trials or last
+                _say_lines(next(told, ""), say)
+        finally:
+            experiment.stop()
+            _say_lines(next(told, ""), say)
+    (trial,) = last
+    if trial.record is None or trial.state != "finished":
+        if trial.mendable:
+            experiment.forget()
+            raise OptionError(trial.error or "the run failed")
+        raise RunFailed(trial.error or f"the run was {trial.state}")
+    return Record(trial.record)
+
+
 def run_sweep(
     study: Study,
     allocation: Allocation,  # see `prepare_sweep`
@@ -91,14 +129,34 @@ def run_sweep(
     with _locked(out):
         stop_leftover(out, say)
         planned = plan(study, out)
+        todo = {_key(run.parameters): run for run in planned.missing}
         results = {_key(r.parameters): r for r in planned.results}
+        count = len(todo) + planned.proposals
+        parameters = [dict(run.parameters) for run in planned.missing]
+        runs, first = ([], parameters) if study.search else (parameters, [])
+        specification = Specification(study.model_dump(mode="json"), runs, str(out), resume=True)
+        folder = out / NNI_FOLDER
         try:
-            if planned.missing or planned.proposals:
-                _make(study, allocation, planned, results, out, say, port, host, machines)
+            if count:
+                experiment = Experiment(study, allocation, specification, folder, count, planned.known, first, machines)
+                started: set[str] = set()
+                ended: set[str] = set()
+                with _running(experiment, out, say, port, host):
+                    for trial in (trial for trials in experiment.polls() for trial in trials):
+                        label, key = study.label(trial.parameters), _key(trial.parameters)
+                        if trial.state == "running" and trial.id not in started:
+                            started.add(trial.id)
+                            say(f"started   {label}")
+                        if trial.state in ENDS and trial.id not in ended:
+                            ended.add(trial.id)
+                            how = "run again" if key in todo and todo[key].interrupted is not None else "run"
+                            facts = (trial.error, trial.record, trial.seconds)
+                            results[key] = Result(label, trial.parameters, trial.state, how, *facts)
+                            say(f"{_line(results[key])}  [{len(ended)}/{count}]")
+                            write_results(out, study, list(results.values()))
         finally:
-            for run in planned.missing:
-                unfinished = Result(run.label, run.parameters, "not finished", "run")
-                results.setdefault(_key(run.parameters), unfinished)
+            for key, run in todo.items():
+                results.setdefault(key, Result(run.label, run.parameters, "not finished", "run"))
             ordered = {_key(r.parameters): results[_key(r.parameters)] for r in study.runs()} | results
             write_results(out, study, list(ordered.values()))
     return list(ordered.values())
@@ -107,7 +165,7 @@ def run_sweep(
 def stop_leftover(out: Path, say: Say) -> None:
     """Stop what an earlier sweep in a folder has left running when it was killed, and say so."""
     try:
-        noted = json.loads((out / portal.NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
+        noted = json.loads((out / NNI_FOLDER / MANAGER).read_text(encoding="utf-8"))
         experiment, leader = str(noted["id"]), noted.get("pid")
     except (OSError, ValueError, KeyError):
         return
@@ -117,46 +175,17 @@ def stop_leftover(out: Path, say: Say) -> None:
         portal.stop_group(group, LEFTOVER_SECONDS)
 
 
-def _make(
-    study: Study,
-    allocation: Allocation,
-    planned: Plan,
-    results: dict[str, Result],
-    out: Path,
-    say: Say,
-    port: int | None,
-    host: str,
-    machines: Machines | None,
-) -> None:
-    todo = {_key(run.parameters): run for run in planned.missing}
-    parameters = [dict(run.parameters) for run in planned.missing]
-    fields = study.model_dump(mode="json")
-    specification = Specification(fields, [] if study.search else parameters, str(out), resume=True)
-    count, folder = len(todo) + planned.proposals, out / portal.NNI_FOLDER
-    first = parameters if study.search else []
-    experiment = Experiment(study, allocation, specification, folder, count, planned.known, first, machines)
-    note = folder / MANAGER
+@contextmanager
+def _running(experiment: Experiment, out: Path, say: Say, port: int | None, host: str) -> Iterator[None]:
+    """Start an experiment, noted in the folder in case this process is killed, and stop it at the end."""
+    note = out / NNI_FOLDER / MANAGER
     write_atomic(note, json.dumps({"id": experiment.id}) + "\n")
-    started: set[str] = set()
-    ended: set[str] = set()
     with terminable():
         try:
             address = experiment.start(port, host)
             write_atomic(note, json.dumps({"id": experiment.id, **experiment.manager}) + "\n")
             say(f"portal: {address}")
-            for trial in (trial for trials in experiment.polls() for trial in trials):
-                label, key = study.label(trial.parameters), _key(trial.parameters)
-                if trial.state == "running" and trial.id not in started:
-                    started.add(trial.id)
-                    say(f"started   {label}")
-                if trial.ended and trial.id not in ended:
-                    ended.add(trial.id)
-                    again = key in todo and todo[key].interrupted is not None
-                    how = "run again" if again else "run"
-                    facts = (trial.error, trial.record, trial.seconds)
-                    results[key] = Result(label, trial.parameters, trial.state, how, *facts)
-                    say(f"{_line(results[key])}  [{len(ended)}/{count}]")
-                    write_results(out, study, list(results.values()))
+            yield
         finally:
             say("stopping NNI and its portal")
             experiment.stop()
@@ -165,8 +194,8 @@ def _make(
 
 def _locked(out: Path) -> AbstractContextManager[Any]:
     try:
-        (out / portal.NNI_FOLDER).mkdir(parents=True, exist_ok=True)
-        return FileLock(out / portal.NNI_FOLDER / "lock", timeout=0).acquire()
+        (out / NNI_FOLDER).mkdir(parents=True, exist_ok=True)
+        return FileLock(out / NNI_FOLDER / "lock", timeout=0).acquire()
     except Timeout as e:
         raise RecordError(f"another sweep is running in {out}") from e
     except OSError as e:
@@ -185,3 +214,9 @@ def _line(result: Result) -> str:
 
 def _key(parameters: Mapping[str, Any]) -> str:
     return json.dumps(dict(parameters), sort_keys=True)
+
+
+def _say_lines(text: str, say: Say) -> None:
+    for line in text.splitlines():
+        if not line.startswith("error: "):  # the outcome tells it, too
+            say(line)

@@ -91,14 +91,11 @@ class Channel:
     def intermediate(self, measures: Mapping[str, float]) -> None:
         """Report an epoch; `default` is what the portal draws and an assessor judges."""
         self.last = measures["default"]
-        self._send("PERIODICAL", self._reports, measures)
+        self.send("PERIODICAL", self._reports, measures)
         self._reports += 1
 
-    def final(self, measures: Mapping[str, float]) -> None:
-        """Report the result; `default` is what a tuner learns from."""
-        self._send("FINAL", 0, measures)
-
-    def _send(self, kind: str, sequence: int, measures: Mapping[str, float]) -> None:
+    def send(self, kind: str, sequence: int, measures: Mapping[str, float]) -> None:
+        """Report an epoch or, as `FINAL`, the result; `default` is what a tuner learns from."""
         self._channel.send_metric(
             type=kind, parameter_id=self._id, trial_job_id=self._trial, sequence=sequence, value=dict(measures)
         )
@@ -136,7 +133,7 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
     import torch
 
     from nasbench.pipeline import run
-    from nasbench.studies.known import finished, held_out, interrupted, known
+    from nasbench.studies.plan import finished, held_out, interrupted, known
     from nasbench.studies.study import make_study
 
     limit = os.environ.get("OMP_NUM_THREADS", "")
@@ -157,14 +154,8 @@ def _run(specification: Specification, channel: Channel, folder: Path) -> Path:
     accuracy = channel.last if accuracy is None else accuracy
     if accuracy is None and study.search:
         raise NasbenchError(f"evaluator {config.evaluator!r} logs no val_top1, from which the tuner could learn")
-    channel.final(
-        {
-            "default": result.top1 if accuracy is None else accuracy,
-            "test_top1": result.top1,
-            "params": result.params,
-            "madds": result.madds,
-        }
-    )
+    told = {"default": result.top1 if accuracy is None else accuracy, "test_top1": result.top1}
+    channel.send("FINAL", 0, {**told, "params": result.params, "madds": result.madds})
     return record.path
 
 

@@ -1,12 +1,8 @@
-from __future__ import annotations
-
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 Kind = Literal["text", "number", "percent", "points", "millions", "count", "seconds", "bytes", "tick"]
 Value = str | float | int | bool | None
@@ -27,6 +23,11 @@ class Column:
     # `number` is of any size and shown with the digits that it needs.
     kind: Kind = "text"
     digits: int | None = None  # decimals; the kind's own where `None`
+
+    @property
+    def align(self) -> Literal["left", "center", "right"]:
+        """On which side its values stand."""
+        return "left" if self.kind == "text" else "center" if self.kind == "tick" else "right"
 
 
 @dataclass(frozen=True)
@@ -63,25 +64,17 @@ class Table:
 
     def frame(self) -> pd.DataFrame:
         """The table as flat data: a column each, and `_half`, `_n` and `_marks` beside it where any cell has them."""
-        import pandas as pd
-
         columns: dict[str, list[Any]] = {}
         for column in self.columns:
             cells = [self.cell(i, column.key) for i in range(len(self.rows))]
             columns[column.key] = [c.value for c in cells]
-            if any(c.half is not None for c in cells):
-                columns[f"{column.key}_half"] = [c.half for c in cells]
-            if any(c.n is not None for c in cells):
-                columns[f"{column.key}_n"] = [c.n for c in cells]
-            if any(c.marks for c in cells):
-                columns[f"{column.key}_marks"] = [" ".join(c.marks) or None for c in cells]
+            beside: dict[str, list[Any]] = {"half": [c.half for c in cells], "n": [c.n for c in cells]}
+            beside["marks"] = [" ".join(c.marks) or None for c in cells]
+            known = {name: values for name, values in beside.items() if any(v is not None for v in values)}
+            columns |= {f"{column.key}_{name}": values for name, values in known.items()}
         # Types of their values, with `None` as the missing value of each type.
         empty = [key for key, values in columns.items() if all(v is None for v in values)]
         return pd.DataFrame(columns).astype(dict.fromkeys(empty, "float64")).convert_dtypes()
-
-    def json(self) -> str:
-        """Everything, as JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
 
 
 def text(column: Column, cell: Cell) -> str:

@@ -1,19 +1,16 @@
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import pandas as pd
 
 from nasbench.config import GIVEN, KINDS, SETTING, Role, RunConfig, digest
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.facts import Result
-from nasbench.record import DECISIONS, RESULT, Record, find_records
+from nasbench.record import DECISIONS, HEADERS, RESULT, Record, find_records, finite
 from nasbench.results.cells import Kind
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 K = TypeVar("K", bound=Hashable)
 
@@ -59,8 +56,6 @@ class Collection:
 
 def collect(paths: Iterable[str | Path]) -> Collection:
     """Read the records at or below these paths: finished runs by path, and problems. RecordError: there is no path."""
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     seen: set[Path] = set()
@@ -90,10 +85,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     if "test" not in status.stages:
         error = f" ({status.error})" if status.error else ""
         raise NasbenchError(f"unfinished: {status.state}{error}, stages done: {', '.join(status.stages) or 'none'}")
-    result, data, settings = record.result(), record.data(), config.model_dump(mode="json")
+    result, data, settings = record.result(), record.data(), flat_settings(config)
     if result.architecture.keys() != record.decisions().keys():
         raise RecordError(f"{folder} is damaged: {RESULT} and {DECISIONS} have different labels")
-    options = {f"{kind}_options.{name}": _flat(v) for kind in KINDS for name, v in settings[f"{kind}_options"].items()}
+    options = {name: _flat(value) for name, value in settings.items() if "_options." in name}
     candidates, width = (config.space_options.get(name) for name in ("candidates", "width"))
     return {
         **{name: settings[name] for name in SHOWN},
@@ -113,6 +108,23 @@ def read_run(folder: Path) -> dict[str, Any]:
         **options,
         **{f"search.{name}": value for name, value in result.search.items()},
     }
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """All settings, options and limits as `space_options.width`."""
+    settings = config.model_dump(mode="json")
+    groups = [*(f"{kind}_options" for kind in KINDS), "limits"]
+    return settings | {f"{group}.{name}": value for group in groups for name, value in settings.pop(group).items()}
+
+
+def curves(record: Record, name: str) -> pd.DataFrame:
+    """`SEARCH` or `METRICS`, empty where there is none. RecordError: it is damaged, or a number in it is not finite."""
+    kinds: dict[str, Callable[[str], Any]] = {"epoch": int, "step": int, "fixed": int, "pi": finite, "value": finite}
+    try:
+        rows = [[kinds.get(key, str)(text) for key, text in row.items()] for row in record.curves(name)]
+    except ValueError as e:
+        raise RecordError(f"{record.path / name} is damaged: {e}") from e
+    return pd.DataFrame(rows, columns=HEADERS[name])
 
 
 def setting(config: RunConfig, result: Result) -> str:

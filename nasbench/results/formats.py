@@ -1,5 +1,8 @@
+import base64
+import json
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
@@ -9,8 +12,6 @@ from nasbench.errors import OptionError, unknown
 from nasbench.results.cells import Table
 from nasbench.terminal import plain_table
 
-LEFT = ("text",)
-Justify = Literal["left", "center", "right"]
 SIGNS = "pm times div ge le approx rightarrow cdot"
 LETTERS = "Delta Sigma alpha beta gamma zeta eta theta kappa lambda pi rho sigma"
 LATEX = {
@@ -54,8 +55,7 @@ def grid(table: Table) -> RichTable:
     """The rows and columns of a table for the terminal."""
     drawn = plain_table()
     for column in table.columns:
-        justify: Justify = "left" if column.kind in LEFT else "center" if column.kind == "tick" else "right"
-        drawn.add_column(Text(column.header.replace("paper ", "paper\n")), justify=justify, vertical="bottom")
+        drawn.add_column(Text(column.header.replace("paper ", "paper\n")), justify=column.align, vertical="bottom")
     for i in range(len(table.rows)):
         if i in table.rules:
             drawn.add_row()
@@ -67,9 +67,8 @@ def grid(table: Table) -> RichTable:
 def markdown(table: Table) -> str:
     """A table as GitHub's Markdown, its caption above and its notes below."""
     lines = [f"**{_md(table.caption)}**", "", "| " + " | ".join(_md(c.header) for c in table.columns) + " |"]
-    lines.append(
-        "|" + "|".join(":--" if c.kind in LEFT else ":-:" if c.kind == "tick" else "--:" for c in table.columns) + "|"
-    )
+    rules = {"left": ":--", "center": ":-:", "right": "--:"}
+    lines.append("|" + "|".join(rules[c.align] for c in table.columns) + "|")
     for i in range(len(table.rows)):
         lines.append("| " + " | ".join(_emphasised(table, i, _md, "**{}**")) + " |")
     if table.notes:
@@ -79,7 +78,7 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A LaTeX float with booktabs; its first line names the packages that it needs."""
-    kinds = "".join("l" if c.kind in LEFT else "c" if c.kind == "tick" else "r" for c in table.columns)
+    sides = "".join(c.align[0] for c in table.columns)
     lines = [
         r"% needs \usepackage{booktabs,amssymb,graphicx} and \usepackage[T1]{fontenc}",
         r"\begin{table}",
@@ -87,9 +86,9 @@ def latex(table: Table) -> str:
         rf"\caption{{{_tex(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}",
+        rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
         r"\toprule",
-        " & ".join(_stacked(c.header, kind) for c, kind in zip(table.columns, kinds, strict=True)) + r" \\",
+        " & ".join(_stacked(c.header, side) for c, side in zip(table.columns, sides, strict=True)) + r" \\",
         r"\midrule",
     ]
     for i in range(len(table.rows)):
@@ -102,21 +101,13 @@ def latex(table: Table) -> str:
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def csv(table: Table) -> str:
-    """A table's data, see `Table.frame`; without caption and notes."""
-    return table.frame().to_csv(index=False, lineterminator="\n")
-
-
-def html(table: Table) -> str:
-    """A table element in its own scrolling box, to stand in a page."""
-    return render_page("table.html", table=table) + "\n"
+def data_uri(content: bytes, kind: str) -> str:
+    """A picture of a kind such as `png` as it stands in a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def render_page(template: str, **content: Any) -> str:
-    """A template of this folder's with these values; what is no `Markup` is escaped.
-
-    A page needs nothing but itself: no script, no network. Halves of characters, which no file can hold, become `?`.
-    """
+    """A template with these values, what is no `Markup` escaped; halves of characters, which no file holds, are `?`."""
     from jinja2 import Environment, PackageLoader
 
     loader = PackageLoader("nasbench.results", "")
@@ -149,7 +140,7 @@ def _tex(content: str) -> str:
 FORMATS: dict[str, Callable[[Table], str]] = {
     "md": markdown,
     "latex": latex,
-    "csv": csv,
-    "html": html,
-    "json": Table.json,
+    "csv": lambda table: table.frame().to_csv(index=False, lineterminator="\n"),  # without caption and notes
+    "html": lambda table: render_page("table.html", table=table) + "\n",  # in its own scrolling box, to stand in a page
+    "json": lambda table: json.dumps(asdict(table), ensure_ascii=False, indent=2) + "\n",
 }

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from nasbench.results.collect import RunRow, grouped, option
 from nasbench.results.statistics import Estimate, mean
-from nasbench.results.style import COLUMN, PAGE, new_figure, series
+from nasbench.results.style import COLUMN, PAGE, legend_below, new_figure, panels_of, series
 from nasbench.results.tables import setting_parts
 
 BARS: dict[str, Any] = {
@@ -26,16 +26,12 @@ def front(costs: Sequence[Sequence[float]]) -> list[bool]:
 
 
 def tradeoff(runs: Sequence[RunRow]) -> Figure:
-    """Test accuracy against multiply-adds, mean and 95 % confidence interval over seeds of every set-up.
-
-    Set-ups of one name at several widths are joined by a line; data sets have a panel each.
-    """
+    """Top-1 against multiply-adds: means and intervals of set-ups, joined where only the width differs, by recipe."""
     recipes = grouped(runs, lambda run: run["protocol"])
     variants = sorted({str(run["label"]) for run in runs})
     lines = -(-len(variants) // 2)
     figure = new_figure(COLUMN * min(2, len(recipes)), 2.5 * -(-len(recipes) // 2) + 0.3 + 0.13 * lines)
-    panels = _panels(figure, len(recipes))
-    for axes, members in zip(panels, recipes.values(), strict=True):
+    for axes, members in zip(_panels(figure, len(recipes)), recipes.values(), strict=True):
         for number, variant in enumerate(variants):
             alike = grouped((r for r in members if r["label"] == variant), lambda run: option(run, "width"))
             points = sorted(map(_point, alike.values()), key=lambda point: point[0])
@@ -46,22 +42,21 @@ def tradeoff(runs: Sequence[RunRow]) -> Figure:
         axes.margins(x=0.08, y=0.1)
         low, high = axes.get_ylim()
         axes.set_ylim(max(0, low), min(100, high))  # an interval over two or three runs may leave the scale
-    handles = [
-        panels[0].plot([], [], **{**series(i), "linestyle": "none"}, label=name)[0] for i, name in enumerate(variants)
-    ]
-    columns = 2 if len(recipes) == 1 else 4
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    styles = {name: {**series(number), "linestyle": "none"} for number, name in enumerate(variants)}
+    legend_below(figure, styles, 2 if len(recipes) == 1 else 4)
     figure.suptitle("Accuracy against cost (bars: 95 % confidence interval)")
     return figure
 
 
 def pareto(runs: Sequence[RunRow]) -> Figure:
-    """Test accuracy against multiply-adds, mean over seeds of every set-up, and the front that none of them beats.
-
-    Data sets have a panel each, whatever the recipe: widths and image sizes are what costs are made of.
-    """
+    """Top-1 against multiply-adds, means of set-ups, and the front that none of them beats, by data set."""
     sets = {name: [run for run in runs if run["dataset"] == name] for name in sorted({run["dataset"] for run in runs})}
-    points = {name: _points(members) for name, members in sets.items()}
+    points = {}
+    for dataset, members in sets.items():
+        alike = grouped(members, lambda run: run["setting"]).values()
+        costs = [(_name(group), madds, top1.value) for group in alike for madds, top1 in [_point(group)]]
+        on = front([(madds, -top1) for _, madds, top1 in costs])
+        points[dataset] = [(*cost, is_on) for cost, is_on in zip(costs, on, strict=True)]
     lines = max(sum(on for *_, on in found) for found in points.values())
     figure = new_figure(PAGE if len(sets) > 1 else COLUMN, (2.6 + 0.13 * lines) * -(-len(sets) // 2))
     for axes, (dataset, found) in zip(_panels(figure, len(sets)), points.items(), strict=True):
@@ -82,28 +77,18 @@ def pareto(runs: Sequence[RunRow]) -> Figure:
 
 def _panels(figure: Figure, count: int) -> list[Axes]:
     """Panels of accuracy against cost, two in a row."""
-    panels: list[Axes] = list(figure.subplots(-(-count // 2), min(2, count), squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.set_axis_off()
-    for axes in panels[:count]:
+    panels = panels_of(figure, count, min(2, count))
+    for axes in panels:
         axes.set_xlabel("multiply-adds of one image (millions)")
         axes.set_ylabel("test top-1 (%)")
         axes.grid(True)
         axes.set_axisbelow(True)
-    return panels[:count]
+    return panels
 
 
 def _point(group: Sequence[RunRow]) -> tuple[float, Estimate]:
     """Mean of the multiply-adds in millions and of top-1 in percent."""
     return mean([run["madds"] / 1e6 for run in group]).value, mean([100 * run["top1"] for run in group])
-
-
-def _points(runs: Sequence[RunRow]) -> list[tuple[str, float, float, bool]]:
-    """Name, millions of multiply-adds and top-1 in percent of every set-up, and whether it is on the front."""
-    alike = grouped(runs, lambda run: run["setting"]).values()
-    found = [(_name(group), madds, top1.value) for group in alike for madds, top1 in [_point(group)]]
-    on = front([(madds, -top1) for _, madds, top1 in found])
-    return [(*point, is_on) for point, is_on in zip(found, on, strict=True)]
 
 
 def _name(group: Sequence[RunRow]) -> str:

@@ -9,6 +9,8 @@ the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 20
 """
 
 import copy
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ from nasbench.profile import last_map
 
 PROBE_SIDE = 24  # of the map on which a stage's window is measured: wider than any local window of a stage
 BATCH, BATCHES = 8, 4  # inputs at a time, and how many times for the last map
+CHANNELS = 3  # of an image
 LUO_THRESHOLD = 1 - 0.9545  # of the maximum; Luo et al. count the pixels above it
 
 Stage = Callable[[Tensor], Tensor]
@@ -38,13 +41,15 @@ class Window:
 
 @dataclass(frozen=True)
 class Field:
-    """A theoretical receptive field."""
+    """What the centre unit of a map sees."""
 
-    rows: tuple[int, int]  # first and last row of the input, in pixels, inclusive; they may lie outside the image
+    # First and last row of the image, in pixels, inclusive. They may lie outside the image; the last lies before the
+    # first where nothing is seen.
+    rows: tuple[int, int]
     columns: tuple[int, int]  # likewise
-    # Numbers of the stages that depend on their whole input; then the field is the whole image, and `rows` and
-    # `columns` are its border.
+    # Numbers of the stages that depend on their whole input; then the field is the whole image.
     global_stages: tuple[int, ...] = ()
+    effective: float = math.nan  # see `effective_side`, in pixels, where it was measured
 
     @property
     def side(self) -> int:
@@ -52,7 +57,7 @@ class Field:
         return max(last - first + 1 for first, last in (self.rows, self.columns))
 
 
-def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
+def theoretical(model: nn.Module, image_size: int) -> Field:
     """The theoretical field of the centre unit of the last feature map; OptionError where the network has none.
 
     Its stages are the children of `features` where it has such a sequence; any other network is probed as a whole, and
@@ -60,11 +65,11 @@ def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
     """
     network = copy.deepcopy(model).cpu().double().eval()
     features = getattr(network, "features", None)
-    image = torch.zeros(1, channels, image_size, image_size, dtype=torch.float64)
+    image = torch.zeros(1, CHANNELS, image_size, image_size, dtype=torch.float64)
     with torch.no_grad():
         if not isinstance(features, nn.Sequential):
             _, last = last_map(network, image)
-            stages: list[tuple[Stage, int, int]] = [(lambda x: last_map(network, x)[1], channels, image_size)]
+            stages: list[tuple[Stage, int, int]] = [(lambda x: last_map(network, x)[1], CHANNELS, image_size)]
         else:
             stages, last = [], image
             for stage in features:
@@ -80,7 +85,7 @@ def theoretical(model: nn.Module, image_size: int, channels: int = 3) -> Field:
         for window in reversed(along):
             low, high = window.stride * low + window.low, window.stride * high + window.high
         extents.append((low, high))
-    return Field(*extents)
+    return Field(rows=extents[0], columns=extents[1])
 
 
 def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) -> Window:
@@ -99,57 +104,34 @@ def probe(stage: Stage, channels: int, side: int = PROBE_SIDE, axis: int = 2) ->
         return bool(stage(image)[:, :, shape[2] // 2, shape[3] // 2].isnan().any())
 
     # The unit's interval is found from both sides; both tests are monotone in the boundary.
-    low, top = 0, side - 1
-    while low < top:
-        middle = (low + top) // 2
-        low, top = (low, middle) if touched(0, middle) else (middle + 1, top)
-    bottom, high = low, side - 1
-    while bottom < high:
-        middle = (bottom + high + 1) // 2
-        bottom, high = (middle, high) if touched(middle, side - 1) else (bottom, middle - 1)
-    everything = low == 0 and high == side - 1
-    return Window(low - stride * centre, high - stride * centre, stride, everything)
+    end = side - 1
+    low = bisect_left(range(end), True, key=lambda last: touched(0, last))
+    high = end - bisect_left(range(end - low), True, key=lambda beyond: touched(end - beyond, end))
+    return Window(low - stride * centre, high - stride * centre, stride, everything=high - low == end)
 
 
-@dataclass(frozen=True)
-class Sight:
-    """What the centre unit of a layer's output sees."""
-
-    rows: tuple[int, int] | None  # first and last row of the image, inclusive, with a gradient for any input, if any
-    columns: tuple[int, int] | None  # likewise
-    effective: float  # see `effective_side`, in pixels
-
-    @property
-    def side(self) -> int:
-        """The longer side in pixels, of what lies within the image."""
-        return max((last - first + 1 for first, last in filter(None, (self.rows, self.columns))), default=0)
-
-
-def of_layers(model: nn.Module, names: Iterable[str], image_size: int) -> dict[str, Sight]:
+def of_layers(model: nn.Module, names: Iterable[str], image_size: int) -> dict[str, Field]:
     """What each of some modules of a network sees; those that return no map are left out."""
     found = {}
     for name, strength in _influence(model, names, image_size).items():
-        rows, columns = (_extent((strength > 0).any(axis)) for axis in (1, 0))
-        found[name] = Sight(rows, columns, effective_side((strength / strength.max().clamp_min(1e-300)).numpy()))
+        places = [(strength > 0).any(axis).nonzero().flatten().tolist() or [0, -1] for axis in (1, 0)]
+        rows, columns = ((along[0], along[-1]) for along in places)
+        side = effective_side((strength / strength.max().clamp_min(1e-300)).numpy())
+        found[name] = Field(rows, columns, effective=side)
     return found
 
 
-def effective(model: nn.Module, image_size: int, channels: int = 3) -> NDArray[np.float64]:
-    """The effective field (image_size, image_size) of the last feature map's centre unit, its maximum scaled to 1.
-
-    OptionError where the network has no such map.
-    """
+def effective(model: nn.Module, image_size: int) -> NDArray[np.float64]:
+    """The effective field (S, S) of the last map's centre unit, its maximum scaled to 1. OptionError: no such map."""
     with torch.no_grad():
-        images = torch.zeros(1, channels, image_size, image_size)
+        images = torch.zeros(1, CHANNELS, image_size, image_size)
         name, _ = last_map(copy.deepcopy(model).cpu().float().eval(), images)
-    total = _influence(model, [name], image_size, channels, BATCHES)[name]
+    total = _influence(model, [name], image_size, BATCHES)[name]
     highest = float(total.max())
     return (total / highest if highest > 0 else total).numpy()
 
 
-def _influence(
-    model: nn.Module, names: Iterable[str], image_size: int, channels: int = 3, batches: int = 1
-) -> dict[str, Tensor]:
+def _influence(model: nn.Module, names: Iterable[str], image_size: int, batches: int = 1) -> dict[str, Tensor]:
     """|∂ Σ_c y_c / ∂ x| of the centre unit y of each named module's map: (image_size, image_size) in float64.
 
     Summed over channels and over inputs that are standard normal, as normalised images are. The network is not changed.
@@ -165,7 +147,7 @@ def _influence(
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}
     for _ in range(batches):
-        images = torch.randn(BATCH, channels, image_size, image_size, generator=generator, requires_grad=True)
+        images = torch.randn(BATCH, CHANNELS, image_size, image_size, generator=generator, requires_grad=True)
         network(images)
         for name, output in maps.items():
             if isinstance(output, Tensor) and output.ndim == 4:
@@ -173,11 +155,6 @@ def _influence(
                 (gradient,) = torch.autograd.grad(unit, images, retain_graph=True)
                 found[name] = found.get(name, 0) + gradient.abs().sum((0, 1)).double()
     return found
-
-
-def _extent(seen: Tensor) -> tuple[int, int] | None:
-    places = seen.nonzero().flatten().tolist()
-    return (places[0], places[-1]) if places else None
 
 
 def effective_side(field: NDArray[np.float64]) -> float:

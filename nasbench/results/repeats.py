@@ -5,9 +5,9 @@ import pandas as pd
 from nasbench.errors import RecordError
 from nasbench.facts import Decision
 from nasbench.record import Record
-from nasbench.results.agreement import Share, chance, kappa, share, tally, votes
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import SHOWN, RunRow, architecture_of, grouped, is_searched, option
+from nasbench.results.statistics import Share, chance, kappa, share, tally, votes
 from nasbench.results.tables import by_seed, describe, records, setting_parts, told_apart, value_text
 
 DECIDED = ("evidence", "threshold")  # what decides a layer before the search is over; the rest is what was left then

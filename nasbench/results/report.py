@@ -1,21 +1,23 @@
-import base64
+import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from nasbench.config import KINDS, Role, RunConfig, default_data_root
 from nasbench.errors import OptionError, RecordError
 from nasbench.files import write_atomic
+from nasbench.presets import OPTIONAL, SHOWN, resolve_config
 from nasbench.reasons import evidence
 from nasbench.record import Record
-from nasbench.results import layers
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import MEASURES, Problem, RunRow, grouped, is_searched, option
+from nasbench.results.explain import layers_table
 from nasbench.results.figures import WHAT, first_of_each, plot
-from nasbench.results.formats import render_page
-from nasbench.results.reproduce import command
+from nasbench.results.formats import data_uri, render_page
 from nasbench.results.style import COLUMN, encode
 from nasbench.results.tables import build, column, describe, records, setting_key
 from nasbench.studies.tables import names, spec
@@ -38,6 +40,10 @@ ALT = {
     "curves": "Accuracy and loss over the epochs of search and retraining.",
     "confusion": "Confusion matrix: a row a class, a column what its test images were taken for.",
 }
+FLAGS = {
+    **{"space_options": "-p", "strategy_options": "-s", "evaluator_options": "-e", "dataset_options": "-d"},
+    "limits": "--limit",
+}
 MOST_OF_A_KIND = 6  # figures on the page, one a set-up
 
 
@@ -50,18 +56,25 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     found = records(runs)
     if not found:
         raise RecordError("there is no finished run to report")
-    tables = [table for table in (build(name, runs) for name in names()) if any(map(_measured, table.rows))]
+    tables = []
+    for table in (build(name, runs) for name in names()):
+        measured = [row for row in table.rows if row["top1"].value is not None]
+        if any("baseline" not in row["delta"].marks for row in measured):  # which several tables share
+            tables.append(table)
     tables.append(build("enhancers", runs))
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
     groups, shared = _groups(found, trust)
+    days = sorted(str(run["started"])[:10] for run in found)
+    when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+    counted = f"{len(found)} finished run{'s' * (len(found) > 1)} of {len(groups)} set-up{'s' * (len(groups) > 1)}"
     content = render_page(
         "report.html",
-        summary=_summary(found, len(groups)),
+        summary=f"{counted} on {', '.join(sorted({str(run['dataset']) for run in found}))}, started {when}.",
         tables=tables,
         figures=list(_figures(runs, trust)),
         searches=[
-            layers.table(record, f"layers{number}", f"{run['label']} on {run['dataset']}, seed {run['seed']}")
+            layers_table(record, f"layers{number}", f"{run['label']} on {run['dataset']}, seed {run['seed']}")
             for number, run in enumerate(first_of_each(found))
             if evidence(record := Record(run["path"]))
         ],
@@ -74,19 +87,6 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "index.html", content)
     return output / "index.html"
-
-
-def _measured(row: Mapping[str, Cell]) -> bool:
-    """Whether a row has runs, and is not the baseline, which several tables share."""
-    return row["top1"].value is not None and "baseline" not in row["delta"].marks
-
-
-def _summary(runs: Sequence[RunRow], groups: int) -> str:
-    data = ", ".join(sorted({str(run["dataset"]) for run in runs}))
-    days = sorted(str(run["started"])[:10] for run in runs)
-    when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-    many, several = "s" * (len(runs) > 1), "s" * (groups > 1)
-    return f"{len(runs)} finished run{many} of {groups} set-up{several} on {data}, started {when}."
 
 
 def _groups(runs: Sequence[RunRow], trust: bool) -> tuple[list[dict[str, Any]], str]:
@@ -114,6 +114,58 @@ def _groups(runs: Sequence[RunRow], trust: bool) -> tuple[list[dict[str, Any]], 
     return groups, _yaml(shared)
 
 
+def command(config: RunConfig, seeds: Iterable[int] | None = None, trust: bool = False) -> str:
+    """A shell command that repeats a run, or its setting with these seeds in a loop.
+
+    What its preset and its parts' defaults say by themselves is left out. Parts that are not registered are asked for
+    theirs, which runs their code, only where they are trusted; else everything is said.
+    """
+    settings = config.model_dump(mode="json")
+    said = {name: settings[name] for name in (*KINDS, "architecture") if settings[name] is not None}
+    usual: dict[str, Any] = {}
+
+    def settle() -> None:
+        if trust or not any(":" in said.get(kind, "") for kind in KINDS):
+            usual.update(resolve_config(said).model_dump(mode="json"))
+
+    settle()
+    words = ["nasbench", "run", "--space", config.space, "--strategy", config.method, "--dataset", config.dataset]
+    if config.architecture is not None:
+        given = config.architecture
+        words += ["--choice", given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)]
+    if config.evaluator != RunConfig.model_fields["evaluator"].default:
+        words += ["--evaluator", config.evaluator]
+    if config.preset is not None and config.preset != usual.get("preset"):
+        words += ["--preset", config.preset]
+        said["preset"] = config.preset
+        settle()
+    for name, value in config.part(Role.SEARCH, Role.RECIPE, Role.DEVICE).items():
+        meant = value is not None or name in OPTIONAL
+        known = name in usual and usual[name] == value and name not in SHOWN.get(config.preset or "", ())
+        if name not in said and name not in FLAGS and meant and not known:
+            said[name] = value
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else ["none" if value is None else str(value)]
+            settle()  # what goes without saying, options of a preset too, may depend on what was said by now
+    for group, flag in FLAGS.items():
+        for name, value in settings[group].items():
+            if group not in usual or name not in usual[group] or usual[group][name] != value:
+                words += [flag, f"{name}={_value(value)}"]
+    if config.data_root != default_data_root():
+        words += ["--data-root", PurePath(config.data_root).as_posix()]
+    chosen_seeds = [config.seed] if seeds is None else list(dict.fromkeys(seeds))
+    line = shlex.join(words)
+    if len(chosen_seeds) == 1:
+        return f"{line} --seed {chosen_seeds[0]}"
+    return f"for seed in {' '.join(map(str, chosen_seeds))}; do {line} --seed $seed; done"
+
+
+def _value(value: Any) -> str:
+    # As the command line reads it back: YAML 1.1 takes 1e-05 for a word, and JSON writes it so.
+    text = str(yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True))
+    return text.removesuffix("...\n").strip()
+
+
 def _figures(runs: pd.DataFrame, trust: bool) -> Iterator[dict[str, str]]:
     for what in WHAT:
         try:
@@ -126,7 +178,7 @@ def _figures(runs: pd.DataFrame, trust: bool) -> Iterator[dict[str, str]]:
             yield {
                 "title": TITLES[what] + of_run,
                 "alt": ALT[what],
-                "source": f"data:image/svg+xml;base64,{base64.b64encode(encode(figure, 'svg')).decode('ascii')}",
+                "source": data_uri(encode(figure, "svg"), "svg+xml"),
                 "size": "column" if width <= COLUMN else "page",
                 "width": f"{width * 96:.0f}",
                 "height": f"{height * 96:.0f}",

@@ -1,8 +1,8 @@
-import base64
 import io
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,11 +20,11 @@ from nasbench.errors import DataError, NasbenchError, listed
 from nasbench.export.card import Card, card_of
 from nasbench.export.write import test_data
 from nasbench.networks import build_space, derived, load_model
-from nasbench.profile import Part, Profile, profile
+from nasbench.profile import Part, Profile, last_map, profile
 from nasbench.quiet import quiet_libraries
 from nasbench.record import MODEL, Record
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.grad_cam import grad_cam
+from nasbench.results.formats import data_uri
 from nasbench.results.receptive_field import of_layers
 
 MOST_WRONG, MOST_CLASSES = 24, 12  # images that are shown: of the wrong ones, and one of each class
@@ -175,7 +175,7 @@ def _shots(record: Record, trust: bool) -> Shots:
 
 
 def _shot(model: nn.Module, card: Card, image: _Tested, files: Any, root: Any) -> Shot:
-    heat = grad_cam(model, normalised(image.pixels[None], card.mean, card.std), [image.predicted]).heat[0]
+    evidence = grad_cam(model, normalised(image.pixels[None], card.mean, card.std), [image.predicted])
     pixels = image.pixels.expand(-1, -1, 3).numpy()
     if files:  # the same part of the photo, at a size at which people recognise it
         pixels = FITS[card.fit].make(read_picture(files[image.place]), SIDE)
@@ -188,15 +188,45 @@ def _shot(model: nn.Module, card: Card, image: _Tested, files: Any, root: Any) -
         float(image.probabilities[image.predicted]),
         float(image.probabilities[image.true]),
         _embedded(pixels, "JPEG" if scale == 1 else "PNG"),
-        _embedded(_heated(pixels, heat), "JPEG"),
+        _embedded(_heated(pixels, heat(evidence)[0]), "JPEG"),
     )
 
 
-def _heated(pixels: NDArray[Any], heat: Tensor) -> NDArray[Any]:
+def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int]) -> Tensor:
+    """What speaks for a class of each image on the last feature map A (N, K, h, w): Σ_k α_k A_k, (N, h, w).
+
+    α_k is ∂ logit / ∂ A_k averaged over the places (eq. 1); what is negative speaks for other classes. Behind global
+    average pooling and a linear layer it is the class activation map of Zhou et al. (CVPR 2016) over h·w, and sums to
+    the logit less the bias. The network, in evaluation mode, takes `images` (N, C, S, S) and is not changed.
+    OptionError: it has no such map, see `nasbench.profile.last_map`.
+
+    Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017.
+    """
+    with torch.no_grad():
+        name, _ = last_map(network, images[:1])
+    seen: list[Tensor] = []
+
+    def branch(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1].clone()  # what follows may work in place
+
+    with torch.enable_grad(), network.get_submodule(name).register_forward_hook(branch):
+        logits = main_logits(network(images)).gather(1, torch.as_tensor(classes)[:, None])
+        (gradient,) = torch.autograd.grad(logits.sum(), seen[-1])
+    return torch.einsum("nk,nkhw->nhw", gradient.mean((2, 3)), seen[-1].detach())
+
+
+def heat(evidence: Tensor) -> Tensor:
+    """Grad-CAM's eq. 2, ReLU(evidence), the largest of each image scaled to 1; 0 where nothing speaks for the class."""
+    positive = evidence.relu()
+    return positive / positive.amax((1, 2), keepdim=True).clamp_min(torch.finfo(positive.dtype).tiny)
+
+
+def _heated(pixels: NDArray[Any], warmth: Tensor) -> NDArray[Any]:
     """Pixels (S, S, 3) under a heat map (h, w) in 0–1: nothing where it is 0."""
     import matplotlib
 
-    large = nn.functional.interpolate(heat[None, None], pixels.shape[:2], mode="bilinear")[0, 0].numpy()
+    large = nn.functional.interpolate(warmth[None, None], pixels.shape[:2], mode="bilinear")[0, 0].numpy()
     colours, opacity = 255 * matplotlib.colormaps["plasma"](large)[..., :3], OPACITY * large[..., None]
     return ((1 - opacity) * pixels + opacity * colours).round().astype("uint8")
 
@@ -204,4 +234,4 @@ def _heated(pixels: NDArray[Any], heat: Tensor) -> NDArray[Any]:
 def _embedded(pixels: NDArray[Any], form: str) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, quality=82)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri(buffer.getvalue(), form.lower())

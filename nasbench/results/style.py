@@ -1,6 +1,6 @@
 """How the figures look: at print size, without relying on colour alone, and without touching matplotlib's settings."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,36 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nasbench.errors import OptionError, unknown
 from nasbench.files import write_atomic
 
 COLUMN, PAGE = 3.5, 7.0  # widths of one and two columns in inches
 DPI = 220
 FORMATS = ("png", "svg")
-SETTINGS: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 7,
-    "axes.titlesize": 7.5,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "figure.titlesize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 3.5,
-    "grid.linewidth": 0.4,
-    "grid.color": "#d0d0d0",
-    "hatch.linewidth": 0.6,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "nasbench",
-}
+SETTINGS = Path(__file__).with_name("nasbench.mplstyle")
 # Okabe and Ito's colours, which the common colour blindnesses tell apart, in an order of changing lightness; every
 # series also has its own line style and marker.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
@@ -70,11 +46,6 @@ def candidate(name: str, number: int) -> dict[str, Any]:
     return CANDIDATES.get(name) or series(number)
 
 
-def styled() -> AbstractContextManager[None]:
-    """Draw with this module's settings; matplotlib's own are back afterwards."""
-    return matplotlib.rc_context(SETTINGS)
-
-
 def new_figure(width: float, height: float) -> Figure:
     """A figure of its own, in inches, that no pyplot knows of."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -92,13 +63,25 @@ def heat_map(axes: Axes, darkness: Any, counts: Any = None, **options: Any) -> A
     return image
 
 
+def legend_below(figure: Figure, styles: Mapping[str, Mapping[str, Any]], columns: int, **options: Any) -> None:
+    """A legend below the panels of a figure: each name with how its line is drawn."""
+    handles = [figure.axes[0].plot([], [], **style, label=name)[0] for name, style in styles.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **options)
+
+
+def panels_of(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
+    """So many panels, row by row; what is left of the last row stays empty."""
+    panels: list[Axes] = list(figure.subplots(-(-count // columns), columns, squeeze=False, **options).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return panels[:count]
+
+
 def encode(figure: Figure, how: str) -> bytes:
-    """A figure as the bytes of a PNG or SVG file, the same every time. Raises OptionError: unknown format."""
-    if how not in FORMATS:
-        raise OptionError(unknown("figure format", how, FORMATS))
+    """A figure as the bytes of a file of one of `FORMATS`, the same every time."""
     buffer = BytesIO()
     metadata = {"Software": None} if how == "png" else {"Date": None}
-    with styled():
+    with matplotlib.rc_context(fname=SETTINGS):
         if figure.get_layout_engine() is not None:
             # Laid out once: a second time would move things a little further.
             figure.draw_without_rendering()

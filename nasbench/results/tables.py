@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nasbench.errors import OptionError, unknown
-from nasbench.results.agreement import Kappa, kappa, votes
+from nasbench.errors import NasbenchError, OptionError, RecordError, unknown
+from nasbench.record import Record
 from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
-from nasbench.results.collect import MEASURES, RunRow, architecture_of, grouped, is_searched, option
-from nasbench.results.statistics import difference, mean
+from nasbench.results.collect import (
+    MEASURES,
+    RunRow,
+    architecture_of,
+    flat_settings,
+    grouped,
+    is_searched,
+    option,
+    read_run,
+)
+from nasbench.results.statistics import Kappa, difference, kappa, mean, votes
 from nasbench.studies.rows import RowSpec, TableSpec
 from nasbench.studies.tables import spec
 
@@ -52,7 +62,10 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     Only the runs of one data set and recipe (and width, unless the table varies it) count: those of most of the runs.
     """
     fitting = [run for run in runs if any(row.match(run) for row in table.rows)]
-    used, notes = _one_setting(fitting, table.widths)
+    settings = grouped(fitting, lambda run: setting_key(run, table.widths)).values()
+    used = max(settings, key=lambda found: (len(found), max(str(r["started"]) for r in found)), default=[])
+    left = [f"{describe(found, table.widths)}: {len(found)}" for found in settings if found is not used]
+    notes = [f"Left out, as not comparable: runs on {'; '.join(left)}."] if left else []
     chosen: dict[str, dict[int, RunRow]] = {}
     for row in table.rows:
         chosen[row.key], note = by_seed(row.title, [run for run in used if row.match(run)])
@@ -62,13 +75,17 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     compared = wide if table.widths else []
     for first, last in zip([0, *compared], [*compared, len(rows)], strict=True):
         _mark_best(rows[first:last])
-    ours = ["Rows below the rule are ours; the paper has none such."] if any(r.ours for r in table.rows) else []
+    ours = (
+        ["Rows below the rule are ours; the paper has none such."]
+        if table.paper and not all(r.printed for r in table.rows)
+        else []
+    )
     varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
     sizes = ["Params and M-adds of searched rows are means over their seeds' networks."] if varying else []
     caption, source = f"{table.caption} Runs: {describe(used, table.widths)}.", []
-    if (printed := table.printed) is not None:
-        on = f"Ours: {describe(used, table.widths)}; printed: {printed.setting}."
-        caption, source = f"{printed.title} of {printed.paper}. {table.caption} {on}", [f"Printed: {printed.source}."]
+    if (paper := table.paper) is not None:
+        on = f"Ours: {describe(used, table.widths)}; printed: {paper.setting}."
+        caption, source = f"{paper.title} of {paper.name}. {table.caption} {on}", [f"Printed: {paper.source}."]
     below = (f"Ours: {INTERVAL}; – means no run. {BEST}", DELTA, *ours, *sizes, *notes, *table.notes, *source)
     return Table(table.name, caption, _columns(table), tuple(rows), below, tuple(wide))
 
@@ -112,16 +129,47 @@ def pivot(frame: pd.DataFrame, rows: str, columns: str, value: str = "top1") -> 
     return Table("pivot", caption, (Column(rows, rows), *heads), tuple(body), tuple(notes))
 
 
+def compare(a: str | Path, b: str | Path) -> Table:
+    """All results of two finished runs, and what else differs; of numbers `b − a`, of accuracies in percentage points.
+
+    Raises RecordError: one of them is not a finished record.
+    """
+    runs, configs, environments = [], [], []
+    for path in (a, b):
+        try:
+            runs.append(read_run(Path(path)))
+            record = Record(Path(path))
+            configs.append(flat_settings(record.config()))
+            environment = record.environment()
+            environments.append({**(environment.model_extra or {}), **environment.packages})
+        except NasbenchError as e:
+            raise RecordError(f"{path}: {e}" if str(path) not in str(e) else str(e)) from e
+    rows = [
+        _compared("result", title, option(runs[0], name), option(runs[1], name), kind)
+        for name, (title, kind) in MEASURES.items()
+    ]
+    parts = (
+        ("config", configs),
+        ("architecture", [architecture_of(run) for run in runs]),
+        ("environment", environments),
+    )
+    rules, notes = [], []
+    for part, (left, right) in parts:
+        names = list(dict.fromkeys([*left, *right]))
+        differing = [name for name in names if left.get(name) != right.get(name) or (name in left) != (name in right)]
+        if differing:
+            rules.append(len(rows))
+        else:
+            notes.append(f"Same {part}.")
+        rows += [_compared(part, name, left.get(name), right.get(name)) for name in differing]
+        if part == "architecture" and differing and len(names) > 1:
+            notes.append(f"{len(differing)} of {len(names)} choices differ.")
+    columns = (Column("part", ""), Column("what", ""), Column("a", "A"), Column("b", "B"), Column("delta", "B − A"))
+    caption = f"A: {runs[0]['name']}, B: {runs[1]['name']}."
+    return Table("compare", caption, columns, tuple(rows), tuple(notes), tuple(rules))
+
+
 BUILDERS: dict[str, Callable[[Sequence[RunRow]], Table]] = {"enhancers": enhancers, "strategies": strategies}
-
-
-def _one_setting(runs: Sequence[RunRow], widths: bool) -> tuple[list[RunRow], list[str]]:
-    settings = grouped(runs, lambda run: setting_key(run, widths))
-    if not settings:
-        return [], []
-    used = max(settings.values(), key=lambda found: (len(found), max(str(r["started"]) for r in found)))
-    left = [f"{describe(found, widths)}: {len(found)}" for found in settings.values() if found is not used]
-    return used, [f"Left out, as not comparable: runs on {'; '.join(left)}."] if left else []
 
 
 def setting_key(run: RunRow, widths: bool = False) -> tuple[Any, ...]:
@@ -178,11 +226,11 @@ def _columns(table: TableSpec) -> tuple[Column, ...]:
     accuracy = "Acc (%)" if ablation else "top-1 (%)"
     ticks = [Column(f"tick_{name.lower()}", name, "tick") for name in table.marks]
     printed = []
-    if table.printed is not None:
+    if table.paper is not None:
         printed = [Column("paper_top1", f"paper {accuracy}", "percent", table.digits)]
         printed += [Column("paper_delta", "paper Δ", "points", table.digits)] if ablation else []
         printed += [Column("paper_top5", "paper top-5 (%)", "percent", table.digits)] if table.top5 else []
-        if table.printed.costs:
+        if any(row.printed and row.printed.params for row in table.rows):
             printed.append(Column("paper_params", "paper params (M)", "millions", 2))
             printed.append(Column("paper_madds", "paper M-adds (M)", "millions", 0))
     return (
@@ -203,16 +251,13 @@ def _row(table: TableSpec, row: RowSpec, chosen: Mapping[str, Mapping[int, RunRo
     cells = {"row": Cell(row.title)}
     if row.marks:
         cells |= {f"tick_{name.lower()}": Cell(name in row.marks) for name in table.marks}
-    cells |= {name: _mean_cell(list(runs.values()), name) for name in ("top1", "top5", "params", "madds")}
-    cells["n"] = Cell(len(runs) or None)
-    cells["delta"] = _delta(runs, baseline, row.key == row.baseline)
-    rows = {} if table.printed is None else table.printed.rows
-    printed = rows.get(row.key)
-    if printed is not None:
+    cells |= _measured(runs, baseline, row.key == row.baseline, ("top1", "top5", "params", "madds"))
+    if (printed := row.printed) is not None:
         cells |= {f"paper_{name}": Cell(getattr(printed, name)) for name in ("top1", "top5", "madds")}
         cells["paper_params"] = Cell(printed.params, digits=printed.digits)
         if row.key != row.baseline:
-            cells["paper_delta"] = Cell(round(printed.top1 - rows[row.baseline].top1, 6))
+            (base,) = (other.printed for other in table.rows if other.key == row.baseline)
+            cells["paper_delta"] = Cell(round(printed.top1 - base.top1, 6) if base else None)
     return cells
 
 
@@ -229,14 +274,20 @@ def _mean_cell(runs: Sequence[RunRow], name: str) -> Cell:
     return Cell(found.value, found.half, found.n)
 
 
-def _delta(runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseline: bool) -> Cell:
-    if not runs or not baseline:
-        return Cell()
-    if is_baseline:
-        return Cell(0.0, n=len(runs), marks=("baseline",))
-    of_row, of_baseline = ({s: float(r["top1"]) for s, r in side.items()} for side in (runs, baseline))
-    found = difference(of_row, of_baseline)
-    return Cell(found.value, found.half, found.n, () if found.paired or found.half is None else ("welch",))
+def _measured(
+    runs: Mapping[int, RunRow], baseline: Mapping[int, RunRow], is_baseline: bool, values: Sequence[str]
+) -> dict[str, Cell]:
+    """Means of a row's runs by seed, how many there are, and the difference of their accuracy to the baseline's."""
+    cells = {value: _mean_cell(list(runs.values()), value) for value in values}
+    cells |= {"n": Cell(len(runs) or None), "delta": Cell()}
+    if runs and is_baseline:
+        cells["delta"] = Cell(0.0, n=len(runs), marks=("baseline",))
+    elif runs and baseline:
+        of_row, of_baseline = ({s: float(r["top1"]) for s, r in side.items()} for side in (runs, baseline))
+        found = difference(of_row, of_baseline)
+        marks = () if found.paired or found.half is None else ("welch",)
+        cells["delta"] = Cell(found.value, found.half, found.n, marks)
+    return cells
 
 
 def _mark_best(rows: list[dict[str, Cell]]) -> None:
@@ -265,10 +316,10 @@ def _grouped(
         for label in labels:  # the baseline is the first
             chosen[label], note = by_seed(label, [run for run in found if run["label"] == label])
             notes += note
-            cells = {"setting": Cell(short[setting_key(found[0])]), "label": Cell(label), "n": Cell(len(chosen[label]))}
-            cells |= {value: _mean_cell(list(chosen[label].values()), value) for value in values}
-            cells["delta"] = _delta(chosen[label], chosen.get(baseline or "", {}), label == baseline)
-            block.append(cells)
+            measured = _measured(chosen[label], chosen.get(baseline or "", {}), label == baseline, values)
+            block.append(
+                {"setting": Cell(short[setting_key(found[0])]), "label": Cell(label), "n": measured["n"], **measured}
+            )
         _mark_best(block)
         rules += [len(rows)] if rows else []
         rows += block
@@ -303,3 +354,14 @@ def _natural(name: str) -> tuple[bool, float, str]:
         return (False, float(name), name)
     except ValueError:
         return (True, 0.0, name)
+
+
+def _compared(part: str, what: str, a: Any, b: Any, kind: Kind = "number") -> Mapping[str, Cell]:
+    cells = {"part": Cell(part), "what": Cell(what)}
+    for key, value in (("a", a), ("b", b)):
+        plain = value is None or isinstance(value, (str, bool, int, float))
+        cells[key] = Cell(value if plain else str(value), kind=kind)
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+    if numbers and part in ("result", "config") and what != "seed":
+        cells["delta"] = Cell(b - a, kind="points" if kind == "percent" else kind, change=True)
+    return cells

@@ -5,14 +5,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nasbench.config import KINDS, RESULT, RunConfig, read_config
 from nasbench.errors import NasbenchError, OptionError, unknown
 from nasbench.presets import layer, resolve_config
-from nasbench.studies.known import Known
+
+if TYPE_CHECKING:
+    from nasbench.studies.plan import Known
 
 VARIANT = "variant"  # the parameter that says which variant a run is of
 RANGE = ("from", "to", "step", "count", "scale")
@@ -52,11 +55,7 @@ class Planned:
 
 
 class Study(BaseModel):
-    """A set of runs: every combination of rows, seeds and other settings, or as many as a tuner may try.
-
-    The keys of `grid`, `search` and `exclude` are fields of `RunConfig`, options with a dot
-    (`strategy_options.rho`), and `variant` in `exclude`.
-    """
+    """A set of runs: every combination of rows, seeds and other settings, or as many as a tuner may try."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,10 +64,10 @@ class Study(BaseModel):
     base: dict[str, Any] = Field(default_factory=dict)
     # The rows: named groups of `RunConfig` fields over the base; each is combined with the whole grid.
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    # Field → list of values, or `{from, to, step}` or `{from, to, count, scale}` (both ends belong to it; `scale` is
-    # `linear` or `log`).
+    # Field of `RunConfig`, options with a dot (`strategy_options.rho`) → list of values, or `{from, to, step}` or
+    # `{from, to, count, scale}` (both ends belong to it; `scale` is `linear` or `log`).
     grid: dict[str, list[Any]] = Field(default_factory=dict)
-    # Combinations that are left out: each a mapping of what varies to a value or a list of values.
+    # Combinations that are left out: each a mapping of what varies (`variant`, too) to a value or a list of values.
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     # Field → distribution, e.g. `{loguniform: [0.003, 0.3]}`, from which a tuner draws
     search: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
@@ -257,8 +256,7 @@ def _values(key: str, given: Any) -> Any:
     if step is not None:
         found = [low + i * step for i in range(int((high - low) / step * (1 + 1e-9) + 1e-9) + 1)]
     else:
-        shares = [i / (int(count or 0) - 1) for i in range(int(count or 0))]
-        found = [low * (high / low) ** share if scale == "log" else low + (high - low) * share for share in shares]
+        found = (np.geomspace if scale == "log" else np.linspace)(low, high, count or 0).tolist()
     # 0.1 + 2 · 0.1 is 0.30000000000000004
     return [n if isinstance(n, int) else float(f"{n:.12g}") for n in found]
 
