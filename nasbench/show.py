@@ -91,7 +91,8 @@ def _result(record: Record, by_lead: bool) -> Text:
     for limit in parse(record.config().limits):
         facts = result.limits.get(limit.name)
         if facts is not None:
-            text.append(f"\nlimit {limit}: {limit.text(facts.measured)} when measured again")
+            found, told = limit.text(facts.measured), limit.text(facts.predicted)
+            text.append(f"\nlimit {limit}: {found} when measured again" + f", {told} by the table" * (found != told))
     return text
 
 

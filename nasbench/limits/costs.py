@@ -61,33 +61,43 @@ def tables(limits: Sequence[Limit], build: Build, size: int, architecture: Archi
         network = build(architecture)
         return [Costs(limit, architecture, whole_costs(limit, [network], size)[0], {}, {}) for limit in limits]
     space = build(None).eval()
-    found = _places(space, size)
+    found, values = _places(space, size), choices(space)
+    first = build({label: own[0] for label, own in values.items()})
     inputs = {k: " ".join("×".join(map(str, t.shape[1:])) for t in tree_leaves(found[k][0].inputs)) for k in found}
     result = []
     for limit in limits:
-        own = _own(limit, found, choices(space))
+        own, then = _own(limit, found, values, _call(first, size))
         base = {label: min(costs.items(), key=lambda item: item[1].value)[0] for label, costs in own.items()}
-        (whole,) = whole_costs(limit, [build(base)], size)
+        whole, now = whole_costs(limit, [build(base), first], size)
+        if limit.kind.TOLERANCE:  # what is timed: the machine may have become faster or slower between the two
+            factor = now.value / then.value
+            own = {label: {value: m.times(factor) for value, m in costs.items()} for label, costs in own.items()}
         result.append(Costs(limit, base, whole, own, inputs))
     return result
 
 
 def whole_costs(limit: Limit, networks: Sequence[nn.Module], size: int) -> list[Measured]:
     """The costs of networks as a whole, in the kind of a limit."""
+    return limit.kind.measure([_call(net, size) for net in networks])
+
+
+def _call(network: nn.Module, size: int) -> Call:
     image = torch.rand(1, 3, size, size)
-    return limit.kind.measure([Call(net.eval(), (image,), image.numel() * image.element_size()) for net in networks])
+    return Call(network.eval(), (image,), image.numel() * image.element_size())
 
 
-def _own(limit: Limit, places: Places, values: Mapping[str, Sequence[Any]]) -> dict[str, dict[Any, Measured]]:
+def _own(
+    limit: Limit, places: Places, values: Mapping[str, Sequence[Any]], beside: Call
+) -> tuple[dict[str, dict[Any, Measured]], Measured]:
     keys = [(label, value) for label in values for value in values[label]]
     calls = [[Call(p.choice[value], p.inputs, p.held) for p in places[label]] for label, value in keys]
-    measured = iter(limit.kind.measure([call for several in calls for call in several]))
+    measured = iter(limit.kind.measure([*(call for several in calls for call in several), beside]))
     result: dict[str, dict[Any, Measured]] = {label: {} for label in values}
     for (label, value), several in zip(keys, calls, strict=True):
         parts = [next(measured) for _ in several]
         join = limit.kind.JOIN
         result[label][value] = Measured(*(join(getattr(m, name) for m in parts) for name in ("value", "low", "high")))
-    return result
+    return result, next(measured)
 
 
 def _places(space: Any, size: int) -> dict[str, list[Place]]:

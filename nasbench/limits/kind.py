@@ -33,6 +33,10 @@ class Measured:
     low: float
     high: float
 
+    def times(self, factor: float) -> Measured:
+        """As it is where everything takes so many times as long."""
+        return Measured(self.value * factor, self.low * factor, self.high * factor)
+
 
 class Kind(Protocol):
     """What the module of a kind has."""
