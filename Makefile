@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make test TESTS=all` adds the tests that take minutes.
 TESTS ?= fast
 
-.PHONY: run test test-all fuzz crash-test lint types clean
+.PHONY: run test test-all fuzz crash-test mutation lint types clean
 
 run: $(VENV)/.installed
 	$(BIN)/nasbench run --space mbv2_metapool --strategy pmpl --dataset digits --preset quick
@@ -33,6 +33,11 @@ fuzz: $(VENV)/.installed-test
 # Some 200 kills, 20 full disks and 500 damaged files; writes the figures of docs/reliability.md.
 crash-test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/crash_test.py
+
+# Some 1,300 small changes to the mathematics and the record, of which the tests are to notice each: hours; goes on.
+mutation: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet cosmic-ray
+	$(BIN)/python experiments/mutation.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"strategy": "random", "strategy_options": {"trials": 3}, "epochs": None, "retrain_epochs": 2},
     },
 }
-PARALLEL = {"architecture": "none", "devices": 2}
+PARALLEL = "training in two processes"
+KINDS_OF_RUN = {**SETTINGS, PARALLEL: {"architecture": "none", "devices": 2}}
+HEADER = "| what was killed | kills | runs | repeated at most | all bit-equal |\n|---|---|---|---|---|"
 KINDS = ("flip", "cut", "empty", "null", "[]", "{}", "missing", "noise")
+
+
+Job = tuple[Callable[..., str], float, tuple[str, ...]]  # function, how many, further arguments
 
 
 class FoundError(Exception):
@@ -119,45 +126,37 @@ def killed(settings: dict[str, Any], whole: Path, seconds: float, folder: Path, 
     return kills, steps.stat().st_size
 
 
-def kills(folder: Path, wanted: int, draw: random.Random) -> list[str]:
-    """Kill runs of every kind; lines of a table."""
-    lines = ["| what was killed | kills | runs | repeated at most | all bit-equal |", "|---|---|---|---|---|"]
-    for name, settings in {**SETTINGS, "training in two processes": PARALLEL}.items():
-        where = folder / name.replace(" ", "_")
-        begun = time.perf_counter()
-        process = multiprocessing.get_context("fork").Process(
-            target=train, args=(settings, where / "whole", where / "whole.steps")
-        )
-        where.mkdir(parents=True)
-        process.start()
-        process.join()
-        seconds, whole = time.perf_counter() - begun, one_record(where / "whole")
-        if whole is None or process.exitcode:
-            raise FoundError(f"{name}: not even the undisturbed run ends")
-        usual, total, runs, most = (where / "whole.steps").stat().st_size, 0, 0, 0.0
-        goal = wanted if settings is not PARALLEL else max(1, wanted // 4)
-        while total < goal:
-            count, steps = killed(settings, whole, seconds, where / f"killed{runs}", draw)
-            total, runs = total + count, runs + 1
-            most = max(most, (steps - usual) / usual / max(1, count))
-        lines.append(f"| {name} | {total} | {runs} | {100 * most:.0f} % of a run, each time | yes |")
-        print(lines[-1], flush=True)
-    return lines
+def kills(folder: Path, wanted: int, draw: random.Random, name: str) -> str:
+    """Kill runs of one kind; a line of the table."""
+    settings = KINDS_OF_RUN[name]
+    begun = time.perf_counter()
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=(settings, folder / "whole", folder / "whole.steps")
+    )
+    process.start()
+    process.join()
+    seconds, whole = time.perf_counter() - begun, one_record(folder / "whole")
+    if whole is None or process.exitcode:
+        raise FoundError(f"{name}: not even the undisturbed run ends")
+    usual, total, runs, most = (folder / "whole.steps").stat().st_size, 0, 0, 0.0
+    while total < wanted:
+        count, steps = killed(settings, whole, seconds, folder / f"killed{runs}", draw)
+        total, runs = total + count, runs + 1
+        most = max(most, (steps - usual) / usual / max(1, count))
+    return f"| {name} | {total} | {runs} | {100 * most:.0f} % of a run, each time | yes |"
 
 
 def sweeps(folder: Path, wanted: int, draw: random.Random) -> str:
     """Kill `nasbench sweep` at random moments of its two runs, and start it again; a line of the table."""
-    where = folder / "sweeps"
-    where.mkdir()
     study = {"name": "crash", "base": TINY | SETTINGS["search by evidence"], "grid": {"seed": [0, 1]}}
-    (where / "sweep.yaml").write_text(yaml.safe_dump(study))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(study))
 
     def start(out: str) -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "nasbench", "sweep", "sweep.yaml", "--out", out]
-        return subprocess.Popen(words, cwd=where, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def records(out: str) -> dict[int, Path]:
-        found = [Record(path) for path in find_records(where / out)]
+        found = [Record(path) for path in find_records(folder / out)]
         if len(found) != 2:
             raise FoundError(f"a sweep of two runs has {len(found)} records")
         return {record.config().seed: record.path for record in found}
@@ -202,16 +201,16 @@ fi
 
 def disks(folder: Path, wanted: int, draw: random.Random) -> str:
     """Fill the disk of runs at random moments; a sentence."""
-    where = folder / "disks"
-    mounted = where / "mounted"
-    mounted.mkdir(parents=True)
+    mounted = folder / "mounted"
+    mounted.mkdir()
     settings = TINY | SETTINGS["search by evidence"]
-    whole = run(resolve_config(settings), where / "whole", Display()).path
+    with silence():
+        whole = run(resolve_config(settings), folder / "whole", Display()).path
     config = whole / "config.yaml"
     full, seconds = 0, 0.0
     words = ["unshare", "-Urm", "sh", "-c", DISK, "sh", mounted]
     while full < wanted:
-        kept = where / f"kept{full}"
+        kept = folder / f"kept{full}"
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir()
         begun = time.perf_counter()
@@ -252,7 +251,8 @@ def harm(path: Path, kind: str, draw: random.Random) -> None:
 
 def damages(folder: Path, wanted: int, draw: random.Random) -> str:
     """Damage the files of a finished run one by one; a sentence."""
-    whole = run(resolve_config(TINY | SETTINGS["search by evidence"]), folder / "sound", Display()).path
+    with silence():
+        whole = run(resolve_config(TINY | SETTINGS["search by evidence"]), folder / "sound", Display()).path
     names = [name for name in (*DATA_FILES, MODEL) if (whole / name).is_file()]
     runner, copy, page = CliRunner(), folder / "damaged" / "run", folder / "report.html"
     refused = repaired = 0
@@ -287,21 +287,32 @@ def damages(folder: Path, wanted: int, draw: random.Random) -> str:
 
 
 def main() -> None:
-    """Do it all, and write the page."""
+    """Do it all, two things at a time, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a twentieth of it, and no page")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    draw, part = random.Random(given.seed), 20 if given.short else 1
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        begun = time.perf_counter()
-        lines = [*kills(folder, 40 // part, draw), sweeps(folder, max(1, 10 // part), draw)]
-        print(lines[-1], flush=True)
-        for sentence in (disks(folder, 20 // part, draw), damages(folder, 520 // part, draw)):
-            print(sentence, flush=True)
-            lines += ["", sentence]
-    lines += ["", f"`make crash-test` took {(time.perf_counter() - begun) / 60:.0f} min."]
+    part, begun = 20 if given.short else 1, time.perf_counter()
+    rows: list[Job] = [(kills, (10 if name == PARALLEL else 40) / part, (name,)) for name in KINDS_OF_RUN]
+    rows.append((sweeps, 10 / part, ()))
+    sentences: list[Job] = [(disks, 20 / part, ()), (damages, 520 / part, ())]
+    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        waiting = []
+        for number, (function, wanted, more) in enumerate([*rows, *sentences]):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            draw = random.Random(100 * given.seed + number)
+            waiting.append(pool.submit(function, folder, max(1, round(wanted)), draw, *more))
+        try:
+            found = []
+            for future in waiting:
+                found.append(future.result())
+                print(found[-1], flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    lines = [HEADER, *found[: len(rows)], "", "\n\n".join(found[len(rows) :]), ""]
+    lines.append(f"`make crash-test` took {(time.perf_counter() - begun) / 60:.0f} min on {os.cpu_count()} cores.")
     if not given.short:
         text = PAGE.read_text(encoding="utf-8")
         before, after = text.partition(BEGIN)[0], text.partition(END)[2]
