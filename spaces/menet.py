@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
@@ -24,6 +24,7 @@ convolution = partial(Conv2dNormActivation, inplace=None)  # without bias; Batch
 GATE = "me"
 DEPTHS = (4, 8, 4)
 GROUPS = (1, 2, 3, 4, 8)  # the counts that ShuffleNet compares
+Join = Literal["branch_first", "input_first"]
 Gates = Annotated[str | list[str], AfterValidator(partial(candidate_names, extra=(GATE,)))]
 
 
@@ -97,7 +98,7 @@ class MEModule(nn.Module):
 
     1×1 group convolution to a quarter of the output channels – BatchNorm – ReLU – channel shuffle – depthwise 3×3 –
     BatchNorm – gate – 1×1 group convolution – BatchNorm; then the sum with the input, or in the first module of a stage
-    the concatenation with the (average-pooled) input; ReLU. The gate is one of the enhancers, or
+    the concatenation with the (average-pooled) input behind it; ReLU. The gate is one of the enhancers, or
     `MergingEvolutionGate`, which also sees the depthwise convolution's input. (N, C_in, H, W) → (N, C_out, ⌈H/stride⌉,
     ⌈W/stride⌉). Source: Qin et al. 2018.
     """
@@ -112,10 +113,11 @@ class MEModule(nn.Module):
         gates: Sequence[str],  # candidates, `me` or keys of `ENHANCERS`
         groups: Sequence[int],  # counts to choose from, as far as they divide all channels
         reductions: Mapping[str, int],  # see `enhancer_choice`
+        join: Join = "branch_first",  # what the concatenation begins with
     ) -> None:
         """Build the module. Raises OptionError: no count divides all channels."""
         super().__init__()
-        self.joined = inp != oup
+        self.joined, self.input_first = inp != oup, join == "input_first"
         squeezed, expanded = oup // 4, oup - inp if self.joined else oup
         dense = number == 1
         parts = [squeezed, expanded] if dense else [inp, squeezed, expanded]
@@ -152,7 +154,8 @@ class MEModule(nn.Module):
         shuffled = self.compress(x)
         features = self.enhancer((self.depthwise(shuffled), shuffled))
         features, x = self.norm(self.expand(features)), self.shortcut(x)
-        return torch.relu(torch.cat((x, features), 1) if self.joined else x + features)
+        both = (x, features) if self.input_first else (features, x)
+        return torch.relu(torch.cat(both, 1) if self.joined else x + features)
 
 
 class MENetSpace(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
@@ -181,6 +184,8 @@ class MENetSpace(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
         image_size: int = 224,  # side in pixels; 224 keeps all strides; a stem's pooling that loses its own is left out
         reduction: Count = 32,  # of spatial separable pooling
         strides: Rule = "fit",  # `fit` drops those that a small image cannot bear, `original` keeps all (`fit_strides`)
+        # Order of concatenations: of the published networks, or as it was in nasbench 0.1's first records.
+        join: Join = "branch_first",
     ) -> None:
         """Build the space. Raises OptionError: a value is unknown or out of range."""
         super().__init__()
@@ -204,7 +209,7 @@ class MENetSpace(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
             for position in range(depth):
                 number = len(self.group_counts) + 1
                 sizes = (inp, oup, 1 if position else stride, number, shape.side)
-                module = MEModule(*sizes, self.candidate_names, groups or GROUPS, self._reductions)
+                module = MEModule(*sizes, self.candidate_names, groups or GROUPS, self._reductions, join)
                 layers.append((f"block{number:02d}", module))
                 self.group_counts.append(module.groups)
                 self.enhancer_labels.append(enhancer_label(number))

@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
+from pytorchcv.models import menet
 from torch import nn
 
 from nasbench.architecture import choices, instantiate, resolve
 from nasbench.cli import main
 from nasbench.errors import ArchitectureError, OptionError
 from nasbench.evaluators.classification import Classification
+from nasbench.gained import with_gained
 from nasbench.networks import label_of, load_model, profile_architecture
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
@@ -63,6 +65,64 @@ def test_the_published_networks(name: str) -> None:
     architecture, counted = profile_architecture(config)
     assert (counted.params, f"{counted.madds / 1e6:.2f}") == COUNTS[name]
     assert set(architecture.values()) == {"me", f"g{MODELS[name].groups}"}
+
+
+# Names of pytorchcv's parts → ours.
+PARTS = {
+    "init_block.conv": "stem.0",
+    "init_block.bn": "stem.1",
+    "compress_conv1": "compress.0",
+    "compress_bn1": "compress.1",
+    "dw_conv2": "depthwise.0",
+    "dw_bn2": "depthwise.1",
+    "expand_conv3": "expand",
+    "expand_bn3": "norm",
+    "s_merge_conv": "enhancer.merging.0",
+    "s_merge_bn": "enhancer.merging.1",
+    "s_conv_bn": "enhancer.evolution.1",
+    "s_conv": "enhancer.evolution.0",
+    "s_evolve_conv": "enhancer.matching.0",
+    "s_evolve_bn": "enhancer.matching.1",
+    "output": "classifier",
+}
+
+
+@pytest.mark.parametrize("name", ["108-8x1", "160-8x1", "256-12x1"])
+def test_with_equal_weights_the_networks_equal_an_independent_implementation(name: str) -> None:
+    torch.manual_seed(0)
+    theirs: Any = getattr(menet, f"menet{name.replace('-', '_')}_g{MODELS[name].groups}")().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.normal_(tensor, std=0.1)
+    ours = network(name, model=name).eval()
+
+    def own(key: str) -> str:
+        def block(found: re.Match[str]) -> str:
+            return f"block{sum((4, 8, 4)[: int(found[1]) - 1]) + int(found[2]):02d}"
+
+        part, _, last = re.sub(r"stage(\d)\.unit(\d)", block, key).rpartition(".")
+        start = next(their for their in PARTS if part.endswith(their))
+        return f"{part.removesuffix(start)}{PARTS[start]}.{last}"
+
+    ours.load_state_dict({own(key): value for key, value in theirs.state_dict().items()})
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = theirs(images)
+        torch.testing.assert_close(ours(images), expected, rtol=0, atol=3e-6 * float(expected.abs().max()))
+
+
+def test_records_from_before_the_order_was_published_keep_theirs() -> None:
+    config = resolve_config({"space": "menet", "space_options": {"width": 0.1}})
+    assert config.space_options["join"] == "branch_first"
+    old = {k: v for k, v in config.space_options.items() if k != "join"}
+    assert with_gained(config.model_copy(update={"space_options": old})).space_options["join"] == "input_first"
+    torch.manual_seed(0)
+    new, before = (network("none", **TINY, groups=[1], join=j).eval() for j in ("branch_first", "input_first"))
+    before.load_state_dict(new.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    assert not torch.allclose(new(images), before(images))
 
 
 def test_profile_takes_a_network_by_its_name(
@@ -159,12 +219,12 @@ def plain(inp: int, oup: int, stride: int, number: int, groups: int, gate: str =
 
 @pytest.mark.parametrize(("inp", "stride"), [(8, 1), (3, 2), (3, 1)])
 def test_the_module_s_join(inp: int, stride: int) -> None:
-    """With a main branch that gives nothing, what remains is the input: added, or concatenated and pooled."""
+    """With a main branch that gives nothing, what remains is the input: added, or pooled and concatenated behind it."""
     module = plain(inp, 8, stride, 1, 1)
     nn.init.zeros_(module.norm.weight)
     x = torch.randn(2, inp, 6, 6)
     kept = nn.functional.avg_pool2d(x, 3, 2, 1) if stride == 2 else x
-    expected = torch.cat([kept, torch.zeros(2, 8 - inp, *kept.shape[2:])], 1) if inp != 8 else kept
+    expected = torch.cat([torch.zeros(2, 8 - inp, *kept.shape[2:]), kept], 1) if inp != 8 else kept
     torch.testing.assert_close(module(x), expected.relu())
 
 
