@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make test TESTS=all` adds the tests that take minutes.
 TESTS ?= fast
 
-.PHONY: run test test-all fuzz crash-test mutation lint types clean
+.PHONY: run test test-all fuzz crash-test mutation docs lint types clean
 
 run: $(VENV)/.installed
 	$(BIN)/nasbench run --space mbv2_metapool --strategy pmpl --dataset digits --preset quick
@@ -38,6 +38,10 @@ crash-test: $(VENV)/.installed-test
 mutation: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet cosmic-ray
 	$(BIN)/python experiments/mutation.py
+
+# The documents as a site, build/site/index.html; what is broken in it fails.
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
