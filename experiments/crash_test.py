@@ -298,7 +298,7 @@ def main() -> None:
     sentences: list[Job] = [(disks, 20 / part, ()), (damages, 520 / part, ())]
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         waiting = []
-        for number, (function, wanted, more) in enumerate([*rows, *sentences]):
+        for number, (function, wanted, more) in enumerate([*sentences, *rows]):
             folder = Path(name) / str(number)
             folder.mkdir()
             draw = random.Random(100 * given.seed + number)
@@ -311,7 +311,7 @@ def main() -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    lines = [HEADER, *found[: len(rows)], "", "\n\n".join(found[len(rows) :]), ""]
+    lines = [HEADER, *found[len(sentences) :], "", "\n\n".join(found[: len(sentences)]), ""]
     lines.append(f"`make crash-test` took {(time.perf_counter() - begun) / 60:.0f} min on {os.cpu_count()} cores.")
     if not given.short:
         text = PAGE.read_text(encoding="utf-8")

@@ -139,6 +139,8 @@ class Record:
     def status(self) -> Status:
         """How far the run has come. Raises RecordError: the record is damaged, or of another version."""
         content = self._mapping(STATUS)
+        if "state" not in content:
+            raise RecordError(f"{self.path / STATUS} is damaged: it says no state")
         found = content.get("schema_version", 1)
         if found != SCHEMA and isinstance(found, int):
             hint = f"`nasbench migrate {self.path}` brings it up to date" if found < SCHEMA else "use that nasbench"

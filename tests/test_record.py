@@ -126,6 +126,9 @@ def test_a_record_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=rf"version 1 of the record.*`nasbench migrate {path}`"):
         Record(path).config()
     assert "nasbench migrate" in collect([tmp_path]).problems[0].reason
+    (path / records.STATUS).write_text("{}")  # of no version at all
+    with pytest.raises(RecordError, match=r"status\.json is damaged"):
+        Record(path).config()
 
 
 def test_no_number_of_a_record_is_infinite(tmp_path: Path) -> None:
