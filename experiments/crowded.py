@@ -1,7 +1,7 @@
 """What another busy process costs a training, by how long PyTorch's threads spin while they wait for each other.
 
-`python experiments/crowded.py 3`: so many interleaved rounds, each with and without a busy loop beside, of about a minute
-and a half. Prints the median milliseconds of a step: MobileNetV2 0.25, 32 images of 64 px.
+`python experiments/crowded.py 3` does so many interleaved rounds, half of each with a busy loop beside, and prints
+the median milliseconds of a step: MobileNetV2 0.25, 32 images of 64 px. A round takes a minute and a half.
 """
 
 from __future__ import annotations
