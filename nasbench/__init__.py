@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["NasbenchError", "Record", "Result", "Run", "RunConfig", "collect", "load_model", "run"]
+
+# NNI says of every class of a newer PyTorch that it does not wrap it, which nobody can heed.
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"nni\.nas\.nn\.pytorch\.layers")
 
 # PyTorch and NNI take seconds to import; `nasbench --help` needs neither.
 _MODULES = {

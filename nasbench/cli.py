@@ -4,14 +4,13 @@ import ast
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nasbench import commands
+from nasbench import __version__, commands
 from nasbench.errors import NasbenchError
-from nasbench.nni_bridge.log import ignore_layer_warnings
 from nasbench.terminal import one_line, say
 
 
@@ -44,14 +43,23 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"nasbench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _about() -> None:
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """Neural architecture search for lightweight vision networks."""
 
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line on stderr and exit code 2."""
-    ignore_layer_warnings()
     try:
         code = app(standalone_mode=False) or 0
     except NasbenchError as e:

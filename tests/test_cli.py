@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,17 @@ def test_help_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_told() -> None:
+    done = nasbench("--version")
+    assert (done.returncode, done.stdout) == (0, f"nasbench {version('nasbench')}\n")
+
+
+def test_nni_warns_of_nothing_when_it_comes_after_us(tmp_path: Path) -> None:
+    code = "import nasbench, nni.nas.strategy; import nasbench.pipeline"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stderr
 
 
 def test_list_reads_names_without_importing() -> None:

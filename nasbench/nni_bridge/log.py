@@ -1,6 +1,4 @@
-"""What NNI says: off stdout, and without the warnings that nobody can heed. Nothing here imports NNI by itself."""
-
-import warnings
+"""What NNI says is kept off stdout. Nothing here imports NNI by itself."""
 
 
 def silence() -> None:
@@ -8,8 +6,3 @@ def silence() -> None:
     from nni.runtime.log import silence_stdout
 
     silence_stdout()
-
-
-def ignore_layer_warnings() -> None:
-    """Leave out that NNI wraps none of the classes of a newer PyTorch: one warning each, when it is imported."""
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"nni\.nas\.nn\.pytorch\.layers")

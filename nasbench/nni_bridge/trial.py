@@ -15,7 +15,6 @@ from urllib.request import urlopen
 
 from nasbench.errors import NasbenchError
 from nasbench.files import write_atomic
-from nasbench.nni_bridge import log
 
 MODULE = "nasbench.nni_bridge.trial"  # this one; as a program it has another name
 SPECIFICATION = "specification.json"
@@ -103,7 +102,6 @@ class Channel:
 
 def main() -> None:
     """Run the trial; the exit code tells NNI whether it succeeded."""
-    log.ignore_layer_warnings()
     folder = Path(os.environ["NNI_OUTPUT_DIR"])
     specification = Specification(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     if specification.apart:
