@@ -91,7 +91,9 @@ def test_regularized_evolution_in_a_real_multi_trial_experiment(
     [
         ("nni.nas.strategy:DARTS", {}),
         ("nni.nas.strategy:GumbelDARTS", {"temperature": 2.0}),
+        ("nni.nas.strategy:Proxyless", {}),
         ("nni.nas.strategy:RegularizedEvolution", {"population_size": 2, "sample_size": 2}),
+        ("nni.nas.strategy:TPE", {}),
     ],
 )
 def test_strategies_of_nni(strategy: str, options: dict[str, Any], tmp_path: Path) -> None:
