@@ -304,6 +304,18 @@ def test_the_forecast_is_the_step_of_the_decision_if_all_goes_on_alike(pattern: 
     assert max(late) <= (0 if len(pattern) == 1 else 0.15 * decided + len(pattern))
 
 
+def test_mean_and_deviation_are_those_of_the_steps() -> None:
+    """d is 1 and 3 in turns: divided by its scale, whose square is 5, its mean is 2/√5 and its deviation 1/√5."""
+    races = Races([2], 1e-300)
+    for step in range(500):
+        races.update(np.array([[1.0 + 2 * (step % 2), 0.0]]))
+    best = races.comparison(0)
+    assert best is not None
+    assert (best.best, best.rival) == (1, 0)
+    assert best.mean == pytest.approx(2 / 5**0.5, rel=0.03)
+    assert best.deviation == pytest.approx(1 / 5**0.5, rel=0.06)
+
+
 def test_no_end_is_forecast_where_there_is_none() -> None:
     races = Races([2], DELTA)
     for d in [1.0] * BURN_IN + [1.0, -1.0] * 10:
