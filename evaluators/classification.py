@@ -170,8 +170,8 @@ class ClassificationModule(SearchModule):
 
 
 def accuracies(num_classes: int) -> nn.ModuleDict:
-    """Metrics `top1` and, from five classes on, `top5`."""
-    names = ["top1", "top5"] if num_classes >= 5 else ["top1"]
+    """Metrics `top1` and, from ten classes on, `top5`: of fewer it says nothing."""
+    names = ["top1", "top5"] if num_classes >= 10 else ["top1"]
     return nn.ModuleDict({n: MulticlassAccuracy(num_classes, top_k=int(n[-1]), average="micro") for n in names})
 
 
@@ -289,7 +289,7 @@ class Classification(Lightning):
     def test(self) -> dict[str, Any]:
         """Measure the network that was trained last on the test images.
 
-        Returns `top1`, `top5` (fractions; `None` with under five classes), `loss`, `balanced_accuracy` (mean of the
+        Returns `top1`, `top5` (fractions; `None` with under ten classes), `loss`, `balanced_accuracy` (mean of the
         recalls of the classes that have test images) and `confusion` (images by class and by prediction).
         """
         (values,) = self.trainer.test(self.module, datamodule=self.datamodule, verbose=False)
@@ -353,8 +353,7 @@ def hardware(device: str, devices: int, nodes: int, precision: str) -> dict[str,
             if several
             else f"device {device!r}: {gpus} CUDA device(s) found; use --device cpu or auto"
         )
-    accelerator = "gpu" if kind == "cuda" else kind
-    found = {"precision": PRECISIONS[precision], "accelerator": accelerator}
+    found = {"precision": PRECISIONS[precision], "accelerator": "gpu" if kind == "cuda" else kind}
     if not several:
         return {**found, "devices": [int(index or 0)] if kind == "cuda" else 1}
     return {

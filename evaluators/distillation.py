@@ -1,6 +1,7 @@
 """Several students and a teacher that are trained together: online distillation. Source: arXiv 1909.13063."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any, ClassVar, Literal
 
 import nni
@@ -121,11 +122,9 @@ class DistillationModule(ClassificationModule):
         self.others = nn.ModuleList()  # the students but the first
         self.teacher: nn.Module | None = None  # a `FusionTeacher`, a network of the space; none if both weights are 0
         self.map_name: str | None = None  # of the module whose output the fusion teacher reads
+        everybody = (*self.names, TEACHER)
         self.network_metrics = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict({name: accuracies(num_classes) for name in (*self.names, TEACHER)})
-                for stage in ("val", "test")
-            }
+            {stage: nn.ModuleDict({name: accuracies(num_classes) for name in everybody}) for stage in ("val", "test")}
         )
 
     def set_model(self, model: nn.Module) -> None:
@@ -154,24 +153,20 @@ class DistillationModule(ClassificationModule):
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (N, classes) for images (N, 3, H, W): of `student1`, `student2`, …, and last of `teacher`."""
-        maps: list[Tensor] = []
+        maps: dict[nn.Module, Tensor] = {}  # by the module that returned it last
         logits = {}
         named = dict(zip(self.names, self.students, strict=True))
-        for name in self.numbered:  # whoever has changed places, the teacher finds each one's map where it was
-            student = named[name]
-            # The hook stays no longer than the pass: copies and files of the network are without it.
-            hook = None
-            if self.map_name is not None:
-                last: list[Tensor] = []
-                hook = student.get_submodule(self.map_name).register_forward_hook(
-                    lambda module, inputs, output, last=last: last.append(output)
-                )
-            logits[name] = main_logits(student(images))
-            if hook is not None:
-                hook.remove()
-                maps.append(last[-1])
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            maps[module] = output
+
+        with ExitStack() as hooks:  # no longer than the pass: copies and files of the networks are without them
+            for name in self.numbered:  # whoever has changed places, the teacher finds each one's map where it was
+                if self.map_name is not None:
+                    hooks.enter_context(named[name].get_submodule(self.map_name).register_forward_hook(keep))
+                logits[name] = main_logits(named[name](images))
         if self.teacher is not None:
-            logits[TEACHER] = main_logits(self.teacher(maps if maps else images))
+            logits[TEACHER] = main_logits(self.teacher(list(maps.values()) if maps else images))
         return logits
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -180,8 +175,7 @@ class DistillationModule(ClassificationModule):
         targets = self.targets()
         students = [logits[name] for name in self.names]
         if self.teacher is None:
-            parts = [F.cross_entropy(student, labels, **targets) for student in students]
-            loss = torch.stack(parts).sum()
+            loss = torch.stack([F.cross_entropy(student, labels, **targets) for student in students]).sum()
         else:
             # In single precision or better: the small differences of soft targets are lost in half.
             exact = torch.promote_types(students[0].dtype, torch.float32)

@@ -254,7 +254,7 @@ def damages(folder: Path, wanted: int, draw: random.Random) -> str:
     with silence():
         whole = run(resolve_config(TINY | SETTINGS["search by evidence"]), folder / "sound", Display()).path
     names = [name for name in (*DATA_FILES, MODEL) if (whole / name).is_file()]
-    runner, copy, page = CliRunner(), folder / "damaged" / "run", folder / "report.html"
+    runner, copy, page = CliRunner(), folder / "damaged" / "run", folder / "report"
     refused = repaired = 0
     for number in range(wanted):
         name, kind = names[number % len(names)], KINDS[number // len(names) % len(KINDS)]
@@ -267,7 +267,12 @@ def damages(folder: Path, wanted: int, draw: random.Random) -> str:
         told = runner.invoke(app, ["verify", str(copy.parent)])
         if name not in told.output and not (told.exception and name in str(told.exception)):
             raise FoundError(f"{kind} of {name} is not named: {told.output}")
-        for words in (["show", copy], ["explain", copy], ["table", "strategies", copy], ["report", copy, "-o", page]):
+        for words in (
+            ["show", copy],
+            ["explain", copy],
+            ["table", "strategies", copy],
+            ["report", copy, "--output", page],
+        ):
             told = runner.invoke(app, [*map(str, words)])
             sane = told.exception is None or isinstance(told.exception, (NasbenchError, SystemExit))
             if not sane:

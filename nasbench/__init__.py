@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nasbench.networks import load_model
     from nasbench.record import Record
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["NasbenchError", "Record", "Result", "Run", "RunConfig", "collect", "load_model", "run"]
 
 # NNI says of every class of a newer PyTorch that it does not wrap it, which nobody can heed.

@@ -40,11 +40,6 @@ class Wishing:
         raise NotImplementedError
 
 
-def wishes_of(strategy: Any) -> SearchWishes:
-    """What a strategy asks for; nothing where it is not `Wishing`."""
-    return strategy.wishes() if isinstance(strategy, Wishing) else SearchWishes()
-
-
 class Deciding:
     """Base of the strategies that decide label by label."""
 
@@ -209,7 +204,7 @@ class Evaluator(Protocol):
         """Train a network in place, from the weights that it has; each call anew. Logs `val_top1`, if anything."""
 
     def test(self) -> Mapping[str, Any]:
-        """Measure the network that was trained last: `top1`, `top5` (fractions; `None` under five classes), `loss`.
+        """Measure the network that was trained last: `top1`, `top5` (fractions; `None` under ten classes), `loss`.
 
         Anything else that JSON can hold goes into the result, `confusion` (images by class and prediction) into a file.
         """

@@ -6,17 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
-from nasbench.errors import NasbenchError
+from nasbench.errors import FullError
 
 REST = 16 * 2**20  # bytes of a record without weights: curves, log
 HINT = "remove something, for instance what `nasbench clean` lists"
 LEAST = 2**20  # bytes below which a file that could not be written is put down to the disk
-
-
-class DiskFullError(NasbenchError):
-    """There is too little room for the files of a run."""
-
-    exit_code = 1
 
 
 def needed(space: nn.Module) -> int:
@@ -25,26 +19,27 @@ def needed(space: nn.Module) -> int:
 
 
 def demand(folder: Path, size: int) -> None:
-    """Raise a DiskFullError unless there is room for so many bytes."""
-    free = _free(folder)
+    """Raise a FullError unless there is room for so many bytes."""
+    free = room(folder)
     if free < size:
-        raise DiskFullError(f"a run in {folder} needs up to {_mib(size)}, and {_mib(free)} are free: {HINT}")
+        raise FullError(f"a run in {folder} needs up to {_mib(size)}, and {_mib(free)} are free: {HINT}")
 
 
-def as_full(error: BaseException, folder: Path) -> DiskFullError | None:
+def as_full(error: BaseException, folder: Path) -> FullError | None:
     """What to say of an error if the disk was full; PyTorch's own files tell only that they cannot be written."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             break
         cause = cause.__cause__ or cause.__context__
-    if cause is None and (_free(folder) >= LEAST or not isinstance(error, (OSError, RuntimeError))):
+    if cause is None and (room(folder) >= LEAST or not isinstance(error, (OSError, RuntimeError))):
         return None
     hint = f"{HINT}; then `nasbench resume {folder}` goes on"
-    return DiskFullError(f"the disk of {folder} is full, {_mib(_free(folder))} are free: {hint}")
+    return FullError(f"the disk of {folder} is full, {_mib(room(folder))} are free: {hint}")
 
 
-def _free(folder: Path) -> int:
+def room(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     return shutil.disk_usage(there).free
 

@@ -140,9 +140,7 @@ class Processes:
         self._children: list[_Child] = []
         self._failures: list[_Child] = []
         self._alarm: threading.Timer | None = None
-        self._environment = contextlib.ExitStack()
-        self._threads = torch.get_num_threads()
-        self._signals: tuple[socket.socket, int] | None = None
+        self._changes = contextlib.ExitStack()  # to this process, which go with the others
 
     def __enter__(self) -> Processes:
         """Start the others and connect."""
@@ -177,19 +175,22 @@ class Processes:
             raise self._failures[0].error() from error
 
     def _set_environment(self) -> None:
+        from lightning_fabric.plugins.environments.lightning import find_free_network_port
+
         config, several = self._config, self._config.nodes > 1
         values = {
             "LOCAL_RANK": "0",  # so that Lightning starts no processes itself
             "NODE_RANK": str(self._node),
             "MASTER_ADDR": os.environ["MASTER_ADDR"] if several else "127.0.0.1",
-            "MASTER_PORT": os.environ.get("MASTER_PORT", str(DEFAULT_PORT)) if several else str(_free_port()),
+            "MASTER_PORT": str(os.environ.get("MASTER_PORT", DEFAULT_PORT) if several else find_free_network_port()),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.devices))),
         }
         if not several and sys.platform == "linux":
             values["GLOO_SOCKET_IFNAME"] = "lo"  # what stays on the machine needs no network, and must not show there
+        self._changes.callback(torch.set_num_threads, torch.get_num_threads())
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(int(values["OMP_NUM_THREADS"]))
-        self._environment.enter_context(environment(**values))
+        self._changes.enter_context(environment(**values))
 
     def _listen(self) -> None:
         """Let Ctrl-C end a collective operation, in which Python does not get to see it."""
@@ -197,7 +198,8 @@ class Processes:
             return
         told, tell = socket.socketpair()
         tell.setblocking(False)
-        self._signals = (tell, signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False))
+        self._changes.callback(tell.close)  # which ends the thread
+        self._changes.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False))
         threading.Thread(target=self._await_signals, args=(told,), daemon=True).start()
 
     def _await_signals(self, told: socket.socket) -> None:
@@ -234,12 +236,7 @@ class Processes:
             child.join()
         if self._alarm is not None:
             self._alarm.cancel()
-        if self._signals is not None:
-            tell, before = self._signals
-            signal.set_wakeup_fd(before)
-            tell.close()  # which ends the thread
-        self._environment.close()
-        torch.set_num_threads(self._threads)
+        self._changes.close()
 
 
 class _Child:
@@ -317,9 +314,3 @@ class _Child:
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
                 stream.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

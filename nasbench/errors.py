@@ -42,6 +42,12 @@ class RecordError(NasbenchError):
     """A run record that is damaged, in use, or of another configuration."""
 
 
+class FullError(NasbenchError):
+    """A disk or memory with too little room for a run."""
+
+    exit_code = 1
+
+
 class NonFiniteError(NasbenchError, ArithmeticError):
     """A loss, a weight or an architecture parameter that is no longer a finite number."""
 

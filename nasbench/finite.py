@@ -1,6 +1,5 @@
 """Numbers that are not finite end a run: what comes after them means nothing."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +17,11 @@ def check_finite(stage: str, step: int, module: nn.Module, loss: Tensor | None =
 
     Raises NonFiniteError: names stage, step and the first tensor that has a NaN or an infinity, else the loss.
     """
-    tensors = dict(_tensors(module))
+    tensors: dict[str, Tensor] = dict(module.named_parameters())
+    # Of the buffers only these: others may hold an infinity for good, as masks do.
+    for prefix, part in module.named_modules():
+        if isinstance(part, _NormBase):
+            tensors |= dict(part.named_buffers(prefix, recurse=False))
     if loss is not None:
         tensors["the training loss"] = loss
     finite = torch.stack([t.detach().isfinite().all() for t in tensors.values()]).tolist() if tensors else []
@@ -28,14 +31,6 @@ def check_finite(stage: str, step: int, module: nn.Module, loss: Tensor | None =
                 f"{stage} stopped at step {step}: {name} is not finite; try a lower learning rate (in a search also "
                 "eta or zeta) or -e gradient_clip=1; the last good checkpoint is kept"
             )
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    # Of the buffers only these: others may hold an infinity for good, as masks do.
-    for prefix, part in module.named_modules():
-        if isinstance(part, _NormBase):
-            yield from part.named_buffers(prefix, recurse=False)
 
 
 class FiniteGuard(Callback):

@@ -5,12 +5,8 @@ import os
 import sys
 import threading
 import traceback
-from typing import Any
 
-import torch
-from pytorch_lightning import Callback
-
-from nasbench.config import Role, RunConfig
+from nasbench.config import RUN, RunConfig
 from nasbench.distributed import Processes, broadcast, connect, disconnect
 from nasbench.errors import NasbenchError, OptionError
 from nasbench.machine import deterministic
@@ -20,36 +16,17 @@ from nasbench.registry import describe_exception
 from nasbench.stages import StageIO
 
 
-class OwnNoise(Callback):
-    """Another stream of random numbers than the other processes', or all would augment their images alike."""
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Move the seed by the process's number; a training that goes on has its random numbers already."""
-        if trainer.current_epoch:
-            return
-        torch.manual_seed((torch.initial_seed() + 1_000_003 * trainer.global_rank) % 2**63)
-
-
-class SilentIO(StageIO):
-    """A further process has no record and shows nothing."""
-
-    def watch(self, stage: str) -> list[Callback]:
-        """See `StageIO`."""
-        return [OwnNoise()]
-
-
 def follow(config: RunConfig) -> None:
     """Do the first process's work beside it, to the end; NasbenchError for wrong settings or data on this machine."""
     plan = broadcast(None)
     first = RunConfig.model_validate(plan["config"])
-    everything = [role for role in Role if role not in (Role.PLACE, Role.ORIGIN)]
     # The first has read the weights.
-    differences = [name for name in first.differing(config, *everything) if name != "weights"]
+    differences = [name for name in first.differing(config, *RUN) if name != "weights"]
     if differences:
         raise OptionError(f"the first process was started with other settings: {', '.join(differences)} differ(s)")
     with quiet_libraries(), deterministic(config.deterministic):
         search = prepare(config, plan["weights"]) if plan["search"] else None
-        run_stages(config, SilentIO(), search, plan["checkpoints"], plan["weights"])
+        run_stages(config, StageIO(), search, plan["checkpoints"], plan["weights"])
 
 
 def follow_node(config: RunConfig) -> None:

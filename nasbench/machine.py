@@ -13,16 +13,14 @@ PACKAGES = ("nasbench", "torch", "torchvision", "nni", "pytorch-lightning", "tor
 @contextlib.contextmanager
 def environment(**changes: str) -> Iterator[None]:
     """Other environment variables, meanwhile."""
-    before = {name: os.environ.get(name) for name in changes}
+    before = {name: os.environ[name] for name in changes if name in os.environ}
     os.environ.update(changes)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in changes:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

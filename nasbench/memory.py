@@ -7,17 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nasbench.errors import NasbenchError
+import psutil
+
+from nasbench.errors import FullError
 
 SCATTERED = 1.35  # of the C library's heap: what it holds, over what lives in it
 LESS = "a smaller --batch-size or --image-size, a narrower space or fewer candidates take less"
 LIBRARIES = 200 * 2**20  # bytes that code takes which the first step compiles or loads
-
-
-class MemoryFullError(NasbenchError):
-    """There is too little memory for a run."""
-
-    exit_code = 1
 
 
 def reset_peak() -> None:
@@ -32,16 +28,13 @@ def reset_peak() -> None:
 
 
 def free_bytes() -> int:
-    """Memory that this process may still take, by the machine and by its control group; 0 where nobody knows."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number
-            group = Path("/sys/fs/cgroup")
-            limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
-            free = min(free, max(0, limit - used))
-        return free
-    return 0
+    """Memory that this process may still take, by the machine and by its control group."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, limit - used))
+    return free
 
 
 def peak_bytes() -> int:
@@ -58,20 +51,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def resident_bytes() -> int:
-    """Memory that the process holds now; 0 where nobody knows."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-    return 0
-
-
 def of_training(network: Any, image_size: int, batch: int, on_gpu: bool = False) -> tuple[int, int]:
     """Bytes at the peak of training a network (N, 3, S, S) → (N, classes) in float32 on N images, and bytes to be had.
 
     What lives at one time is counted on the CPU, for two images; if as much for each of N did not fit, for three as
     well, since it grows in a straight line from what does not depend on N. With that goes the momentum and, on the
-    CPU, what the process holds already, `SCATTERED` and `LIBRARIES`. Bytes to be had are 0 where nobody knows.
+    CPU, what the process holds already, `SCATTERED` and `LIBRARIES`.
     """
     import torch
     from torch.nn import functional as F
@@ -81,8 +66,9 @@ def of_training(network: Any, image_size: int, batch: int, on_gpu: bool = False)
 
     network = copy.deepcopy(network).train()
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    held = weights if on_gpu else resident_bytes() + LIBRARIES
-    free = torch.cuda.mem_get_info()[0] if on_gpu else free_bytes() and free_bytes() + resident_bytes()
+    resident = psutil.Process().memory_info().rss
+    held = weights if on_gpu else resident + LIBRARIES
+    free = torch.cuda.mem_get_info()[0] if on_gpu else free_bytes() + resident
 
     def peak(images: int) -> int:
         with torch.random.fork_rng(devices=[]), Living(0) as living:
@@ -99,10 +85,10 @@ def of_training(network: Any, image_size: int, batch: int, on_gpu: bool = False)
     return (bound if bound <= free else whole(two + (peak(3) - two) * max(0, batch - 2))), free
 
 
-def as_exhausted(error: BaseException) -> NasbenchError | None:
+def as_exhausted(error: BaseException) -> FullError | None:
     """What to say of an error if memory was full."""
     import torch
 
     if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
         return None
-    return MemoryFullError(f"out of memory ({str(error).strip().splitlines()[0][:150]}): {LESS}")
+    return FullError(f"out of memory ({str(error).strip().splitlines()[0][:150]}): {LESS}")

@@ -22,9 +22,7 @@ _TRAINING = {
     **{"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 4e-5, "label_smoothing": 0.0, "gradient_clip": None},
     **{"milestones": None, "ema": None, "channels_last": True},
 }
-_TEACHER = {
-    **{"students": 4, "teacher": "fusion", "temperature": 4.0, "distillation_weight": 1.0, "teacher_weight": 1.0},
-}
+_TEACHER = {"students": 4, "teacher": "fusion", "temperature": 4.0, "distillation_weight": 1.0, "teacher_weight": 1.0}
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "space": {
         "cheap_resnet": {"depth": 56, "width": 1.0, "strides": "fit"},
@@ -46,7 +44,6 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "dataset": {},
 }
 _REASONS = {"fixed": "given", "random": "drawn at random"}
-_META = {"meta_fraction": 0.2}
 
 
 def migrate(folder: Path) -> list[Path]:
@@ -111,7 +108,7 @@ def _from_1(path: Path, status: Mapping[str, Any]) -> None:
 
 def _config_1(settings: Mapping[str, Any], architecture: Mapping[str, Any] | None) -> RunConfig:
     new = {k: v for k, v in settings.items() if v is not None}
-    new["dataset_options"] = dict(_META)
+    new["dataset_options"] = {"meta_fraction": 0.2}
     if new["strategy"] == "fixed":
         choice = new["strategy_options"].get("choice")
         name = choice if isinstance(choice, str) and not {"/", "."} & set(choice) else None

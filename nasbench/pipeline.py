@@ -13,13 +13,12 @@ from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
 from nni.nas.strategy.middleware import Chain, Filter
 from pytorch_lightning import seed_everything
-from torch import Tensor
 
 from nasbench import record as records
 from nasbench import registry
 from nasbench.architecture import Architecture, choices, resolve
 from nasbench.config import RunConfig
-from nasbench.contracts import Drawing, Evaluator, SearchWishes, wishes_of
+from nasbench.contracts import Drawing, Evaluator, SearchWishes, Wishing
 from nasbench.derive import within_limits
 from nasbench.disk import as_full, demand, needed
 from nasbench.distributed import Processes, broadcast, is_first, node_rank, world_size
@@ -45,17 +44,10 @@ NO_WISHES = SearchWishes()
 
 
 def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WISHES, **context: Any) -> Evaluator:
-    """Build the evaluator of a configuration for a stage, with its data.
+    """Build the evaluator of a configuration for a stage, `search` or `retrain`, with its data.
 
-    Args:
-        config: names the evaluator, its options and the data set.
-        stage: `search` or `retrain`.
-        wishes: of the strategy; they go over the configuration's.
-        **context: passed on where the evaluator takes it.
-
-    Raises:
-        OptionError: unknown evaluator or option, or a value out of range.
-        DataError: the data set is missing or damaged.
+    The strategy's `wishes` go over the configuration; `context` is passed on where the evaluator takes it. Raises
+    OptionError: unknown evaluator or option, or a value out of range. DataError: the data set is missing or damaged.
     """
     accepted = registry.parameters(registry.load("evaluator", config.evaluator))
     if world_size(config) > 1 and not {"devices", "nodes"} <= accepted.keys():
@@ -88,14 +80,10 @@ def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WIS
 
 
 def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
-    """Build everything that the search of a configuration needs, so that mistakes show before a record is made.
+    """Build everything that the search of a complete configuration needs: mistakes show before a record is made.
 
-    Args:
-        config: complete.
-        weights: that it starts from, as the first process has read them; read here where `None`.
-
-    Raises:
-        NasbenchError: whatever is wrong with the configuration or the data.
+    It starts from `weights`, as the first process has read them, and reads them where `None`. Raises NasbenchError:
+    whatever is wrong with the configuration or the data.
     """
     with quiet_libraries():
         retrain = build_evaluator(config, "retrain")  # its options are checked now, not after the search
@@ -103,7 +91,8 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
         strategy = evaluator = None
         if config.strategy:
             strategy = registry.build("strategy", config.strategy, config.strategy_options, seed=config.seed)
-            evaluator = build_evaluator(config, "search", wishes_of(strategy))
+            wishes = strategy.wishes() if isinstance(strategy, Wishing) else NO_WISHES
+            evaluator = build_evaluator(config, "search", wishes)
         seed_everything(config.seed, workers=True, verbose=False)
         space = build_space(config, data.num_classes, data.image_size)
         if not choices(space):
@@ -144,26 +133,14 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
 
 
 def run_stages(
-    config: RunConfig,
-    io: StageIO,
-    search: Search | None,
-    checkpoints: str,
-    weights: Weights | None,
-    deadline: float | None = None,
+    config: RunConfig,  # complete
+    io: StageIO,  # of this process
+    search: Search | None,  # see `prepare`; `None` where the first process knows the architecture already
+    checkpoints: str,  # folder of the checkpoints, on the first process's machine
+    weights: Weights | None,  # that it starts from, as the first process has read them
+    deadline: float | None = None,  # see `Resumption`
 ) -> None:
-    """Everything that happens in a run, the same in each of its processes.
-
-    Args:
-        config: complete.
-        io: of this process.
-        search: see `prepare`; `None` where the first process knows the architecture already.
-        checkpoints: folder of the checkpoints, on the first process's machine.
-        weights: that it starts from, as the first process has read them.
-        deadline: see `Resumption`.
-
-    Raises:
-        NasbenchError: the search found nothing.
-    """
+    """Everything that happens in a run, the same in each of its processes. NasbenchError: the search found nothing."""
     if search is not None:
         resumption = Resumption(Path(checkpoints), "search", deadline)
         search.budget = broadcast(search.budget)
@@ -177,7 +154,11 @@ def run_stages(
     evaluator = build_evaluator(config, "retrain", checkpoints=checkpoints)
     facts = evaluator.datamodule.description()
     chosen, trained = broadcast((io.architecture(), io.network()))
-    model = None if trained is None else _restored(evaluator, _fresh(config, chosen, facts), trained, beside)
+    model = None if trained is None else _fresh(config, chosen, facts)
+    if model is not None:
+        put(trained, model)
+        restore = registry.declared(evaluator, "restore", lambda model, beside: False)
+        model = model if restore(model, beside.kept()) else None  # and is trained again
     if model is None:
         model = _fresh(config, chosen, facts)
         io.retraining(facts)
@@ -211,27 +192,17 @@ def memory_of(config: RunConfig, search: Search) -> tuple[int, int]:
 
 def run(
     config: RunConfig,
+    # Folder that receives a new record; or the record of an interrupted run of the same configuration, which goes on
+    # after its last whole epoch.
     out: Path,
-    display: Display | None = None,
-    report: Report | None = None,
-    stop_after: float | None = None,
+    display: Display | None = None,  # where progress is shown
+    report: Report | None = None,  # told the measures of every epoch, see `nasbench.watch.Watcher`
+    stop_after: float | None = None,  # seconds after which it is to be interrupted, at the end of an epoch before that
 ) -> Record:
-    """Search, derive, retrain and test.
+    """Search, derive, retrain and test; returns the finished record.
 
-    Args:
-        config: what to run.
-        out: folder that receives a new record; or the record of an interrupted run of the same configuration, which
-            goes on after its last whole epoch.
-        display: where progress is shown.
-        report: told the measures of every epoch, see `nasbench.watch.Watcher`.
-        stop_after: seconds after which the run is to be interrupted, at the end of an epoch before that.
-
-    Returns:
-        The finished record.
-
-    Raises:
-        KeyboardInterrupt: the run was interrupted, also by SIGTERM; it can go on.
-        NasbenchError: before a record is made, whatever is wrong with the configuration or the data.
+    Raises KeyboardInterrupt: the run was interrupted, also by SIGTERM; it can go on. NasbenchError: before a record is
+    made, whatever is wrong with the configuration or the data.
     """
     display = display or Display()
     deadline = None if stop_after is None else time.perf_counter() + stop_after
@@ -293,13 +264,6 @@ def _shortage(config: RunConfig, search: Search) -> list[str]:
 def _fresh(config: RunConfig, architecture: Architecture, facts: Mapping[str, Any]) -> Any:
     seed_everything(config.seed, workers=True, verbose=False)
     return derived(config, architecture, DataFacts.model_validate(facts))
-
-
-def _restored(evaluator: Evaluator, model: Any, state: dict[str, Tensor], beside: Resumption) -> Any:
-    """The network that was trained already, ready to be tested; `None` where it must be trained again."""
-    put(state, model)
-    restore = registry.declared(evaluator, "restore", lambda model, beside: False)
-    return model if restore(model, beside.kept()) else None
 
 
 def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumption) -> Architecture:

@@ -46,33 +46,30 @@ class Profile:
     notes: tuple[str, ...] = ()  # what to know of the network beside the counts, one line each
 
 
-def profile(model: nn.Module, image_size: int, channels: int = 3, names: Iterable[str] | None = None) -> Profile:
+def profile(model: nn.Module, image_size: int, names: Iterable[str] | None = None) -> Profile:
     """Count parameters and multiply-adds (half of what `torch.utils.flop_counter` counts) of a network.
 
-    Images are (N, channels, image_size, image_size); counted one by one are its blocks, or the modules called `names`.
+    Images are (N, 3, image_size, image_size); counted one by one are its blocks, or the modules called `names`.
     """
     blocks = _blocks(model) if names is None else {name: model.get_submodule(name) for name in names}
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor):
-                shapes[name] = tuple(output.shape[1:])
-
-        return hook
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            shapes[module] = tuple(output.shape[1:])
 
     training = model.training
     first = next(model.parameters(), None)
-    image = torch.zeros(1, channels, image_size, image_size, device=None if first is None else first.device)
+    image = torch.zeros(1, 3, image_size, image_size, device=None if first is None else first.device)
     with ExitStack() as hooks, FlopCounterMode(display=False) as counter, torch.no_grad():
         hooks.callback(model.train, training)
-        for name, module in blocks.items():
-            hooks.enter_context(module.register_forward_hook(note(name)))
+        for module in blocks.values():
+            hooks.enter_context(module.register_forward_hook(note))
         model.eval()(image)
     flops = counter.get_flop_counts()
     root = type(model).__name__
     parts = tuple(
-        Part(name, _params(module), sum(flops.get(f"{root}.{name}", {}).values()) // 2, shapes.get(name, ()))
+        Part(name, _params(module), sum(flops.get(f"{root}.{name}", {}).values()) // 2, shapes.get(module, ()))
         for name, module in blocks.items()
     )
     return Profile(_params(model), counter.get_total_flops() // 2, parts)

@@ -1,7 +1,6 @@
 """A run in small, which tells beforehand what the whole takes: every stage for a few steps, in a folder that goes."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,33 +31,20 @@ TRIED = 2  # epochs of each kind: the first has costs that the others have not
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take, on one machine.
+    """What a run will take, on one machine."""
 
-    Attributes:
-        memory_bytes: at the peak, of all processes.
-        free_memory_bytes: 0 where nobody knows.
-        disk_bytes: at most.
-        seconds: by stage; empty where the memory does not suffice, so that nothing was tried.
-        networks: that the search trains one by one, one where it has no limit; `None` where it trains none.
-    """
-
-    memory_bytes: int
-    free_memory_bytes: int
-    disk_bytes: int
-    seconds: dict[str, float]
-    networks: int | None = None
+    memory_bytes: int  # at the peak, of all processes
+    free_memory_bytes: int  # 0 where nobody knows
+    disk_bytes: int  # at most
+    seconds: dict[str, float]  # by stage; empty where the memory does not suffice, so that nothing was tried
+    networks: int | None = None  # that the search trains one by one, 1 where it has no limit; `None`: it trains none
 
 
 def rehearse(config: RunConfig) -> Forecast:
     """Try a run: a few steps of the search before and after its warm-up, of the training, and of both measurements.
 
     Several processes are tried as one that has its share of every batch; what they tell each other is not counted.
-
-    Args:
-        config: what is to be run.
-
-    Raises:
-        NasbenchError: whatever is wrong with the configuration or the data.
+    Raises NasbenchError: whatever is wrong with the configuration or the data.
     """
     begun = time.perf_counter()
     config, world, processes = complete(config), world_size(config), config.devices
@@ -75,7 +61,8 @@ def rehearse(config: RunConfig) -> Forecast:
     search = prepare(small, weights)
     with TemporaryDirectory() as folder, quiet_libraries(Path(folder) / LOG):
         run_stages(small, io, search, folder, weights)
-    seconds |= {stage: clock.whole(epochs[stage]) for stage, clock in io.clocks.items()}
+    for stage, clock in io.clocks.items():
+        seconds[stage] = sum(count * each for count, each in zip(epochs[stage], clock.epochs, strict=False))
     seconds["test"] = io.clocks["retrain"].test_seconds
     networks = None
     if io.trains_singly:
@@ -144,20 +131,11 @@ class _Batches:
 
 
 class _Clock(Callback):
-    """Shortens the epochs of one training and the test, and tells what they would take in full.
-
-    Attributes:
-        epochs: seconds of each in full, validation included.
-        test_seconds: of the test in full.
-    """
+    """Shortens the epochs of one training and the test, and tells what they would take in full."""
 
     def __init__(self) -> None:
-        self.epochs: list[float] = []
-        self.test_seconds = 0.0
-
-    def whole(self, times: Sequence[int]) -> float:
-        """Seconds of the training where its epochs stand for so many each."""
-        return sum(count * seconds for count, seconds in zip(times, self.epochs, strict=False))
+        self.epochs: list[float] = []  # seconds of each in full, validation included
+        self.test_seconds = 0.0  # likewise
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         trainer.limit_train_batches = trainer.limit_val_batches = trainer.limit_test_batches = STEPS

@@ -99,7 +99,7 @@ class Resumption(Callback):
             if is_first():
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
-                temporary.replace(self._folder / f"{self._stage}-{_digest(temporary)}.ckpt")
+                temporary.replace(self._folder / f"{self._stage}-{sha256(temporary)[:DIGITS]}.ckpt")
                 for path in old:
                     path.unlink(missing_ok=True)
         finally:
@@ -115,13 +115,9 @@ class Resumption(Callback):
         files = self._files()
         if not files:
             return None
-        if files[-1].stem != f"{self._stage}-{_digest(files[-1])}":
+        if files[-1].stem != f"{self._stage}-{sha256(files[-1])[:DIGITS]}":
             raise RecordError(f"{files[-1]} is damaged: remove it, and the stage {self._stage} begins anew")
         return files[-1]
-
-
-def _digest(path: Path) -> str:
-    return sha256(path)[:DIGITS]
 
 
 def random_states() -> list[dict[str, Any]]:

@@ -33,8 +33,8 @@ def summary(record: Record) -> RenderableType:
         parts.append(_choices(record))
         if gathered:
             parts += ["", Text(str(gathered))]
-        elif doubt := _doubt(list(record.decisions().values())):
-            parts += ["", Text(doubt, style="yellow")]
+        elif told := doubt(list(record.decisions().values())):
+            parts += ["", Text(told, style="yellow")]
     if record.finished("test"):
         parts.append(_result(record, by_lead=gathered is None))
     stages = plain_table("stage", "time", "peak memory", "images")
@@ -67,7 +67,7 @@ def _choices(record: Record) -> Table:
     return table
 
 
-def _doubt(decisions: Sequence[Decision]) -> str:
+def doubt(decisions: Sequence[Decision]) -> str:
     """What to think of a search that has learnt nothing; empty where it has learnt something."""
     known = [d for d in decisions if d.pi and len(d.pi) > 1]
     left = [d.pi for d in known if d.by != LEAD and d.pi]
@@ -87,7 +87,7 @@ def _result(record: Record, by_lead: bool) -> Text:
     fixed = f", {count} of {len(result.architecture)} choices fixed by the threshold" if count is not None else ""
     text = Text("\ntest accuracy: ")
     text.append(f"top-1 {100 * result.top1:.2f} %", style="bold")
-    text.append(f"{top5}{_balanced(record)}\nnetwork: {size}{fixed}")
+    text.append(f"{top5}{balanced(record)}\nnetwork: {size}{fixed}")
     for limit in parse(record.config().limits):
         facts = result.limits.get(limit.name)
         if facts is not None:
@@ -96,7 +96,7 @@ def _result(record: Record, by_lead: bool) -> Text:
     return text
 
 
-def _balanced(record: Record) -> str:
+def balanced(record: Record) -> str:
     """The accuracy that every class has an equal part in, where some have many more test images than others."""
     balanced = record.result().balanced_accuracy
     images = Counter[int]()

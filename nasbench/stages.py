@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback
 from safetensors.torch import save
 from torch import Tensor
@@ -29,30 +30,30 @@ from nasbench.watch import Report, Watcher
 
 @dataclass
 class Search:
-    """A search that is ready to start: built and checked before anything is written.
+    """A search that is ready to start: built and checked before anything is written."""
 
-    Attributes:
-        space: as it was built; a strategy changes it.
-        image_size: side of the images in pixels.
-        notes: what the data set and the space say was decided, one line each.
-        weights: what became of pretrained ones, as plain values.
-        architecture: that is given; else `None`, and the others are there.
-        budget: where there are limits; measured by the first process.
-    """
-
-    space: Any
-    image_size: int
-    notes: list[str]
-    weights: dict[str, Any]
-    architecture: Architecture | None = None
+    space: Any  # as it was built; a strategy changes it
+    image_size: int  # side of the images in pixels
+    notes: list[str]  # what the data set and the space say was decided, one line each
+    weights: dict[str, Any]  # what became of pretrained ones, as plain values
+    architecture: Architecture | None = None  # that is given; else `None`, and the next three are there
     strategy: Strategy | None = None
     evaluator: Evaluator | None = None
     engine: Engine | None = None
-    budget: Budget | None = None
+    budget: Budget | None = None  # where there are limits; measured by the first process
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Whether an architecture keeps the limits of the run."""
         return self.budget is None or self.budget.allows(architecture)
+
+
+class OwnNoise(Callback):
+    """Another stream of random numbers than the other processes', or all would augment their images alike."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Move the seed by the process's number; a training that goes on has its random numbers already."""
+        if trainer.current_epoch == 0:
+            torch.manual_seed((torch.initial_seed() + 1_000_003 * trainer.global_rank) % 2**63)
 
 
 class StageIO:
@@ -60,7 +61,7 @@ class StageIO:
 
     def watch(self, stage: str) -> list[Callback]:
         """What follows the training of a stage."""
-        return []
+        return [OwnNoise()]
 
     def say(self, line: str) -> None:
         """Tell the user."""
@@ -151,10 +152,8 @@ class RecordIO(StageIO):
             search_seconds=search.seconds,
             retrain_seconds=retrain.seconds,
             peak_memory_bytes=max(search.peak_memory_bytes, retrain.peak_memory_bytes, peak),
-            search=searched.get("search", {}),
-            limits=searched.get("limits", {}),
+            **{name: searched[name] for name in ("search", "limits", "names") if name in searched},
             architecture=architecture,
-            names=searched.get("names", []),
             label=label_of(config, architecture, searched.get("names", [])),
             record=str(record.path),
         )

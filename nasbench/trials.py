@@ -31,12 +31,7 @@ class Engine(SequentialExecutionEngine):
     def follow(self, resumption: Resumption, watching: Sequence[Callback]) -> int:
         """Keep every network from now on, and go on with those that were kept; returns how many these are.
 
-        Args:
-            resumption: of the search.
-            watching: callbacks of the first process, which go on with what they have counted.
-
-        Raises:
-            RecordError: what was kept is damaged.
+        So do the first process's callbacks, `watching`, with what they have counted. RecordError: it is damaged.
         """
         self._resumption, self._watching = resumption, watching
         if kept := resumption.kept():
@@ -47,7 +42,8 @@ class Engine(SequentialExecutionEngine):
         if self._resumption is None:  # of a one-shot search, which keeps itself
             super()._run_single_model(model)
             return
-        key, left = _key(model.sample), self._left["trials"]
+        key = json.dumps({str(label): repr(value) for label, value in model.sample.items()}, sort_keys=True)
+        left = self._left["trials"]
         known = next((trial for trial in left if trial["key"] == key), None)
         if known is not None:
             left.remove(known)
@@ -71,7 +67,3 @@ class Engine(SequentialExecutionEngine):
         self.dispatch_model_event(FinalMetricEvent(model, trial["final"]))
         set_random_states(trial["random"])
         self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
-
-
-def _key(sample: Mapping[str, Any]) -> str:
-    return json.dumps({str(label): repr(value) for label, value in sample.items()}, sort_keys=True)

@@ -48,9 +48,7 @@ class Watcher(Callback):
         # A stage that is repeated after an interruption starts its curves anew.
         self._metrics: list[tuple[Any, ...]] = [tuple(r.values()) for r in rows if r["stage"] != stage]
         self._search: list[tuple[Any, ...]] = []
-        self._steps = 0
-        self._fits = 0
-        self._fixed = 0
+        self._steps = self._fits = self._fixed = 0
         self._last_snapshot = -1
         self._loss: Any = None
 

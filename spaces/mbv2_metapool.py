@@ -15,15 +15,8 @@ from nasbench.spaces.operations.enhancers import Candidates
 from nasbench.spaces.operations.pooling import DOWNSAMPLING
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
-SETTING = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+# Expansion, channels, blocks and stride of the stages (Table 2 of the paper of MobileNetV2).
+SETTING = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 STRIDES = (2, *(stride for *_, stride in SETTING))  # of the stem and of the stages
 REDUCTION = {"expanded": 24, "output": 8}  # of the attention's candidates, by position (Tables 2 and 4 of the paper)
 
@@ -47,6 +40,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         self.expanded_channels = self.conv[-2].in_channels
         if depthwise == "sk":
             self.conv[-3] = SK(self.expanded_channels, stride=stride)
+        self.downsampling: nn.Module | None = None
         if stride == 2 and downsampling != "stride":
             self.conv[-3][0].stride = (1, 1)
             self.downsampling = DOWNSAMPLING[downsampling](self.expanded_channels)
@@ -57,7 +51,7 @@ class EnhancedInvertedResidual(InvertedResidual):
         features = x
         for layer in expand:
             features = layer(features)
-        if hasattr(self, "downsampling"):
+        if self.downsampling is not None:
             features = self.downsampling(features)
         if self.position == "expanded":
             features = self.enhancer(features)
@@ -102,10 +96,8 @@ class MobileNetV2MetaPooling(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSp
             raise OptionError(unknown("downsampling", downsampling, ["stride", *DOWNSAMPLING]))
         if depthwise == "sk" and downsampling != "stride":
             raise OptionError("depthwise 'sk' brings its own stride: it goes with downsampling 'stride' only")
-        if attention_reduction is None:
-            attention_reduction = REDUCTION[position]
-        reductions = {"global": reduction, "se": attention_reduction, "cbam": attention_reduction}
-        self.choose_among(candidates, reductions)
+        attention = attention_reduction or REDUCTION[position]
+        self.choose_among(candidates, {"global": reduction, "se": attention, "cbam": attention})
         self.strides = fit_strides(image_size, STRIDES, strides)
         stem_stride, *stage_strides = self.strides.chosen
 

@@ -42,12 +42,7 @@ class EnhancedUnit(InvertedResidual):
     """
 
     enhancer: nn.Module
-    _DEPTHWISE, _NORM = 3, 4  # positions in branch2
-
-    def down_sample(self, stride: int) -> None:
-        """Let the depthwise convolutions of a unit with two convolutional branches have another stride than 2."""
-        for convolution in (self.branch1[0], self.branch2[self._DEPTHWISE]):
-            convolution.stride = (stride, stride)
+    DEPTHWISE, NORM = 3, 4  # positions in branch2
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the unit's output for `x` (N, C_in, H, W)."""
@@ -55,7 +50,7 @@ class EnhancedUnit(InvertedResidual):
         kept, features = x.chunk(2, dim=1) if self.stride == 1 else (self.branch1(x), x)
         for position, layer in enumerate(self.branch2):
             features = layer(features)
-            if position == self._NORM:
+            if position == self.NORM:
                 features = self.enhancer(features)
         return channel_shuffle(torch.cat((kept, features), dim=1), 2)
 
@@ -89,8 +84,8 @@ class ShuffleNetV2MetaPooling(EnhancedSpace, FittedSpace, ModelSpace):
 
         def unit(inp: int, oup: int, stride: int) -> EnhancedUnit:
             module = EnhancedUnit(inp, oup, stride)
-            if stride == 2:
-                module.down_sample(next(remaining))
+            if stride == 2:  # of both depthwise convolutions
+                module.branch1[0].stride = module.branch2[module.DEPTHWISE].stride = (next(remaining),) * 2
             module.enhancer = self.choice(oup // 2)
             return module
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nasbench.facts import Doubt, Exclusion
 from nasbench.strategies.evidence import Races
-from nasbench.strategies.mixed import MixedLayer
+from nasbench.strategies.mixed import layers_of
 
 Undecided = Literal["cheapest", "largest_pi"]
 
@@ -83,5 +83,4 @@ def pick(rule: Undecided, label: str, survivors: Sequence[Any], pi: Mapping[Any,
     """
     if rule == "largest_pi":
         return max(survivors, key=lambda candidate: pi[candidate])
-    layers = [m for m in network.modules() if isinstance(m, MixedLayer) and m.label == label]
-    return min(survivors, key=lambda candidate: [layer.cost(candidate) for layer in layers])
+    return min(survivors, key=lambda candidate: [layer.cost(candidate) for layer in layers_of(network, label)])

@@ -20,6 +20,7 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     """Base of the one-shot strategies with architecture parameters; their `wishes` come before the evaluator."""
 
     module_class: type[DifferentiableModule] = DifferentiableModule
+    layer_class: type[MixedLayer] = MixedLayer
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
     resumable = True  # its module's checkpoint tells everything
     rho = 0.2  # for the default of η
@@ -98,7 +99,7 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
 
     def default_mutation_hooks(self) -> list[Any]:
         """NNI's hooks, with our mixed layer first."""
-        return [MixedLayer.mutate, *super().default_mutation_hooks()]
+        return [self.layer_class.mutate, *super().default_mutation_hooks()]
 
     def mutate_model(self, model: Any) -> Any:
         """Turn the space into the supernet, in place, and take its dropout out for the search."""

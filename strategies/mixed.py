@@ -87,6 +87,11 @@ class MixedLayer(DifferentiableMixedLayer):
         return result
 
 
+def layers_of(network: nn.Module, label: str) -> list[MixedLayer]:
+    """The mixed layers of a supernet that have a label."""
+    return [module for module in network.modules() if isinstance(module, MixedLayer) and module.label == label]
+
+
 def live_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters of a supernet that are still computed with."""
     yield from module.parameters(recurse=False)

@@ -1,6 +1,6 @@
 """What a pass of a search changes only for a while; afterwards everything is what it was, bit for bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,31 +8,25 @@ from torch import Tensor, nn
 
 
 @contextmanager
+def preserved(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Undo every change to tensors."""
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in kept:
+                tensor.copy_(value)
+
+
+@contextmanager
 def moved(parameters: Sequence[Tensor], directions: Sequence[Tensor], scale: float) -> Iterator[None]:
     """Put θ + scale · direction in the place of θ, with one direction for each parameter."""
-    saved = [p.detach().clone() for p in parameters]
-    try:
+    with preserved(parameters):
         with torch.no_grad():
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter.add_(direction, alpha=scale)
         yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, saved, strict=True):
-                parameter.copy_(value)
-
-
-@contextmanager
-def preserved_buffers(module: nn.Module) -> Iterator[None]:
-    """Undo every change to buffers, batch statistics above all."""
-    buffers = list(module.buffers())
-    saved = [b.clone() for b in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, saved, strict=True):
-                buffer.copy_(value)
 
 
 @contextmanager

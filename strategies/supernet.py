@@ -17,8 +17,8 @@ from nasbench.errors import OptionError
 from nasbench.finite import check_finite
 from nasbench.registry import declared
 from nasbench.strategies.deciding import Evidence, pick
-from nasbench.strategies.mixed import MixedLayer, live_parameters
-from nasbench.strategies.restored import preserved_buffers, without_gradient
+from nasbench.strategies.mixed import MixedLayer, layers_of, live_parameters
+from nasbench.strategies.restored import preserved, without_gradient
 from nasbench.strategies.turns import Turns, alphas_of
 
 ABSENT = -1e4  # α of what has left: its exponential beside any other is exactly 0, and no optimiser brings it back
@@ -95,14 +95,12 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def probabilities(self) -> dict[str, dict[Any, float]]:
         """π = softmax(α) by label and candidate; one transfer from the device for all of them."""
-        alphas = self.alphas
-        flat = torch.cat([a.detach().float().softmax(0) for a in alphas.values()]).tolist() if alphas else []
-        values = {label: mutable.values for label, mutable in self.strategy.mutables.items()}
-        result: dict[str, dict[Any, float]] = {}
-        for label, alpha in alphas.items():
-            head, flat = flat[: len(alpha)], flat[len(alpha) :]
-            result[label] = dict(zip(values[label], head, strict=True))
-        return result
+        if not self.alphas:
+            return {}
+        flat = torch.cat([a.detach().float().softmax(0) for a in self.alphas.values()]).cpu()
+        parts = zip(self.alphas, flat.split([len(a) for a in self.alphas.values()]), strict=True)
+        mutables = self.strategy.mutables
+        return {label: dict(zip(mutables[label].values, pi.tolist(), strict=True)) for label, pi in parts}
 
     def fix(self, label: str, candidate: Any) -> None:
         """Fix one label's candidate everywhere it is used: the others leave the network, and its α stands still.
@@ -111,9 +109,8 @@ class DifferentiableModule(BaseOneShotLightningModule):
         can only be loaded into groups of the same parameters.
         """
         alpha = self.alphas[label]
-        for module in self.supernet_modules():
-            if isinstance(module, MixedLayer) and module.label == label:
-                module.fixed = candidate
+        for layer in layers_of(self, label):
+            layer.fixed = candidate
         if id(alpha) in self._soft:
             with torch.no_grad():
                 alpha.fill_(ABSENT)[self._index(label, candidate)] = 0.0
@@ -125,9 +122,8 @@ class DifferentiableModule(BaseOneShotLightningModule):
         """Take one candidate of a label out of the network, as `fix` does with all but one; its π is 0."""
         with torch.no_grad():
             self.alphas[label][self._index(label, candidate)] = ABSENT
-        for module in self.supernet_modules():
-            if isinstance(module, MixedLayer) and module.label == label:
-                module.excluded.add(candidate)
+        for layer in layers_of(self, label):
+            layer.excluded.add(candidate)
         self._retire_dead()
 
     def _index(self, label: str, candidate: Any) -> int:
@@ -167,7 +163,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         with without_gradient(self.all_alphas):
             outcome = self.training_module.training_step(train, batch_idx)
             loss = _loss(outcome)
-            self.advance_optimization(loss, batch_idx, self._gradient_clip())
+            module = self.training_module
+            clip = module.gradient_clip if isinstance(module, SearchModule) else None
+            self.advance_optimization(loss, batch_idx, clip)
         self.advance_lr_schedulers(batch_idx)
         self._recent.append(loss.detach())
         self.steps += 1
@@ -179,7 +177,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
     def _train_alphas(self, train: Any, meta: Any) -> None:
         optimizer: Any = self.architecture_optimizers()
         alphas = self.open_alphas()
-        with self._quiet(), preserved_buffers(self.training_module):
+        with self._quiet(), preserved(self.training_module.buffers()):  # batch statistics above all
             gradients = self.architecture_gradient(train, meta, alphas)
         gradients = mean_over_processes(gradients)
         of_label = {id(a): gradient for a, gradient in zip(alphas, gradients, strict=True)}
@@ -329,10 +327,6 @@ class DifferentiableModule(BaseOneShotLightningModule):
 
     def _weight_optimizer(self) -> Any:
         return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))
-
-    def _gradient_clip(self) -> float | None:
-        module = self.training_module
-        return module.gradient_clip if isinstance(module, SearchModule) else None
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -24,10 +24,9 @@ class Turns(nn.Module):
         super().__init__()
         shared = {id(a): a for m in network.modules() if isinstance(m, BaseSuperNetModule) for a in alphas_of(m)}
         others = [copy.deepcopy(network, dict(shared)) for _ in range(count - 1)]
-        for other in others if fresh else ():
-            for parameter in other.parameters():
-                if parameter.dim() > 1:
-                    _shuffle(parameter)
+        for parameter in (p for other in others if fresh for p in other.parameters() if p.dim() > 1):
+            entries = parameter.detach().flatten()
+            parameter.data.copy_(entries[torch.randperm(len(entries), device=entries.device)].view_as(parameter))
         self.networks = nn.ModuleList([network, *others])
         self.turn = 0
 
@@ -46,9 +45,3 @@ class Turns(nn.Module):
 def alphas_of(module: Any) -> list[nn.Parameter]:
     """The architecture parameters of one of NNI's supernet modules, if it has any."""
     return list(module.arch_parameters()) if hasattr(module, "arch_parameters") else []
-
-
-@torch.no_grad()
-def _shuffle(parameter: nn.Parameter) -> None:
-    entries = parameter.flatten()
-    parameter.copy_(entries[torch.randperm(len(entries), device=entries.device)].view_as(parameter))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasbench import registry
-from nasbench.evaluators.classification import Classification, ClassificationModule
+from nasbench.evaluators.classification import Classification, ClassificationModule, accuracies
 from nasbench.evaluators.distillation import OnlineDistillation
 from nasbench.spaces.operations.liftdown import LiftDownPool
 
@@ -79,3 +79,8 @@ def test_options_that_are_handed_on_are_known_by_name_and_type() -> None:
         *("students", "teacher", "temperature", "distillation_weight", "teacher_weight")
     }
     assert registry.parameters(OnlineDistillation).keys() > inherited.keys()
+
+
+def test_top5_is_measured_from_ten_classes_on() -> None:
+    assert list(accuracies(9)) == ["top1"]
+    assert list(accuracies(10)) == ["top1", "top5"]

@@ -256,8 +256,7 @@ def test_strategies_search_spaces(space: str, strategy: str, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(("space", "strategy"), [p for p in product(SPACES, STRATEGIES) if p not in PAIRS])
 def test_all_strategies_search_all_spaces_or_refuse(space: str, strategy: str, tmp_path: Path) -> None:
-    if attempt(tmp_path / "pair", space, strategy) is None:
-        pytest.skip("refused")
+    attempt(tmp_path / "pair", space, strategy)  # where it is refused, that is what it checks
 
 
 @pytest.mark.parametrize("name", NAMES["evaluator"])
@@ -268,8 +267,7 @@ def test_an_evaluator_fits_a_short_epoch(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "space"), list(product(NAMES["evaluator"], SPACES)))
 def test_all_evaluators_train_all_spaces_or_refuse(name: str, space: str, tmp_path: Path) -> None:
-    if attempt(tmp_path / "pair", space, "random", name) is None:
-        pytest.skip("refused")
+    attempt(tmp_path / "pair", space, "random", name)  # likewise
 
 
 @pytest.mark.parametrize("name", NAMES["evaluator"])

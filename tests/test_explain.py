@@ -340,6 +340,16 @@ def test_the_advised_commands_after_a_search_by_evidence_are_understood(tmp_path
     check_advice(write_evidence(tmp_path, near, supernets=3), tmp_path, count=5)
 
 
+def test_the_advised_commands_can_be_copied_from_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_evidence(tmp_path)
+    monkeypatch.setattr("nasbench.terminal.WIDTH", 60)
+    told = CliRunner().invoke(app, ["explain", str(path)]).stdout.splitlines()
+    commands = [command for _, found in explain(Record(path)).advice for command in found]
+    assert [line.strip() for line in told if line.startswith("    nasbench")] == commands
+
+
 def check_advice(path: Path, folder: Path, count: int) -> None:
     """Check that `nasbench` takes every command that is advised for a record."""
     (folder / "other.json").write_text(json.dumps(Record(path).architecture()))

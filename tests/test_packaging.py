@@ -8,7 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from pip._vendor import tomli
+
+import nasbench
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"nasbench": "nasbench", "spaces": "nasbench/spaces", "strategies": "nasbench/strategies"}
@@ -112,3 +115,11 @@ def test_the_package_imports_nothing_but_itself() -> None:
         f"import sys\nbefore = set(sys.modules)\nimport nasbench\nprint(sorted({heavy} & (set(sys.modules) - before)))"
     )
     assert imported_from(code, ROOT) == "[]"
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    version = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert nasbench.__version__ == version
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == version
+    assert f"## {version} ({cited['date-released']})" in (ROOT / "CHANGELOG.md").read_text()

@@ -297,13 +297,13 @@ def test_files_come_back_as_they_are(machine: Server, tmp_path: Path) -> None:
         connection.close()
 
 
-def listening(word: str) -> set[str]:
-    """Addresses on which processes listen whose command lines hold a word."""
-    found = set()
+def listening(*words: str) -> list[str]:
+    """The address of each port on which a process listens whose command line holds all the words."""
+    found = []
     for process in psutil.process_iter():
         try:
-            if word in " ".join(process.cmdline()):
-                found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            if all(word in " ".join(process.cmdline()) for word in words):
+                found += [c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
         except psutil.Error:
             continue
     return found
@@ -333,7 +333,7 @@ def test_runs_on_a_machine_over_ssh(machine: Server, tmp_path: Path) -> None:
         sweep.line("failed    fate raise")
         folder = waiting(machine, tmp_path)
         # Neither the manager nor its helper on the machine can be reached from elsewhere.
-        assert listening("main.js") == {"127.0.0.1"}
+        assert listening("main.js", str(tmp_path)) == ["127.0.0.1"] * 2
         (folder / "go").touch()
         (tmp_path / "go").touch()  # the report looks at the networks here
         assert sweep.end() == 1  # one run failed

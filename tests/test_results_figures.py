@@ -243,6 +243,13 @@ def test_a_figure_that_no_run_has_is_refused(tmp_path: Path) -> None:
         plot(frame[:0], "curves")
 
 
+def test_a_notebook_shows_a_figure(runs: Path) -> None:
+    figure: Any = plot(collect([runs]).frame, "tradeoff")["tradeoff"]
+    picture, facts = figure._repr_png_()
+    assert Image.open(BytesIO(picture)).width == round(DPI * COLUMN)
+    assert facts == {"width": round(96 * COLUMN)}
+
+
 def test_the_report_stands_alone(runs: Path, tmp_path: Path) -> None:
     strange = write_run(runs, 0.5) / "config.yaml"
     strange.write_text(
@@ -263,6 +270,20 @@ def test_the_report_stands_alone(runs: Path, tmp_path: Path) -> None:
     assert "torch" in content[content.index('id="environment"') :]
     for image in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", content):
         ElementTree.parse(BytesIO(base64.b64decode(image)))
+
+
+def test_a_report_opens_with_what_was_found_and_says_how_sure_that_is(runs: Path, tmp_path: Path) -> None:
+    page = report(collect([runs]).frame, tmp_path / "out").read_text(encoding="utf-8").partition("</style>")[2]
+    text = " ".join(re.sub("<[^>]+>", " ", page).split())
+    order = [text.index(words) for words in ("What was found none", "Class by class none", "Every run Every run.")]
+    assert order == sorted(order)
+    assert text.index("17 layers were fixed because one candidate led by ρ") < order[1]
+    # 0.80 and 0.81: t(1) · s / √2 = 12.706 · 0.00707 / 1.414
+    assert "Over 2 runs of this set-up it is 80.50 ± 6.35 %" in text
+    # class 0 was never mistaken; of every other nine of ten are right, and the tenth is one lower
+    classes = text[order[1] : text.index("pmpl (ablation) on digits", order[1])]
+    assert re.search(r"1 10 90\.0 55\.5 99\.7 0 \(1\)", classes)
+    assert classes.index(" 9 10 90.0") < classes.index(" 0 9 100.0 66.4 100.0 –")
 
 
 class Ids(HTMLParser):

@@ -43,6 +43,7 @@ def test_one_run_has_no_interval() -> None:
     assert mean([0.5]).half is None
     assert difference({0: 0.5}, {0: 0.25}).half is None
     assert difference({0: 0.5}, {1: 0.25, 2: 0.5}).half is None
+    assert difference({1: 0.25, 2: 0.5}, {0: 0.5}).half is None
 
 
 def test_the_intervals_are_those_of_scipy() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +85,7 @@ def follow(page: str, folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_tutorial_on_parts(tmp_path: Path) -> None:
-    assert len(follow("tutorials/extend.md", tmp_path)) == 5
+    assert len(follow("tutorials/extend.md", tmp_path)) == 6
 
 
 @pytest.mark.slow
@@ -98,7 +100,35 @@ def test_the_tutorial_on_receptive_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_tutorial_on_comparisons(tmp_path: Path) -> None:
+def test_the_notebook_runs_and_finds_what_it_shows(tmp_path: Path) -> None:
+    notebook = json.loads((ROOT / "docs" / "tutorials" / "receptive_field.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    shown = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in shown if output["output_type"] == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 2
+    (table,) = (c for c in cells if "truth[label]" in "".join(c["source"]))
+    before = "\n".join("".join(cell["source"]) for cell in cells[: cells.index(table)])
+    after = "\n".join("".join(cell["source"]) for cell in cells[cells.index(table) + 1 :])
+    imports, _, frame = "".join(table["source"]).partition("pd.DataFrame(")
+    program = f"{before}\n{imports}\nprint(pd.DataFrame({frame}.loc[:'tile4.enhancer'].to_string())\n{after}\n"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.startswith("tile")}
+    kept = {line.split()[0]: line.split()[1:] for line in "".join(shown_text(table)).splitlines()[1:]}
+    assert len(told) == 4
+    assert told == {label: kept[label] for label in told}
+    assert all(words[1:] == ["True", "True", "True"] for words in told.values())
+
+
+def shown_text(cell: dict[str, Any]) -> list[str]:
+    """What a cell of the notebook showed, as plain text."""
+    (output,) = cell["outputs"]
+    found: list[str] = output["data"]["text/plain"]
+    return found
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_comparisons(tmp_path: Path, real_data: Path) -> None:
     dry, sweep, *_ = follow("tutorials/compare.md", tmp_path)
     assert "6" in dry
     assert len(list((tmp_path / "study").glob("*/result.json"))) == 6, sweep

@@ -17,9 +17,14 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 from torch import nn
 
+from nasbench.errors import OptionError
+from nasbench.networks import build_space
+from nasbench.pipeline import build_evaluator
+from nasbench.presets import resolve_config
 from nasbench.strategies.darts import DARTS, DartsModule
 from nasbench.strategies.deciding import Evidence
 from nasbench.strategies.evidence import Races
+from nasbench.strategies.gdas import GDAS, SampledLayer
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule, lead
 from nasbench.strategies.supernet import fitting_eta
 from tests.toys import TwoScales, numbers, squared_error
@@ -336,3 +341,49 @@ def test_noise_hardly_ever_leads_by_rho(candidates: int) -> None:
         first, second = alpha.detach().softmax(1).topk(2).values.T
         ever |= first - second >= rho
     assert ever.double().mean() < 0.02
+
+
+def test_gdas_draws_candidates_by_their_probability_and_takes_the_gradient_of_the_relaxation() -> None:
+    torch.manual_seed(0)
+    space = build_space(resolve_config({"space": "metapool_bench", "space_options": {"width": 0.1}}), 10, 8)
+    layer = next(m for m in GDAS().mutate_model(space).modules() if isinstance(m, SampledLayer))
+    alpha = layer._arch_alpha
+    with torch.no_grad():
+        alpha.copy_(torch.tensor([0.5, -0.3, 0.1]))
+    drawn = torch.stack([layer.weights() for _ in range(4_000)])
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+    shares, wanted = drawn.mean(0), alpha.softmax(0)
+    assert ((shares - wanted).abs() < 4 * (wanted * (1 - wanted) / 4_000).sqrt()).all()
+    direction = torch.tensor([1.0, 2.0, -1.0])
+    layer.temperature = 0.7
+    torch.manual_seed(1)
+    (found,) = torch.autograd.grad(layer.weights() @ direction, alpha)
+    torch.manual_seed(1)
+    noise = -torch.empty(3).exponential_().log()
+    relaxed = ((alpha + noise) / 0.7).softmax(0)
+    (expected,) = torch.autograd.grad(relaxed @ direction, alpha)
+    torch.testing.assert_close(found, expected)
+    features = torch.randn(2, 8, 8, 8)
+    torch.manual_seed(2)
+    chosen = layer.names[int(layer.weights().argmax())]
+    torch.manual_seed(2)
+    torch.testing.assert_close(layer(features), layer[chosen](features))
+
+
+def test_gdas_lowers_its_temperature_linearly() -> None:
+    strategy = GDAS(eta=0.1, temperature=8.0, last_temperature=2.0)
+    seen = []
+
+    class Spy(strategy.module_class):  # type: ignore[misc, name-defined]
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append({m.temperature for m in self.supernet_modules() if isinstance(m, SampledLayer)})
+            return super().training_step(batch, batch_idx)
+
+    strategy.module_class = Spy
+    config = resolve_config({"space": "metapool_bench", "space_options": {"width": 0.05}, "train_images": 40})
+    config = config.model_copy(update={"batch_size": 32, "epochs": 3})
+    space = build_space(config, 10, 8)
+    search(strategy, space, build_evaluator(config, "search"))
+    assert [next(iter(s)) for s in seen] == [8.0, 5.0, 2.0]
+    with pytest.raises(OptionError, match="fixing"):
+        GDAS(fixing="evidence")

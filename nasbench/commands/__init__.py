@@ -2,5 +2,5 @@
 
 COMMANDS = (
     *("run", "resume", "list", "show", "explain", "profile", "bench", "table", "plot", "report", "compare", "sweep"),
-    *("ui", "agreement", "migrate", "pack", "verify", "clean", "export", "predict"),
+    *("ui", "tabular", "agreement", "migrate", "pack", "verify", "clean", "doctor", "export", "predict"),
 )

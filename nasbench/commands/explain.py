@@ -27,7 +27,7 @@ def command(
     seen = see(found, trust)
     if output is None:
         console = plain_console(fit=grid(seen.layers) if seen.layers else None)
-        console.print(terminal(explanation, seen))
+        console.print(terminal(explanation, seen), crop=False)  # commands stay on one line, to be copied
         if not record.is_dir():
             return  # in a pack
         output = record / PAGE

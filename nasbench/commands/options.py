@@ -92,17 +92,12 @@ SpaceOptions = _option("space_options")
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Put an option for every field of `RunConfig` in the place of a command's `**settings`."""
-    own = list(inspect.signature(command).parameters.values())[:-1]
-    hints = get_type_hints(command, include_extras=True)
-    annotations = {name: _option(name) for name in RunConfig.model_fields} | {p.name: hints[p.name] for p in own}
-    defaults = dict.fromkeys(RunConfig.model_fields) | {p.name: p.default for p in own}
-    command.__annotations__ = {**annotations, "return": None}
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
-            for name, annotation in annotations.items()
-        ]
-    )
+    *own, _ = inspect.signature(command).parameters.values()
+    hints, kind = get_type_hints(command, include_extras=True), inspect.Parameter.KEYWORD_ONLY
+    taken = [inspect.Parameter(n, kind, default=None, annotation=_option(n)) for n in RunConfig.model_fields]
+    taken += [parameter.replace(kind=kind, annotation=hints[parameter.name]) for parameter in own]
+    command.__annotations__ = {**{parameter.name: parameter.annotation for parameter in taken}, "return": None}
+    command.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
     return command
 
 

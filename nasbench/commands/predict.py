@@ -1,4 +1,3 @@
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +7,10 @@ import typer
 from nasbench.commands.options import Trust
 from nasbench.errors import OptionError, unknown
 from nasbench.export.format import load_network
-from nasbench.export.predict import Prediction, pictures, predict
+from nasbench.export.predict import pictures, predict
 from nasbench.terminal import plain_console, plain_table, print_json, say, write
+
+FORMATS = ("table", "csv", "json")
 
 
 def command(
@@ -20,34 +21,25 @@ def command(
     trust: Trust = False,
 ) -> None:
     """Tell the likeliest classes of pictures, and their probabilities."""
-    if form not in SHOWN:
-        raise OptionError(unknown("format", form, SHOWN))
+    if form not in FORMATS:
+        raise OptionError(unknown("format", form, FORMATS))
     found = list(predict(load_network(network, trust), pictures(images), top))
-    SHOWN[form]([prediction for prediction in found if not prediction.error])
-    broken = [prediction.error for prediction in found if prediction.error]
-    for line in broken:
-        say(line)
-    if broken:
+    good = [prediction for prediction in found if not prediction.error]
+    if form == "json":
+        told = [(p.path, [{"class": name, "probability": value} for name, value in p.classes]) for p in good]
+        print_json([{"image": str(path), "classes": classes} for path, classes in told])
+    elif form == "csv":
+        rows = [(p.path, rank, *seen) for p in good for rank, seen in enumerate(p.classes, 1)]
+        frame = pd.DataFrame(rows, columns=["image", "rank", "class", "probability"])
+        write(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").rstrip("\n"))
+    else:
+        most = max((len(p.classes) for p in good), default=0)
+        table = plain_table("image", *["class", "%"] * most, right=("%",))
+        for p in good:
+            table.add_row(str(p.path), *(cell for name, value in p.classes for cell in (name, f"{100 * value:.1f}")))
+        plain_console(fit=table).print(table)
+    for prediction in found:
+        if prediction.error:
+            say(prediction.error)
+    if len(good) < len(found):
         raise typer.Exit(1)
-
-
-def _table(predictions: Sequence[Prediction]) -> None:
-    most = max((len(p.classes) for p in predictions), default=0)
-    table = plain_table("image", *["class", "%"] * most, right=("%",))
-    for p in predictions:
-        table.add_row(str(p.path), *(cell for name, value in p.classes for cell in (name, f"{100 * value:.1f}")))
-    plain_console(fit=table).print(table)
-
-
-def _csv(predictions: Sequence[Prediction]) -> None:
-    rows = [(p.path, rank, *found) for p in predictions for rank, found in enumerate(p.classes, 1)]
-    frame = pd.DataFrame(rows, columns=["image", "rank", "class", "probability"])
-    write(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").rstrip("\n"))
-
-
-def _json(predictions: Sequence[Prediction]) -> None:
-    told = [(p.path, [{"class": name, "probability": value} for name, value in p.classes]) for p in predictions]
-    print_json([{"image": str(path), "classes": classes} for path, classes in told])
-
-
-SHOWN: dict[str, Callable[[Sequence[Prediction]], None]] = {"table": _table, "csv": _csv, "json": _json}

@@ -34,13 +34,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the flag before every further number."""
         repeated: list[str] = []
-        open_flag = False
         for word in args:
-            number = word.isdigit()
-            if open_flag and number and repeated[-1] != SEEDS:
-                repeated.append(SEEDS)
-            repeated.append(word)
-            open_flag = word == SEEDS or (open_flag and number)
+            repeated += [SEEDS, word] if word.isdigit() and repeated[-2:-1] == [SEEDS] else [word]
         return super().parse_args(ctx, repeated)
 
 
@@ -113,8 +108,7 @@ def _tables(folder: Path, ablation_of: Study | None) -> None:
     if ablation_of is not None:
         is_papers = ablation_of.runs()[0].config.space == SPACE
         setting = shared_setting(ablation_of) if is_papers else None
-        built = tables.build("table3" if is_papers else "strategies", collected.frame, setting)
-        show_table(built)
+        show_table(tables.build("table3" if is_papers else "strategies", collected.frame, setting))
     say(f"report: {report(collected.frame, folder / 'report', collected.problems)}")
 
 
@@ -124,18 +118,14 @@ def _summary(planned: Plan, allocation: Allocation, name: str, folder: Path) -> 
     parts += [f"{again} to go on with"] if again else []
     parts.append(f"{len(planned.missing) - again + planned.proposals} to run")
     threads = f", {allocation.threads} thread(s) each" if allocation.threads else ""
-    what = f"sweep {name} in {folder}: {', '.join(parts)}"
-    return f"{what}; {allocation.concurrency} at a time{threads}{_expected(planned, allocation)}"
-
-
-def _expected(planned: Plan, allocation: Allocation) -> str:
+    what = f"sweep {name} in {folder}: {', '.join(parts)}; {allocation.concurrency} at a time{threads}"
     seconds = [item.seconds for item in planned.missing] + [planned.seconds] * planned.proposals
     known = [s for s in seconds if s is not None]
     if not known:
-        return "; no finished run tells how long" if seconds else ""
+        return f"{what}; no finished run tells how long" if seconds else what
     rest = len(seconds) - len(known)
     unknown = f" without the {rest} run(s) that no finished one is like" if rest else ""
-    return f"; about {_duration(sum(known) / allocation.concurrency)} by runs like these{unknown}"
+    return f"{what}; about {_duration(sum(known) / allocation.concurrency)} by runs like these{unknown}"
 
 
 def _plan_table(planned: Plan, sweep: Study) -> Table:

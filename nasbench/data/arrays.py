@@ -116,9 +116,8 @@ def _root(data: InMemoryData) -> Path:
 
 def _torchvision(data: InMemoryData, source: Any, expected: str) -> list[Any]:
     """The training and the test part of one of torchvision's sets."""
-    root = data.data_root
-    if data.download and root is not None:
-        root.mkdir(parents=True, exist_ok=True)
+    if data.download and data.data_root is not None:
+        data.data_root.mkdir(parents=True, exist_ok=True)
     root = _root(data)
     try:
         return [source(str(root), train=train, download=data.download) for train in (True, False)]
@@ -129,16 +128,14 @@ def _torchvision(data: InMemoryData, source: Any, expected: str) -> list[Any]:
 
 
 def _read_npz(name: str, path: Path) -> Parts:
+    wanted = ("x_train", "y_train", "x_test", "y_test")
     try:
         # allow_pickle stays off: opening a stranger's file runs none of their code.
         with np.load(path, allow_pickle=False) as archive:
-            missing = [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in archive]
-            if missing:
-                raise DataError(f"{name}: {path} has no array {', '.join(missing)} (found: {listed(archive)})")
-            x_train, y_train, x_test, y_test = (archive[k] for k in ("x_train", "y_train", "x_test", "y_test"))
+            found, parts = list(archive), {k: archive[k] for k in wanted if k in archive}
             names = np.ravel(archive["class_names"]).astype(str).tolist() if "class_names" in archive else None
-    except DataError:
-        raise
     except Exception as e:  # what a damaged archive raises is anything from EOFError to MemoryError
         raise DataError(f"{name}: {path} cannot be read as .npz: {describe_exception(e)}") from e
-    return x_train, y_train, x_test, y_test, names
+    if missing := [k for k in wanted if k not in parts]:
+        raise DataError(f"{name}: {path} has no array {', '.join(missing)} (found: {listed(found)})")
+    return parts["x_train"], parts["y_train"], parts["x_test"], parts["y_test"], names

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from nasbench import machine
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
-from nasbench.data.pictures import EXTENSIONS, broken_pictures, is_image, kept_pictures, read_picture, repeated_pictures
+from nasbench.data.pictures import EXTENSIONS, examined, is_image, kept_pictures, read_picture
 from nasbench.data.preparation import cropped
 from nasbench.errors import DataError, listed
 from nasbench.memory import free_bytes
@@ -182,7 +182,7 @@ class ImageFolder(ImageData):
         if len(paths) > MOST_CHECKED and not self.skip_broken:
             self.notes.append("files are checked when they are first used, and copies not looked for")
             return {}
-        broken = broken_pictures(paths)
+        broken, copies = examined(paths)
         if broken and not self.skip_broken:
             named = listed(f"{os.path.relpath(path, root)} ({reason})" for path, reason in broken.items())
             raise DataError(
@@ -194,7 +194,7 @@ class ImageFolder(ImageData):
             self.notes.append(f"{len(broken):,} broken file{'s' if len(broken) > 1 else ''} left out")
             for classes in parts:
                 classes.update({name: [p for p in group if p not in broken] for name, group in classes.items()})
-        return repeated_pictures(path for path in paths if path not in broken)
+        return copies
 
     def description(self) -> dict[str, Any]:
         """See `ImageData.description`; with how many broken files and copies there are."""
@@ -207,18 +207,15 @@ class ImageFolder(ImageData):
         if self.jitter:
             augmented.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
         prepare = v2.Compose(augmented) if shuffle else partial(cropped, size=size)
-        return self._loader(chosen, self.train_labels[indices], prepare, shuffle, self._keep(chosen))
+        missing = [path for path in chosen if path not in self._kept]
+        self._kept |= kept_pictures(missing, int(KEPT_SHARE * free_bytes() / self._processes()))
+        return self._loader(chosen, self.train_labels[indices], prepare, shuffle)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
         prepare = partial(cropped, size=self.image_size)
-        return self._loader(self.test_files, self.test_labels, prepare, False, {})
-
-    def _keep(self, paths: list[str]) -> Mapping[str, Image.Image]:
-        missing = [path for path in paths if path not in self._kept]
-        self._kept |= kept_pictures(missing, int(KEPT_SHARE * free_bytes() / self._processes()))
-        return self._kept
+        return self._loader(self.test_files, self.test_labels, prepare, False)
 
     def _usual_workers(self, pictures: int) -> int:
         if pictures < FEW:
@@ -232,12 +229,10 @@ class ImageFolder(ImageData):
     def _processes(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
-    def _loader(
-        self, paths: Sequence[str], labels: Indices, prepare: Any, shuffle: bool, kept: Mapping[str, Image.Image]
-    ) -> DataLoader[Any]:
+    def _loader(self, paths: Sequence[str], labels: Indices, prepare: Any, shuffle: bool) -> DataLoader[Any]:
         workers = self._usual_workers(len(paths)) if self.workers is None else self.workers
         return DataLoader(
-            _Pictures(paths, labels, prepare, kept, self.seed),
+            _Pictures(paths, labels, prepare, self._kept, self.seed),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
             num_workers=workers,

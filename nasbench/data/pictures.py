@@ -50,12 +50,20 @@ def read_picture(path: str) -> Image.Image:
         ) from e
 
 
-def broken_pictures(paths: Iterable[str]) -> dict[str, str]:
-    """Decode every picture once, in parallel; says by path what is wrong with those that cannot be read."""
+def examined(paths: Iterable[str]) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Decode every picture once, in parallel: path → what is wrong, and path → digest of what several files show.
+
+    The former are those that cannot be read, the latter those whose picture another file shows, too, pixel by pixel.
+    """
     every = list(paths)
     with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
         warnings.simplefilter("ignore")  # Pillow's, about what is refused anyway or can be read all the same
-        return {path: fault for path, (fault, _) in zip(every, threads.map(_look, every), strict=True) if fault}
+        looks = dict(zip(every, threads.map(_look, every), strict=True))
+        # Sketches are compared first, which tells nearly all apart.
+        alike = _several({path: sketch for path, (fault, sketch) in looks.items() if not fault})
+        digests = threads.map(lambda path: _pixels(read_picture(path)), alike)
+        copies = _several(dict(zip(alike, digests, strict=True)))
+    return {path: fault for path, (fault, _) in looks.items() if fault}, copies
 
 
 def kept_pictures(paths: Sequence[str], most_bytes: int) -> dict[str, Image.Image]:
@@ -73,18 +81,6 @@ def _area(path: str) -> int:
             with Image.open(path, formats=FORMATS) as image:
                 return image.width * image.height
     return 0
-
-
-def repeated_pictures(paths: Iterable[str]) -> dict[str, bytes]:
-    """Path → digest of the picture, of those readable files whose picture another shows, too, pixel by pixel.
-
-    What `broken_pictures` has read is compared first, which tells nearly all apart.
-    """
-    every = list(paths)
-    with ThreadPoolExecutor() as threads:
-        alike = _several(dict(zip(every, (sketch for _, sketch in threads.map(_look, every)), strict=True)))
-        digests = threads.map(lambda path: _pixels(read_picture(path)), alike)
-        return _several(dict(zip(alike, digests, strict=True)))
 
 
 def _several(digests: dict[str, bytes]) -> dict[str, bytes]:
@@ -140,18 +136,14 @@ def _decoded(path: str, quick: bool = False) -> Image.Image:
         with suppress(Exception):  # an orientation that cannot be read is none
             upright = ImageOps.exif_transpose(image)
         if sixteen:
-            upright = _eight_bits(upright)
+            values = np.asarray(upright)
+            grey = (values >> 8).astype(np.uint8)
+            if "transparency" in upright.info:  # one grey level that stands for nothing
+                grey[values == upright.info["transparency"]] = 255
+            upright = Image.fromarray(grey)
         elif upright.mode in ("I", "F"):
             raise ValueError("32 bits a channel")
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
         return upright.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    grey = (values >> 8).astype(np.uint8)
-    if "transparency" in image.info:  # one grey level that stands for nothing
-        grey[values == image.info["transparency"]] = 255
-    return Image.fromarray(grey)

@@ -55,19 +55,14 @@ class Planted(InMemoryData):
                 by_lot = rng.random(number) < self.noise
                 told = np.where(by_lot, rng.choice((-1, 1), number), 2 * next(bit) - 1)
                 means[:, tile, [WINDOWS.index(window) for window in windows]] = told[:, None]
-        images = _drawn(means)
+        areas = np.square(WINDOWS)
+        rings = np.diff(means * areas * UNIT, prepend=0) // np.diff(areas, prepend=0)  # exact, see UNIT
+        distance = np.abs(np.arange(TILE) - TILE // 2)
+        ring = np.maximum.outer(distance, distance)
+        tiles = np.full((number, GRID, TILE, GRID, TILE), GREY, np.uint8)
+        for tile in range(len(CARRIERS)):
+            tiles[:, tile // GRID, :, tile % GRID] = GREY + rings[:, tile][:, ring]
+        images = tiles.reshape(number, GRID * TILE, GRID * TILE)
         labels = bits @ (1 << np.arange(BITS))
         names = [f"{label:0{BITS}b}"[::-1] for label in range(1 << BITS)]
         return images[:TRAINING], labels[:TRAINING], images[TRAINING:], labels[TRAINING:], names
-
-
-def _drawn(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Images (N, 21, 21) uint8 whose windows at the centres of their tiles have these means (N, tiles, windows)."""
-    areas = np.square(WINDOWS)
-    rings = np.diff(means * areas * UNIT, prepend=0) // np.diff(areas, prepend=0)  # exact, see UNIT
-    distance = np.abs(np.arange(TILE) - TILE // 2)
-    ring = np.maximum.outer(distance, distance)
-    images = np.full((len(means), GRID, TILE, GRID, TILE), GREY, np.uint8)
-    for tile in range(means.shape[1]):
-        images[:, tile // GRID, :, tile % GRID] = GREY + rings[:, tile][:, ring]
-    return images.reshape(len(means), GRID * TILE, GRID * TILE)

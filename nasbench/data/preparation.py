@@ -11,12 +11,15 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 RESIZE_RATIO = 256 / 224  # ImageNet's usual evaluation: shorter side to 256, then the central 224
-LONGEST = 16  # of a picture's longer side only so many times the shorter one is resized
+# Of a picture's longer side the middle, so many times the shorter one, is resized: in whole it might take gigabytes.
+LONGEST = 16
 
 
 def cropped(picture: Image.Image, size: int) -> NDArray[np.uint8]:
     """The central square of a picture whose shorter side is resized to 256/224 of `size`: (size, size, C) uint8."""
-    picture = transforms.resize(_shortened(picture), round(size * RESIZE_RATIO))
+    longest = LONGEST * min(picture.size)
+    width, height = (min(side, longest) for side in picture.size)
+    picture = transforms.resize(transforms.center_crop(picture, [height, width]), round(size * RESIZE_RATIO))
     return _array(transforms.center_crop(picture, [size, size]))
 
 
@@ -43,13 +46,8 @@ def resized(images: Tensor, size: int) -> Tensor:
     """Resize uint8 `images` (N, H, W, C) to (N, size, size, C): bilinear, antialiased, rounded."""
     if images.shape[1:3] == (size, size):
         return images
-    chunks = [
-        torch.nn.functional.interpolate(
-            chunk.permute(0, 3, 1, 2).float(), (size, size), mode="bilinear", antialias=True
-        ).round_()
-        for chunk in images.split(4096)
-    ]
-    return torch.cat([c.to(torch.uint8).permute(0, 2, 3, 1) for c in chunks]).contiguous()
+    chunks = (transforms.resize(c.permute(0, 3, 1, 2), [size, size], antialias=True) for c in images.split(4096))
+    return torch.cat([chunk.permute(0, 2, 3, 1) for chunk in chunks]).contiguous()
 
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -66,16 +64,6 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     floats = images.to(torch.float32).sub_(shift).mul_(scale)
     floats = floats.expand(-1, -1, -1, 3) if floats.shape[-1] == 1 else floats
     return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-
-
-def _shortened(picture: Image.Image) -> Image.Image:
-    """The middle of a very long picture: resized in whole it would take gigabytes, of which a square is kept."""
-    longest = LONGEST * min(picture.size)
-    if max(picture.size) <= longest:
-        return picture
-    width, height = picture.size
-    middle: Image.Image = transforms.center_crop(picture, [min(height, longest), min(width, longest)])
-    return middle
 
 
 def _array(picture: Any) -> NDArray[np.uint8]:

@@ -103,19 +103,12 @@ def card_of(record: Record) -> Card:
                 f"{INPUT}: uint8 (N, {size}, {size}, 3), RGB, {FITS[fit].words}; {OUTPUT}: (N, "
                 f"{len(data.class_names)}) in the order of class_names, whose softmax is the probabilities"
             ),
-            class_names=data.class_names,
-            image_size=size,
             fit=fit,
-            mean=data.mean,
-            std=data.std,
-            top1=result.top1,
-            top5=result.top5,
-            params=result.params,
-            madds=result.madds,
-            space=config.space,
-            space_options=config.space_options,
             architecture=record.architecture(),
             version=nasbench.__version__,
+            **data.model_dump(include={"class_names", "image_size", "mean", "std"}),
+            **result.model_dump(include={"top1", "top5", "params", "madds"}),
+            **config.model_dump(include={"space", "space_options"}),
         )
     except ValidationError as e:
         first = e.errors()[0]

@@ -1,10 +1,11 @@
 """A file in its own runtime, in a process that had no part in writing it."""
 
 import os
-import pickle
 import subprocess
 import sys
 from contextlib import AbstractContextManager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ class Fresh(AbstractContextManager["Fresh"]):
     def __init__(self) -> None:
         """Start it; it gets ready while the file is being written."""
         paths = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", "nasbench.export.fresh"]
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, env=paths)
+        self.pipe, theirs = Pipe()
+        number, null = theirs.fileno(), subprocess.DEVNULL
+        command = [sys.executable, "-m", "nasbench.export.fresh", str(number)]
+        self.process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, env=paths, pass_fds=[number])
+        theirs.close()
 
     def read(self, name: str, path: Path, trust: bool) -> tuple[Card, bool]:
         """Load a file: what it says, and whether this machine can run it. Raises NasbenchError: see `format.read`."""
@@ -36,13 +39,10 @@ class Fresh(AbstractContextManager["Fresh"]):
         return torch.from_numpy(self._ask(images.numpy()))
 
     def _ask(self, question: Any) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         try:
-            pickle.dump(question, self.process.stdin)
-            self.process.stdin.flush()
-            answer = pickle.load(self.process.stdout)
-        except (EOFError, BrokenPipeError) as e:
+            self.pipe.send(question)
+            answer = self.pipe.recv()
+        except (EOFError, ConnectionError) as e:
             raise ExportError(f"the process that tried the file died (exit status {self.process.wait()})") from e
         if isinstance(answer, NasbenchError):
             raise answer
@@ -51,28 +51,23 @@ class Fresh(AbstractContextManager["Fresh"]):
     def __exit__(self, *error: object) -> None:
         """End it."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self.pipe.close()
 
 
 def main() -> None:
     """The other process: reads a file, then computes logits until it is ended."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-
-    def answer(value: Any) -> None:
-        pickle.dump(value, answers)
-        answers.flush()
-
-    name, path, trust = pickle.load(sys.stdin.buffer)
+    pipe = Connection(int(sys.argv[1]))
+    name, path, trust = pipe.recv()
     try:
         with registry.trusting(trust):
             found = read(name, path)
     except NasbenchError as e:
-        return answer(e)
-    answer((found.card, found.runs))
+        return pipe.send(e)
+    pipe.send((found.card, found.runs))
     with torch.inference_mode():
         while found.runs:
-            answer(found.logits(torch.from_numpy(pickle.load(sys.stdin.buffer))).numpy())
+            pipe.send(found.logits(torch.from_numpy(pipe.recv())).numpy())
 
 
 if __name__ == "__main__":

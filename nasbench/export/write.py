@@ -103,7 +103,11 @@ def export(
                 file = Path(folder) / output.name
                 _write(network, chosen, name, card, file, images)
                 card, runs = fresh.read(name, file, trust)
-                comparison = _compare(network, fresh, batches) if runs else None
+                comparison = Comparison() if runs else None
+                if comparison:
+                    with torch.inference_mode():
+                        for test, labels in batches:
+                            comparison.add(network(test), fresh.logits(test), labels)
                 if comparison and not (math.isfinite(comparison.difference) if quantise else comparison.agrees):
                     raise ExportError(
                         f"{record.path} was not written as {name}, where it computes something else: "
@@ -120,14 +124,6 @@ def export(
         except OSError as e:
             raise NasbenchError(f"{output} cannot be written: {e.strerror or e}") from e
     return Report(card, comparison, note)
-
-
-def _compare(network: Deployed, fresh: Fresh, batches: Batches) -> Comparison:
-    comparison = Comparison()
-    with torch.inference_mode():
-        for images, labels in batches:
-            comparison.add(network(images), fresh.logits(images), labels)
-    return comparison
 
 
 def _write(network: Deployed, form: Format, name: str, card: Card, path: Path, calibration: Tensor | None) -> None:

@@ -17,14 +17,14 @@ from typing import Any
 
 from nasbench.kernels.compilation import compiled
 from nasbench.kernels.cpu_forward import LOW, ZERO, read, row_maxima, write
-from nasbench.kernels.vector import LANES, add_where, keep, lane_sum, load, maximum, splat, store
+from nasbench.kernels.vector import LANES, add_where, drop, lane_sum, load, maximum, splat, store
 
 
 @compiled
 def _to_larger(first: Any, second: Any, dfirst: Any, d: Any) -> Any:
     """Send the gradient d of a maximum of two to the larger one: returned are the gradients of both, the second new."""
     is_first = first >= second
-    return add_where(is_first, dfirst, d), keep(~is_first, d)
+    return add_where(is_first, dfirst, d), drop(is_first, d)
 
 
 @compiled

@@ -40,6 +40,36 @@ def _read_low(pointer, place, row, column, height, width, channels, lanes):  # t
 
 
 @triton.jit
+def _sums(pointer, place, row, column, height, width, channels, lanes):  # type: ignore[no-untyped-def]
+    """Sum one row over the 3, 5 and 7 pixels around each; those outside the image are 0."""
+    center, _ = _read(pointer, place, row, column, height, width, channels, lanes)
+    before1, _ = _read(pointer, place, row, column - 1, height, width, channels, lanes)
+    behind1, _ = _read(pointer, place, row, column + 1, height, width, channels, lanes)
+    before2, _ = _read(pointer, place, row, column - 2, height, width, channels, lanes)
+    behind2, _ = _read(pointer, place, row, column + 2, height, width, channels, lanes)
+    before3, _ = _read(pointer, place, row, column - 3, height, width, channels, lanes)
+    behind3, _ = _read(pointer, place, row, column + 3, height, width, channels, lanes)
+    sum3 = before1 + center + behind1
+    sum5 = sum3 + (before2 + behind2)
+    return sum3, sum5, sum5 + (before3 + behind3)
+
+
+@triton.jit
+def _maxima(pointer, place, row, column, height, width, channels, lanes):  # type: ignore[no-untyped-def]
+    """Maxima of one row over the 3, 5 and 7 pixels around each; those outside the image are -inf."""
+    center = _read_low(pointer, place, row, column, height, width, channels, lanes)
+    before1 = _read_low(pointer, place, row, column - 1, height, width, channels, lanes)
+    behind1 = _read_low(pointer, place, row, column + 1, height, width, channels, lanes)
+    before2 = _read_low(pointer, place, row, column - 2, height, width, channels, lanes)
+    behind2 = _read_low(pointer, place, row, column + 2, height, width, channels, lanes)
+    before3 = _read_low(pointer, place, row, column - 3, height, width, channels, lanes)
+    behind3 = _read_low(pointer, place, row, column + 3, height, width, channels, lanes)
+    max3 = _maximum3(before1, center, behind1)
+    max5 = _maximum3(before2, max3, behind2)
+    return max3, max5, _maximum3(before3, max5, behind3)
+
+
+@triton.jit
 def _place(channels, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr):  # type: ignore[no-untyped-def]
     """Find this program's part: block of channels innermost, then columns, rows, images."""
     program = tl.program_id(0)
@@ -81,27 +111,16 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     r71, r72, s72, s73, t73, t74 = low, low, low, low, low, low
     for step in range(ROWS + 6):
         i = top - 3 + step
-        x0, inside = _read(x, place, i, column, height, width, channels, lanes)
-        xa, inside_a = _read(x, place, i, column - 1, height, width, channels, lanes)
-        xb, inside_b = _read(x, place, i, column + 1, height, width, channels, lanes)
-        xc, inside_c = _read(x, place, i, column - 2, height, width, channels, lanes)
-        xd, inside_d = _read(x, place, i, column + 2, height, width, channels, lanes)
-        xe, inside_e = _read(x, place, i, column - 3, height, width, channels, lanes)
-        xf, inside_f = _read(x, place, i, column + 3, height, width, channels, lanes)
         y6 = zero
         if AVERAGES:
-            sum3 = xa + x0 + xb
-            sum5 = sum3 + (xc + xd)
-            y6 = c7 * (sum5 + (xe + xf))
+            sum3, sum5, sum7 = _sums(x, place, i, column, height, width, channels, lanes)
+            y6 = c7 * sum7
             u5 = y6 + c5 * sum5
             u3 = u5 + c3 * sum3
             y0, y1, y2, y3, y4, y5 = y0 + y6, y1 + u5, y2 + u3, y3 + u3, y4 + u3, y5 + u5
         total = y0
         if MAXIMA:
-            r30 = tl.where(inside, x0, low)
-            r30 = _maximum3(tl.where(inside_a, xa, low), r30, tl.where(inside_b, xb, low))
-            r50 = _maximum3(tl.where(inside_c, xc, low), r30, tl.where(inside_d, xd, low))
-            r70 = _maximum3(tl.where(inside_e, xe, low), r50, tl.where(inside_f, xf, low))
+            r30, r50, r70 = _maxima(x, place, i, column, height, width, channels, lanes)
             s51 = _maximum3(r53, r52, r51)
             s71 = _maximum3(r72, r71, r70)
             t72 = tl.maximum(s73, s71)
@@ -147,16 +166,7 @@ def average_backward_kernel(  # type: ignore[no-untyped-def]
     a71, a72, a73, a74, a75, a76 = zero, zero, zero, zero, zero, zero
     for step in range(ROWS + 6):
         i = top - 3 + step
-        g0, _ = _read(g, place, i, column, height, width, channels, lanes)
-        ga, _ = _read(g, place, i, column - 1, height, width, channels, lanes)
-        gb, _ = _read(g, place, i, column + 1, height, width, channels, lanes)
-        gc, _ = _read(g, place, i, column - 2, height, width, channels, lanes)
-        gd, _ = _read(g, place, i, column + 2, height, width, channels, lanes)
-        ge, _ = _read(g, place, i, column - 3, height, width, channels, lanes)
-        gf, _ = _read(g, place, i, column + 3, height, width, channels, lanes)
-        a30 = ga + g0 + gb
-        a50 = a30 + (gc + gd)
-        a70 = a50 + (ge + gf)
+        a30, a50, a70 = _sums(g, place, i, column, height, width, channels, lanes)
         if step >= 6:
             sum3 = a34 + a33 + a32
             sum5 = a55 + a54 + a53 + a52 + a51
@@ -216,21 +226,7 @@ def maximum_backward_kernel(  # type: ignore[no-untyped-def]
     dr31, dr32, dr33, dr34, dr35, dr36 = zero, zero, zero, zero, zero, zero
     for step in range(ROWS + 12):
         i = top - 6 + step
-        r30 = _maximum3(
-            _read_low(x, place, i, column - 1, height, width, channels, lanes),
-            _read_low(x, place, i, column, height, width, channels, lanes),
-            _read_low(x, place, i, column + 1, height, width, channels, lanes),
-        )
-        r50 = _maximum3(
-            _read_low(x, place, i, column - 2, height, width, channels, lanes),
-            r30,
-            _read_low(x, place, i, column + 2, height, width, channels, lanes),
-        )
-        r70 = _maximum3(
-            _read_low(x, place, i, column - 3, height, width, channels, lanes),
-            r50,
-            _read_low(x, place, i, column + 3, height, width, channels, lanes),
-        )
+        r30, r50, r70 = _maxima(x, place, i, column, height, width, channels, lanes)
 
         g3, inside = _read(g, place, i - 3, column, height, width, channels, lanes)
         counts = inside & own & _between(i - 3, top, top + ROWS, column)

@@ -8,8 +8,8 @@ runs on one thread: no OpenMP team survives a fork.
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,12 @@ import torch
 
 Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
-_is_forked = False
-
-
-def _after_fork() -> None:
-    global _is_forked
-    _is_forked = True
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_OWNER = os.getpid()  # of torch's threads, which no fork takes along
 
 
 def count() -> int:
     """Number of threads to use: torch's, or one in a forked child."""
-    return 1 if _is_forked else torch.get_num_threads()
+    return torch.get_num_threads() if os.getpid() == _OWNER else 1
 
 
 @cache
@@ -50,17 +42,14 @@ def _team() -> Callable[..., None] | None:
 
 
 def run(body: Any, argument: int, workers: int) -> None:
-    """Call `body(argument)` at the same time on every one of `workers` threads, this one included, and wait for all.
+    """Call `body(argument)` at the same time on every one of `workers` threads, and wait for all.
 
     The body runs without the GIL and shares out its work by itself: it is right with fewer threads than asked for, too.
     """
-    team = _team() if workers > 1 else None
-    if team is not None:
+    if workers == 1:
+        body(argument)
+    elif (team := _team()) is not None:
         team(body, argument, workers, 0)
-        return
-    helpers = [threading.Thread(target=body, args=(argument,)) for _ in range(workers - 1)]
-    for helper in helpers:
-        helper.start()
-    body(argument)
-    for helper in helpers:
-        helper.join()
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(body, [argument] * workers))

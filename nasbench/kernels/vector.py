@@ -29,44 +29,32 @@ infer_global: Any = numba.core.typing.templates.infer_global
 signature: Any = numba.core.typing.templates.signature
 cgutils: Any = numba.core.cgutils
 
-_FLOATS = {32: ir.VectorType(ir.FloatType(), LANES), 64: ir.VectorType(ir.DoubleType(), LANES)}
+_SINGLES = ir.VectorType(ir.FloatType(), LANES)
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
 
 # Of vectors in memory: bytes to which they are aligned, and their name in LLVM's intrinsics.
-_ALIGN = {_SHORTS: 2, _FLOATS[32]: 4, _FLOATS[64]: 8}
-_NAMES = {_SHORTS: "i16", _FLOATS[32]: "f32", _FLOATS[64]: "f64"}
+_ALIGN = {_SHORTS: 2, _SINGLES: 4, _DOUBLES: 8}
+_NAMES = {_SHORTS: "i16", _SINGLES: "f32", _DOUBLES: "f64"}
 
 
 class Vector(types.Type):
-    """Numba type of `LANES` floating-point numbers."""
+    """Numba type of `LANES` floating-point numbers or truth values."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__(name=f"Float{bits}x{LANES}")
-        self.bits = bits
-
-
-class Mask(types.Type):
-    """Numba type of `LANES` truth values."""
-
-    def __init__(self) -> None:
-        super().__init__(name=f"Boolx{LANES}")
+    def __init__(self, name: str, lanes: ir.VectorType) -> None:
+        super().__init__(name=f"{name}x{LANES}")
+        self.lanes = lanes
 
 
-single, double, mask = Vector(32), Vector(64), Mask()
+single, double, mask = Vector("Float32", _SINGLES), Vector("Float64", _DOUBLES), Vector("Bool", _BITS)
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS[kind.bits])  # type: ignore[no-untyped-call]
-
-
-@register_model(Mask)
-class _MaskModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _BITS)  # type: ignore[no-untyped-call]
+        super().__init__(manager, kind, kind.lanes)  # type: ignore[no-untyped-call]
 
 
 def _operator(op: Any, result: types.Type, *operands: types.Type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -104,11 +92,6 @@ def _greater_equal(builder: Any, a: Any, b: Any) -> Any:
     return builder.fcmp_ordered(">=", a, b)
 
 
-@_operator(operator.invert, mask, mask)
-def _not(builder: Any, a: Any) -> Any:
-    return builder.not_(a)
-
-
 def _same(builder: Any, value: Any, kind: ir.VectorType) -> Any:
     """Put one number into every lane."""
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
@@ -122,7 +105,7 @@ def _vector_of(array: types.Array) -> Vector:
 
 def _address(context: Any, builder: Any, kind: types.Array, array: Any, index: Any) -> tuple[Any, ir.VectorType]:
     """Where a vector lies in an array, and its type in memory."""
-    memory = _SHORTS if kind.dtype == types.uint16 else _FLOATS[_vector_of(kind).bits]
+    memory = _SHORTS if kind.dtype == types.uint16 else _vector_of(kind).lanes
     place = builder.gep(context.make_array(kind)(context, builder, array).data, [index])
     return builder.bitcast(place, memory.as_pointer()), memory
 
@@ -136,7 +119,7 @@ def _widen(builder: Any, value: Any) -> Any:
     """Bfloat16 bits are the upper half of a float32."""
     if value.type != _SHORTS:
         return value
-    return builder.bitcast(builder.shl(builder.zext(value, _INTS), ir.Constant(_INTS, [16] * LANES)), _FLOATS[32])
+    return builder.bitcast(builder.shl(builder.zext(value, _INTS), ir.Constant(_INTS, [16] * LANES)), _SINGLES)
 
 
 def _narrow(builder: Any, value: Any, memory: ir.VectorType) -> Any:
@@ -215,7 +198,7 @@ def store_part(context: Any, builder: Any, kind: Any, array: Any, index: Any, co
 )
 def splat(context: Any, builder: Any, kind: Any, array: Any, value: Any) -> Any:
     """Put one number into every lane of a vector such as the array is computed with."""
-    return _same(builder, value, _FLOATS[_vector_of(kind).bits])
+    return _same(builder, value, _vector_of(kind).lanes)
 
 
 @_emitted(lambda a, b: a(a, a))
@@ -225,9 +208,9 @@ def maximum(context: Any, builder: Any, kind: Any, a: Any, b: Any) -> Any:
 
 
 @_emitted(lambda where, value: value(mask, value))
-def keep(context: Any, builder: Any, kind: Any, where: Any, value: Any) -> Any:
-    """`value` in the lanes of the mask, 0 elsewhere."""
-    return builder.select(where, value, ir.Constant(value.type, [0.0] * LANES))
+def drop(context: Any, builder: Any, kind: Any, where: Any, value: Any) -> Any:
+    """0 in the lanes of the mask, `value` elsewhere."""
+    return builder.select(where, ir.Constant(value.type, [0.0] * LANES), value)
 
 
 @_emitted(lambda where, total, value: value(mask, value, value))

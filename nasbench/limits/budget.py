@@ -38,7 +38,7 @@ class Budget:
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Whether a network keeps every limit by the tables."""
-        return all(costs.allows(architecture) for costs in self.costs)
+        return all(costs.of(architecture) <= costs.limit.value for costs in self.costs)
 
     def best(self, scores: Mapping[str, Mapping[Any, float]]) -> Architecture | None:
         """The architecture with the largest sum of scores (label → candidate → score) that keeps every limit, if any.
@@ -130,17 +130,14 @@ class Budget:
         for costs in self.costs:
             for label, own in costs.places.items():
                 for value, m in own.items():
-                    yield costs.limit.name, label, value, costs.inputs[label], m.value, m.low, m.high
+                    yield costs.limit.name, label, value, costs.inputs[label], *m
 
-    def notes(self) -> list[str]:
+    def notes(self) -> Iterator[str]:
         """What is known before the search, a line a limit."""
-        found = []
         for costs in self.costs:
-            limit = costs.limit
             count = sum(map(len, costs.places.values()))
             what = f"the cheapest of {count} candidates at their places make" if count else "the given network has"
-            found.append(f"limit {limit}: {what} {limit.text(costs.whole.value)}")
-        return found
+            yield f"limit {costs.limit}: {what} {costs.limit.text(costs.whole.value)}"
 
 
 def _tightened(costs: Costs, measured: float) -> Costs:

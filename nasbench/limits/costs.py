@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nni.nas.nn.pytorch import LayerChoice
@@ -17,16 +17,7 @@ from nasbench.limits.kind import Call, Limit, Measured
 from nasbench.limits.memory import Living
 
 Build = Callable[[Architecture | None], nn.Module]  # the network of an architecture; without one the space
-Places = Mapping[str, Sequence["Place"]]  # label → where it stands
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a choice stands in a network."""
-
-    choice: LayerChoice  # the choice
-    inputs: tuple[Any, ...]  # that its candidates get, of a batch of one image
-    held: int  # bytes of activations that live then
+Places = Mapping[str, Sequence[Call]]  # label → how its choice is called, wherever it stands
 
 
 @dataclass(frozen=True)
@@ -46,10 +37,6 @@ class Costs:
         if self.limit.kind.JOIN is max:
             return max([self.whole.value, *(chosen for chosen, _ in pairs)])
         return self.whole.value + sum(chosen - base for chosen, base in pairs)
-
-    def allows(self, architecture: Mapping[str, Any]) -> bool:
-        """Whether a network keeps the limit by this table."""
-        return self.of(architecture) <= self.limit.value
 
 
 def tables(limits: Sequence[Limit], build: Build, size: int, architecture: Architecture | None = None) -> list[Costs]:
@@ -71,7 +58,7 @@ def tables(limits: Sequence[Limit], build: Build, size: int, architecture: Archi
         whole, now = whole_costs(limit, [build(base), first], size)
         if limit.kind.TOLERANCE:  # what is timed: the machine may have become faster or slower between the two
             factor = now.value / then.value
-            own = {label: {value: m.times(factor) for value, m in costs.items()} for label, costs in own.items()}
+            own = {k: {v: Measured(*(factor * n for n in m)) for v, m in costs.items()} for k, costs in own.items()}
         result.append(Costs(limit, base, whole, own, inputs))
     return result
 
@@ -90,17 +77,19 @@ def _own(
     limit: Limit, places: Places, values: Mapping[str, Sequence[Any]], beside: Call
 ) -> tuple[dict[str, dict[Any, Measured]], Measured]:
     keys = [(label, value) for label in values for value in values[label]]
-    calls = [[Call(p.choice[value], p.inputs, p.held) for p in places[label]] for label, value in keys]
+    calls = [
+        [replace(place, module=cast(LayerChoice, place.module)[value]) for place in places[label]]
+        for label, value in keys
+    ]
     measured = iter(limit.kind.measure([*(call for several in calls for call in several), beside]))
     result: dict[str, dict[Any, Measured]] = {label: {} for label in values}
     for (label, value), several in zip(keys, calls, strict=True):
         parts = [next(measured) for _ in several]
-        join = limit.kind.JOIN
-        result[label][value] = Measured(*(join(getattr(m, name) for m in parts) for name in ("value", "low", "high")))
+        result[label][value] = Measured(*map(limit.kind.JOIN, zip(*parts, strict=True)))
     return result, next(measured)
 
 
-def _places(space: Any, size: int) -> dict[str, list[Place]]:
+def _places(space: Any, size: int) -> dict[str, list[Call]]:
     """Where every choice of a space stands, found by a forward pass with the first candidates."""
     seen: dict[str, list[tuple[LayerChoice, Any, int]]] = {label: [] for label in choices(space)}
     image = torch.rand(1, 3, size, size)
@@ -118,6 +107,6 @@ def _places(space: Any, size: int) -> dict[str, list[Place]]:
     if missing := [label for label, met in seen.items() if not met]:
         raise LimitError(f"a limit needs choices between operators, whose costs add up; no such are {listed(missing)}")
     return {
-        label: [Place(m, tree_map_only(partial, lambda make: make(), shapes), held) for m, shapes, held in met]
+        label: [Call(m, tree_map_only(partial, lambda make: make(), shapes), held) for m, shapes, held in met]
         for label, met in seen.items()
     }

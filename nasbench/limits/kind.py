@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from nasbench.errors import OptionError, unknown
 from nasbench.limits import KINDS
 
 if TYPE_CHECKING:
     from torch import nn
+
+VALUE = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)(?:@(\w+))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,12 @@ class Call:
     held: int = 0  # bytes of activations that live already when it is called, its inputs included
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """A cost in the kind's unit: the median, and the first and third quartile where it is timed."""
 
     value: float
     low: float
     high: float
-
-    def times(self, factor: float) -> Measured:
-        """As it is where everything takes so many times as long."""
-        return Measured(self.value * factor, self.low * factor, self.high * factor)
 
 
 class Kind(Protocol):
@@ -84,25 +81,23 @@ def normal(limit: Limit) -> str:
 
 def parse(limits: Mapping[str, Any]) -> list[Limit]:
     """The limits that a user has written as kind → value with its unit. Raises OptionError: one is none."""
-    return [_parsed(name, str(value)) for name, value in limits.items()]
-
-
-def _parsed(name: str, text: str) -> Limit:
-    if name not in KINDS:
-        raise OptionError(unknown("limit", name, KINDS))
-    kind = Limit(name, 0).kind
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)(?:@(\w+))?", text.strip(), re.IGNORECASE)
-    example = f"{name}=5{list(kind.UNITS)[-2]}" + (f"@{kind.RUNTIME}" if kind.RUNTIME else "")
-    if not found or not 0 < float(found[1]) < float("inf"):
-        raise OptionError(f"limit {name}={text}: give a positive number with its unit, such as {example}")
-    if found[2] not in kind.UNITS:
-        raise OptionError(f"limit {name}={text}: {unknown('unit', found[2], filter(None, kind.UNITS))}")
-    if found[3] and found[3] != kind.RUNTIME:
-        raise OptionError(f"limit {name}={text}: {unknown('runtime', found[3], filter(None, [kind.RUNTIME]))}")
-    missing = [package for package in kind.PACKAGES if find_spec(package) is None]
-    if missing:
-        raise OptionError(f'limit {name} needs {", ".join(missing)}: pip install "nasbench[{kind.RUNTIME}]"')
-    return Limit(name, float(found[1]) * kind.UNITS[found[2]])
+    result = []
+    for name, text in limits.items():
+        if name not in KINDS:
+            raise OptionError(unknown("limit", name, KINDS))
+        kind = Limit(name, 0).kind
+        found = VALUE.fullmatch(str(text).strip())
+        example = f"{name}=5{list(kind.UNITS)[-2]}" + (f"@{kind.RUNTIME}" if kind.RUNTIME else "")
+        if not found or not 0 < float(found[1]) < float("inf"):
+            raise OptionError(f"limit {name}={text}: give a positive number with its unit, such as {example}")
+        if found[2] not in kind.UNITS:
+            raise OptionError(f"limit {name}={text}: {unknown('unit', found[2], filter(None, kind.UNITS))}")
+        if found[3] and found[3] != kind.RUNTIME:
+            raise OptionError(f"limit {name}={text}: {unknown('runtime', found[3], filter(None, [kind.RUNTIME]))}")
+        if missing := [package for package in kind.PACKAGES if find_spec(package) is None]:
+            raise OptionError(f'limit {name} needs {", ".join(missing)}: pip install "nasbench[{kind.RUNTIME}]"')
+        result.append(Limit(name, float(found[1]) * kind.UNITS[found[2]]))
+    return result
 
 
 def exact(value: float) -> Measured:

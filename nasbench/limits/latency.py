@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from statistics import median, quantiles
+from statistics import quantiles
 from tempfile import TemporaryDirectory
 from time import thread_time
 from typing import Any
@@ -28,8 +28,8 @@ def measure(calls: Sequence[Call]) -> list[Measured]:
             start = thread_time()
             session()
             found.append(thread_time() - start)
-    spread = [quantiles(found, n=4, method="inclusive") for found in times]
-    return [Measured(median(t), low, high) for t, (low, _, high) in zip(times, spread, strict=True)]
+    spread = (quantiles(found, n=4, method="inclusive") for found in times)
+    return [Measured(median, low, high) for low, median, high in spread]
 
 
 def _session(call: Call) -> Callable[[], Any]:

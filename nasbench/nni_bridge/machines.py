@@ -1,7 +1,9 @@
 import dataclasses
+import json
+import re
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,9 @@ def _load(given: Mapping[str, Any], base: Path) -> Any:
     """NNI's configuration object; relative paths in it are taken from `base`."""
     log.silence()
     from nni.experiment.config import training_services  # noqa: F401  (registers NNI's own)
+    from nni.experiment.config.base import ConfigBase
     from nni.experiment.config.training_service import TrainingServiceConfig
-    from nni.experiment.config.utils import case_insensitive
+    from nni.experiment.config.utils import camel_case, case_insensitive
     from nni.experiment.config.utils.internal import load_training_service_config, set_base_path, unset_base_path
 
     platforms = sorted(c.platform for c in TrainingServiceConfig.__subclasses__() if isinstance(c.platform, str))
@@ -88,9 +91,12 @@ def _load(given: Mapping[str, Any], base: Path) -> Any:
     try:
         service = load_training_service_config(dict(given))
     except AttributeError as e:
-        words = {case_insensitive(str(k)): str(k) for k in _keys(given)}
+        from nni.experiment.config.utils.internal import _all_subclasses
+
+        words = {case_insensitive(key): key for key in re.findall(r'"([^"]+)":', json.dumps(given, default=str))}
         wrong = [words.get(w.strip(), w.strip()) for w in str(e).rpartition("field(s) ")[2].split(",")]
-        fields = _fields(str(e).split()[0])
+        classes = [cls for cls in _all_subclasses(ConfigBase) if cls.__name__ == str(e).split()[0]]
+        fields = [camel_case(field.name) for cls in classes for field in dataclasses.fields(cls)]
         raise OptionError(unknown(f"field of NNI's service {platform}", wrong[0], fields)) from e
     finally:
         unset_base_path()
@@ -151,26 +157,6 @@ def _records(path: Path, service: Any, given: Any) -> tuple[Path, str] | None:
     if not here.is_dir():
         raise OptionError(f"{path}: records: {here} is no folder of this machine")
     return here, str(given["there"])
-
-
-def _fields(name: str) -> list[str]:
-    """The fields of the configuration class of a name, in NNI's spelling."""
-    from nni.experiment.config.base import ConfigBase
-    from nni.experiment.config.utils import camel_case
-    from nni.experiment.config.utils.internal import _all_subclasses
-
-    found = [cls for cls in _all_subclasses(ConfigBase) if cls.__name__ == name]
-    return [camel_case(field.name) for cls in found for field in dataclasses.fields(cls)]
-
-
-def _keys(given: Any) -> Iterator[str]:
-    if isinstance(given, Mapping):
-        for key, value in given.items():
-            yield key
-            yield from _keys(value)
-    elif isinstance(given, list):
-        for value in given:
-            yield from _keys(value)
 
 
 def is_missing(value: Any) -> bool:

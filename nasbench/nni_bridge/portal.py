@@ -93,9 +93,8 @@ def start(experiment: Any, port: int | None = None, host: str = LOOPBACK) -> str
         raise OptionError(f"port {port} is in use: choose another with --port, or leave it out")
     experiment.url_prefix = experiment.url_prefix or secrets.token_hex(16)
     shown = socket.gethostname() if host == EVERYWHERE else host
-    for candidate in range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else (port,):
-        if port is None and not is_free(candidate, host):
-            continue
+    free = (number for number in range(FIRST_PORT, FIRST_PORT + PORTS) if is_free(number, host))
+    for candidate in free if port is None else (port,):
         try:
             with environment(**_preload(host)):
                 # Detached, the manager writes what it prints into files, not between our lines.

@@ -69,12 +69,12 @@ class Connection:
                 self._master.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def run(self, command: str, data: bytes | None = None) -> bytes:
+    def run(self, command: str, data: bytes = b"") -> bytes:
         """Run a shell command there on these data; returns its output. A NasbenchError has its last line of errors."""
         try:
             done = subprocess.run(
                 [*self._control, self._target, command],
-                input=data if data is not None else b"",
+                input=data,
                 capture_output=True,
                 timeout=COMMAND_SECONDS,
                 check=False,

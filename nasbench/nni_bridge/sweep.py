@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nasbench import machine
-from nasbench.config import RunConfig
+from nasbench.config import RunConfig, digest
 from nasbench.errors import OptionError, RecordError, RunFailed
 from nasbench.files import write_atomic
 from nasbench.nni_bridge import portal
@@ -129,8 +129,8 @@ def run_sweep(
     with _locked(out):
         stop_leftover(out, say)
         planned = plan(study, out)
-        todo = {_key(run.parameters): run for run in planned.missing}
-        results = {_key(r.parameters): r for r in planned.results}
+        todo = {digest(run.parameters): run for run in planned.missing}
+        results = {digest(r.parameters): r for r in planned.results}
         count = len(todo) + planned.proposals
         parameters = [dict(run.parameters) for run in planned.missing]
         runs, first = ([], parameters) if study.search else (parameters, [])
@@ -143,7 +143,7 @@ def run_sweep(
                 ended: set[str] = set()
                 with _running(experiment, out, say, port, host):
                     for trial in (trial for trials in experiment.polls() for trial in trials):
-                        label, key = study.label(trial.parameters), _key(trial.parameters)
+                        label, key = study.label(trial.parameters), digest(trial.parameters)
                         if trial.state == "running" and trial.id not in started:
                             started.add(trial.id)
                             say(f"started   {label}")
@@ -157,7 +157,7 @@ def run_sweep(
         finally:
             for key, run in todo.items():
                 results.setdefault(key, Result(run.label, run.parameters, "not finished", "run"))
-            ordered = {_key(r.parameters): results[_key(r.parameters)] for r in study.runs()} | results
+            ordered = {digest(r.parameters): results[digest(r.parameters)] for r in study.runs()} | results
             write_results(out, study, list(ordered.values()))
     return list(ordered.values())
 
@@ -210,10 +210,6 @@ def _line(result: Result) -> str:
         return f"{result.state:<9} {result.label}{took}"
     top1 = Record(result.record).result().top1
     return f"finished  {result.label}{took}: top-1 {100 * top1:.2f} %"
-
-
-def _key(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(dict(parameters), sort_keys=True)
 
 
 def _say_lines(text: str, say: Say) -> None:

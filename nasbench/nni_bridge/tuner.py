@@ -1,10 +1,11 @@
 import contextlib
-import json
 from typing import Any
 
 from nni import NoMoreTrialError
 from nni.tools.package_utils import create_builtin_class_instance
 from nni.tuner import Tuner
+
+from nasbench.config import digest
 
 TRIES = 50  # of a tuner to propose something new; a small space may have nothing left
 
@@ -17,7 +18,7 @@ class Resumed(Tuner):
         self._inner: Any = create_builtin_class_instance(name, options, "tuners")
         self._known, self._first = known, list(first)
         self._own: set[int] = set()
-        self._seen = {_key(parameters) for parameters in (*first, *(entry["parameter"] for entry in known))}
+        self._seen = {digest(parameters) for parameters in (*first, *(entry["parameter"] for entry in known))}
 
     def update_search_space(self, search_space: Any) -> None:
         """Tell the tuner the space, and then what is known."""
@@ -43,10 +44,10 @@ class Resumed(Tuner):
         """Ask again for what has been tried: a tuner with a seed proposes the same in every session."""
         with contextlib.suppress(NoMoreTrialError):
             for _ in range(TRIES):
-                if _key(proposal) not in self._seen:
+                if digest(proposal) not in self._seen:
                     break
                 proposal = self._inner.generate_parameters(parameter_id)
-        self._seen.add(_key(proposal))
+        self._seen.add(digest(proposal))
         return proposal
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any) -> None:
@@ -64,7 +65,3 @@ class Resumed(Tuner):
     def import_data(self, data: Any) -> None:
         """Pass on what is known from elsewhere."""
         self._inner.import_data(data)
-
-
-def _key(parameters: Any) -> str:
-    return json.dumps(parameters, sort_keys=True)

@@ -119,26 +119,19 @@ def terminal(explanation: Explanation, seen: Seen) -> RenderableType:
         out = [f"Ruled out: {'; '.join(layer.excluded)}."] if layer.excluded else []
         known.append("\n".join(["", *layer.sentences, *out]), style="not bold")
         grid.add_row(Text(layer.label), Text(layer.candidate), known)
-    parts: list[RenderableType] = [
-        Text(explanation.title, style="bold"),
-        "",
-        *map(Text, (*explanation.answer, *seen.missing)),
-        "",
-        grid,
-    ]
+    answer = map(Text, (*explanation.answer, *seen.missing))
+    parts: list[RenderableType] = [Text(explanation.title, style="bold"), "", *answer, "", grid]
     if seen.layers:
         parts += ["", formats.rich(seen.layers)]
     if seen.shots:
         parts += ["", Text("What it gets wrong", style="bold"), Text(_mistakes(seen))]
-        parts += [
-            Text(f"- {s.name}: {s.true}, taken for {s.predicted} ({100 * s.probability:.0f} %)")
-            for s in seen.shots.wrong
-        ]
+        for s in seen.shots.wrong:
+            parts.append(Text(f"- {s.name}: {s.true}, taken for {s.predicted} ({100 * s.probability:.0f} %)"))
     for heading, paragraph in explanation.reading:
         parts += ["", Text(heading, style="bold"), Text(paragraph)]
     parts += ["", Text("What to do next", style="bold")]
     for text, commands in explanation.advice:
-        parts += [Text(f"- {text}"), *(Text(f"    {command}") for command in commands)]
+        parts += [Text(f"- {text}"), *(Text(f"    {c}", no_wrap=True, overflow="ignore") for c in commands)]
     return Group(*parts)
 
 
@@ -232,7 +225,7 @@ def _advice(record: Record) -> Iterator[tuple[str, tuple[str, ...]]]:
     again = f"nasbench run --config {shlex.quote(str(record.path / CONFIG))}"
     undecided = {label: decisions[label] for label in chosen if decisions[label].by == UNDECIDED}
     if undecided:
-        yield _longer(config, undecided, again)
+        yield longer(config, undecided, again)
     if undecided and "supernets" in config.strategy_options:
         yield (
             "Ask several networks side by side: what they agree on is likelier to hold for yours.",
@@ -260,7 +253,8 @@ def _supernets(config: RunConfig) -> int:
     return count if isinstance(count, int) and count > 1 else 1
 
 
-def _longer(config: RunConfig, undecided: dict[str, Decision], again: str) -> tuple[str, tuple[str, ...]]:
+def longer(config: RunConfig, undecided: dict[str, Decision], again: str) -> tuple[str, tuple[str, ...]]:
+    """Whether more steps would decide one of the undecided layers, and the command for it, based on `again`."""
     doubts = {label: d.doubt for label, d in undecided.items() if d.doubt}
     factors = {label: d.needed / d.steps for label, d in doubts.items() if d.needed and d.steps}
     if not factors:

@@ -127,8 +127,7 @@ def _layer(
     mark = f" ({len(decision.survivors)})" if decision.by == UNDECIDED else "" if fixed else "*"
     axes.set_title(f"{label.removesuffix('.enhancer')}: {chosen}{mark}", pad=2.5, fontsize=6.8)
     axes.set_xlim(0, last)
-    axes.locator_params(axis="y", nbins=3)
-    axes.locator_params(axis="x", nbins=3)
+    axes.locator_params(nbins=3)
 
 
 def architecture(runs: Sequence[RunRow]) -> Figure:
@@ -167,11 +166,10 @@ def _heat_map(axes: Axes, title: str, runs: Sequence[RunRow], labels: Sequence[s
     axes.set_title(f"{title}: {len(runs)} {seeds}", loc="left", pad=3)
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(labels)), [str(i) for i in range(1, len(labels) + 1)])
-    axes.tick_params(length=0)
     axes.set_xticks(np.arange(0.5, len(labels) - 1), minor=True)
     axes.set_yticks(np.arange(0.5, len(names) - 1), minor=True)
     axes.grid(which="minor", color="#c8c8c8", linewidth=0.4)
-    axes.tick_params(which="minor", length=0)
+    axes.tick_params(which="both", length=0)
     return image
 
 
@@ -241,15 +239,12 @@ def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
             box = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False)
             box.set(edgecolor=colour, linestyle=line, linewidth=thick, clip_on=False)
             axes.add_patch(box)
-        axes.set_title(f"{run['label']}\nseed {run['seed']}")
         sees = f"{theory.side} px\n{'(larger than the image)' if theory.side > size else ''}"
         if blocks := len(theory.global_stages):
             sees = f"whole image\n(global in {blocks} block{'s' if blocks > 1 else ''})"
         effective = f"effective: {fields.effective_side(effect):.0f} px"
-        axes.set_xlabel(f"image column (pixels)\ntheoretical: {sees}\n{effective}")
-        ends = [0, size // 2, size - 1]
-        axes.set_xticks(ends)
-        axes.set_yticks(ends)
+        ends, words = [0, size // 2, size - 1], f"image column (pixels)\ntheoretical: {sees}\n{effective}"
+        axes.set(title=f"{run['label']}\nseed {run['seed']}", xlabel=words, xticks=ends, yticks=ends)
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("image row (pixels)")
     bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.6, aspect=30, pad=0.03)
@@ -261,14 +256,20 @@ def receptive_fields(runs: Sequence[RunRow], trust: bool = False) -> Figure:
 
 def first_of_each(runs: Sequence[RunRow]) -> list[RunRow]:
     """The first run of each set-up."""
-    groups = grouped(runs, lambda run: (run["protocol"], run["width"], run["label"]))
-    return [members[0] for members in groups.values()]
+    return [members[0] for members in grouped(runs, set_up).values()]
+
+
+def set_up(run: RunRow) -> tuple[Any, ...]:
+    """What runs share that differ in their seeds."""
+    return run["protocol"], run["width"], run["label"]
 
 
 def confusion(run: RunRow) -> Figure:
     """A heat map of what each class's test images were taken for; RecordError: no or damaged counts, or too many."""
     record = Record(run["path"])
-    counted, names = record.confusion(), [_short(name) for name in record.data().class_names]
+    counted = record.confusion()
+    printable = [listed([name]).replace("$", r"\$") for name in record.data().class_names]  # which are no formulas
+    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in printable]
     if not counted:
         raise RecordError(f"{record.path} has no {CONFUSION}")
     if len(names) > MOST_CLASSES:
@@ -284,8 +285,7 @@ def confusion(run: RunRow) -> Figure:
     axes = panels[0]
     # The root: a few images in a hundred are what there is to see beside the diagonal.
     image = style.heat_map(axes, np.sqrt(share), None if many else counts)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     if many:
         axes.set_title("number of the class", loc="left")
         _worst(panels[1], counts, names)
@@ -318,11 +318,6 @@ def _worst(axes: Axes, counts: Any, names: Sequence[str]) -> None:
     axes.locator_params(axis="x", integer=True, nbins=5)
     axes.set_xlabel("test images")
     axes.set_title("most often taken for another class", loc="right")
-
-
-def _short(name: str) -> str:
-    printable = listed([name]).replace("$", r"\$")  # which are no formulas
-    return printable if len(printable) <= LONGEST_NAME else f"{printable[: LONGEST_NAME - 1]}…"
 
 
 OF_RUN: dict[str, Callable[[RunRow], Figure]] = {"alphas": alphas, "confusion": confusion}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,11 +19,8 @@ BARS: dict[str, Any] = {
 
 def front(costs: Sequence[Sequence[float]]) -> list[bool]:
     """Which of some points no other undercuts: as low in every coordinate and lower in one."""
-
-    def undercuts(one: Sequence[float], other: Sequence[float]) -> bool:
-        return tuple(one) != tuple(other) and all(a <= b for a, b in zip(one, other, strict=True))
-
-    return [not any(undercuts(other, point) for other in costs) for point in costs]
+    points = np.array(costs)
+    return [not ((points <= point).all(1) & (points < point).any(1)).any() for point in points]
 
 
 def tradeoff(runs: Sequence[RunRow]) -> Figure:
@@ -79,10 +77,8 @@ def _panels(figure: Figure, count: int) -> list[Axes]:
     """Panels of accuracy against cost, two in a row."""
     panels = panels_of(figure, count, min(2, count))
     for axes in panels:
-        axes.set_xlabel("multiply-adds of one image (millions)")
-        axes.set_ylabel("test top-1 (%)")
+        axes.set(xlabel="multiply-adds of one image (millions)", ylabel="test top-1 (%)", axisbelow=True)
         axes.grid(True)
-        axes.set_axisbelow(True)
     return panels
 
 

@@ -75,16 +75,16 @@ def theoretical(model: nn.Module, image_size: int) -> Field:
             for stage in features:
                 stages.append((stage, last.shape[1], PROBE_SIDE))
                 last = stage(last)
-        windows = [[probe(stage, inner, side, axis) for stage, inner, side in stages] for axis in (2, 3)]
-    whole = tuple(i for i, pair in enumerate(zip(*windows, strict=True)) if any(window.everything for window in pair))
+        whole, extents = set[int](), []
+        for axis in (2, 3):
+            windows = [probe(stage, inner, side, axis) for stage, inner, side in stages]
+            whole |= {number for number, window in enumerate(windows) if window.everything}
+            low = high = last.shape[axis] // 2
+            for window in reversed(windows):
+                low, high = window.stride * low + window.low, window.stride * high + window.high
+            extents.append((low, high))
     if whole:
-        return Field((0, image_size - 1), (0, image_size - 1), whole)
-    extents = []
-    for along, axis in zip(windows, (2, 3), strict=True):
-        low = high = last.shape[axis] // 2
-        for window in reversed(along):
-            low, high = window.stride * low + window.low, window.stride * high + window.high
-        extents.append((low, high))
+        return Field((0, image_size - 1), (0, image_size - 1), tuple(sorted(whole)))
     return Field(rows=extents[0], columns=extents[1])
 
 
@@ -116,8 +116,7 @@ def of_layers(model: nn.Module, names: Iterable[str], image_size: int) -> dict[s
     for name, strength in _influence(model, names, image_size).items():
         places = [(strength > 0).any(axis).nonzero().flatten().tolist() or [0, -1] for axis in (1, 0)]
         rows, columns = ((along[0], along[-1]) for along in places)
-        side = effective_side((strength / strength.max().clamp_min(1e-300)).numpy())
-        found[name] = Field(rows, columns, effective=side)
+        found[name] = Field(rows, columns, effective=effective_side(strength.numpy()))
     return found
 
 
@@ -126,15 +125,14 @@ def effective(model: nn.Module, image_size: int) -> NDArray[np.float64]:
     with torch.no_grad():
         images = torch.zeros(1, CHANNELS, image_size, image_size)
         name, _ = last_map(copy.deepcopy(model).cpu().float().eval(), images)
-    total = _influence(model, [name], image_size, BATCHES)[name]
-    highest = float(total.max())
-    return (total / highest if highest > 0 else total).numpy()
+    return _influence(model, [name], image_size, BATCHES)[name].numpy()
 
 
 def _influence(model: nn.Module, names: Iterable[str], image_size: int, batches: int = 1) -> dict[str, Tensor]:
     """|∂ Σ_c y_c / ∂ x| of the centre unit y of each named module's map: (image_size, image_size) in float64.
 
-    Summed over channels and over inputs that are standard normal, as normalised images are. The network is not changed.
+    Summed over channels and over inputs that are standard normal, as normalised images are, and scaled to a maximum of
+    1 unless all are 0. The network is not changed.
     """
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     maps: dict[str, Tensor] = {}
@@ -154,7 +152,7 @@ def _influence(model: nn.Module, names: Iterable[str], image_size: int, batches:
                 unit = output[:, :, output.shape[2] // 2, output.shape[3] // 2].sum()
                 (gradient,) = torch.autograd.grad(unit, images, retain_graph=True)
                 found[name] = found.get(name, 0) + gradient.abs().sum((0, 1)).double()
-    return found
+    return {name: strength / strength.max().clamp_min(1e-300) for name, strength in found.items()}
 
 
 def effective_side(field: NDArray[np.float64]) -> float:

@@ -3,7 +3,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from nasbench.errors import RecordError
-from nasbench.facts import Decision
 from nasbench.record import Record
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.collect import SHOWN, RunRow, architecture_of, grouped, is_searched, option
@@ -71,15 +70,15 @@ def _rows(runs: Sequence[RunRow]) -> tuple[list[dict[str, Cell]], list[str]]:
     if not chosen:
         return [], ["its architectures are not of the same layers"]
     decisions = [Record(run["path"]).decisions() for run in runs]
-    candidates = {label: set[str]().union(*(_candidates(made[label]) for made in decisions)) for label in chosen}
+    every = {label: [made[label] for made in decisions] for label in chosen}
+    candidates = {k: {n for d in of for n in (*(d.pi or ()), *d.survivors, *d.excluded)} for k, of in every.items()}
     sizes = sorted({len(known) for known in candidates.values()} - {0})
     rows: list[dict[str, Cell]] = []
-    why = []
     if len(runs) > 1:
         beyond = kappa(chosen)
         why = [beyond.why] if beyond.why else []
         decided = [
-            [vote for vote, made in zip(of_layer, decisions, strict=True) if made[label].by in DECIDED]
+            [vote for vote, decision in zip(of_layer, every[label], strict=True) if decision.by in DECIDED]
             for label, of_layer in chosen.items()
         ]
         rows = [
@@ -88,7 +87,7 @@ def _rows(runs: Sequence[RunRow]) -> tuple[list[dict[str, Cell]], list[str]]:
         ]
     else:
         why = [f"only seed {int(runs[0]['seed'])} is known, so no seeds are compared"]
-    halves = {label: [made[label].halves for made in decisions if len(made[label].halves) == 2] for label in chosen}
+    halves = {label: [d.halves for d in of_layer if len(d.halves) == 2] for label, of_layer in every.items()}
     tallies = {label: (sum(a == b for a, b in pairs), len(pairs)) for label, pairs in halves.items() if pairs}
     if tallies:
         drawn = [1 / len(candidates[label]) for label in tallies for _ in halves[label] if candidates[label]]
@@ -110,11 +109,6 @@ def _cells(found: Share | None, layers: int) -> dict[str, Cell]:
         return {"layers": Cell(0), "agreeing": Cell(0), "pairs": Cell(0)}
     counts = {"layers": Cell(layers), "agreeing": Cell(found.agreeing), "pairs": Cell(found.pairs)}
     return {**counts, "agreement": Cell(found.value), "low": Cell(found.low), "high": Cell(found.high)}
-
-
-def _candidates(decision: Decision) -> set[str]:
-    """All that a decision tells of its layer's candidates; empty where it tells none."""
-    return {*(decision.pi or ()), *decision.survivors, *decision.excluded}
 
 
 def _names(groups: Sequence[Sequence[RunRow]]) -> list[str]:

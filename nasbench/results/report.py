@@ -13,11 +13,12 @@ from nasbench.files import write_atomic
 from nasbench.presets import OPTIONAL, SHOWN, resolve_config
 from nasbench.reasons import evidence
 from nasbench.record import Record
-from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.cells import Cell, Column, Table, number
 from nasbench.results.collect import MEASURES, Problem, RunRow, grouped, is_searched, option
-from nasbench.results.explain import layers_table
-from nasbench.results.figures import WHAT, first_of_each, plot
+from nasbench.results.explain import explain, layers_table
+from nasbench.results.figures import WHAT, first_of_each, plot, set_up
 from nasbench.results.formats import data_uri, render_page
+from nasbench.results.statistics import exact, mean
 from nasbench.results.style import COLUMN, encode
 from nasbench.results.tables import build, column, describe, records, setting_key
 from nasbench.studies.tables import names, spec
@@ -45,6 +46,16 @@ FLAGS = {
     "limits": "--limit",
 }
 MOST_OF_A_KIND = 6  # figures on the page, one a set-up
+MOST_CLASSES = 30  # in a table
+CLASS_COLUMNS = (
+    Column("class", "class"),
+    Column("images", "test images", "count"),
+    Column("right", "right (%)", "percent", 1),
+    Column("low", "from (%)", "percent", 1),
+    Column("high", "to (%)", "percent", 1),
+    Column("taken", "most often taken for"),
+)
+CLASS_KEYS = [column.key for column in CLASS_COLUMNS]
 
 
 def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), trust: bool = False) -> Path:
@@ -64,6 +75,7 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     tables.append(build("enhancers", runs))
     if any(is_searched(run) for run in found):
         tables.append(build("strategies", runs))
+    firsts = [(run, Record(run["path"])) for run in first_of_each(found)[:MOST_OF_A_KIND]]
     groups, shared = _groups(found, trust)
     days = sorted(str(run["started"])[:10] for run in found)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
@@ -73,10 +85,19 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
         summary=f"{counted} on {', '.join(sorted({str(run['dataset']) for run in found}))}, started {when}.",
         tables=tables,
         figures=list(_figures(runs, trust)),
+        answers=[
+            (_named(run), (*explain(record).answer, *_over_seeds(run, found)), f"nasbench explain {run['path']}")
+            for run, record in firsts
+        ],
+        classes=[
+            _classes(record, f"classes{number}", _named(run))
+            for number, (run, record) in enumerate(firsts)
+            if record.confusion()
+        ],
         searches=[
-            layers_table(record, f"layers{number}", f"{run['label']} on {run['dataset']}, seed {run['seed']}")
-            for number, run in enumerate(first_of_each(found))
-            if evidence(record := Record(run["path"]))
+            layers_table(record, f"layers{number}", _named(run))
+            for number, (run, record) in enumerate(firsts)
+            if evidence(record)
         ],
         groups=groups,
         runs=_all_runs(found),
@@ -87,6 +108,33 @@ def report(runs: pd.DataFrame, output: Path, problems: Sequence[Problem] = (), t
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "index.html", content)
     return output / "index.html"
+
+
+def _named(run: RunRow) -> str:
+    return f"{run['label']} on {run['dataset']}, seed {run['seed']}"
+
+
+def _over_seeds(first: RunRow, runs: Sequence[RunRow]) -> Iterator[str]:
+    found = [float(run["top1"]) for run in runs if set_up(run) == set_up(first)]
+    if (of_all := mean(found)).half is not None:
+        share, half = number(of_all.value, "percent"), number(of_all.half, "percent", unit=True)
+        yield f"Over {len(found)} runs of this set-up it is {share} ± {half} (95 % interval)."
+
+
+def _classes(record: Record, name: str, caption: str) -> Table:
+    """How many of each class's test images are right, the worst class first, and what it is most often taken for."""
+    names, counts = record.data().class_names, record.confusion()
+    rows: list[tuple[float, dict[str, Cell]]] = []
+    for label, called in enumerate(names):
+        taken = {other: n for (true, other), n in counts.items() if true == label}
+        if images := sum(taken.values()):
+            share = taken.pop(label, 0) / images
+            most = max(taken, key=lambda other: taken[other], default=None)
+            instead = None if most is None else f"{names[most]} ({taken[most]:,})"
+            cells = map(Cell, (called, images, share, *exact(share, images), instead))
+            rows.append((share, dict(zip(CLASS_KEYS, cells, strict=True))))
+    worst = [row for _, row in sorted(rows, key=lambda row: row[0])[:MOST_CLASSES]]
+    return Table(name, f"{caption}: test images by class, the worst first.", CLASS_COLUMNS, tuple(worst))
 
 
 def _groups(runs: Sequence[RunRow], trust: bool) -> tuple[list[dict[str, Any]], str]:
@@ -205,10 +253,8 @@ def _environments(runs: Iterable[RunRow]) -> list[dict[str, Any]]:
     counted: dict[str, dict[str, Any]] = {}
     for run in runs:
         read = Record(run["path"]).environment()
-        facts = read.model_extra or {}
-        packages = {k: v for k, v in read.packages.items() if v is not None}
-        key = repr((sorted(facts.items(), key=str), sorted(packages.items())))
-        counted.setdefault(key, {"facts": facts, "packages": packages, "runs": 0})["runs"] += 1
+        facts = {**(read.model_extra or {}), **{k: v for k, v in read.packages.items() if v is not None}}
+        counted.setdefault(repr(sorted(facts.items(), key=str)), {"facts": facts, "runs": 0})["runs"] += 1
     return list(counted.values())
 
 

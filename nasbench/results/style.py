@@ -46,9 +46,16 @@ def candidate(name: str, number: int) -> dict[str, Any]:
     return CANDIDATES.get(name) or series(number)
 
 
+class Drawn(Figure):
+    """A figure that a notebook shows although no pyplot knows of it."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return encode(self, "png"), {"width": round(96 * self.get_size_inches()[0])}
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure of its own, in inches, that no pyplot knows of."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Drawn(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

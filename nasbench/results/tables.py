@@ -75,19 +75,18 @@ def row_table(table: TableSpec, runs: Sequence[RunRow]) -> Table:
     compared = wide if table.widths else []
     for first, last in zip([0, *compared], [*compared, len(rows)], strict=True):
         _mark_best(rows[first:last])
-    ours = (
-        ["Rows below the rule are ours; the paper has none such."]
-        if table.paper and not all(r.printed for r in table.rows)
-        else []
-    )
-    varying = [key for key, found in chosen.items() if len({run["params"] for run in found.values()}) > 1]
-    sizes = ["Params and M-adds of searched rows are means over their seeds' networks."] if varying else []
-    caption, source = f"{table.caption} Runs: {describe(used, table.widths)}.", []
+    below = [f"Ours: {INTERVAL}; – means no run. {BEST}", DELTA]
+    if table.paper and not all(row.printed for row in table.rows):
+        below.append("Rows below the rule are ours; the paper has none such.")
+    if any(len({run["params"] for run in found.values()}) > 1 for found in chosen.values()):
+        below.append("Params and M-adds of searched rows are means over their seeds' networks.")
+    below += [*notes, *table.notes]
+    caption = f"{table.caption} Runs: {describe(used, table.widths)}."
     if (paper := table.paper) is not None:
         on = f"Ours: {describe(used, table.widths)}; printed: {paper.setting}."
-        caption, source = f"{paper.title} of {paper.name}. {table.caption} {on}", [f"Printed: {paper.source}."]
-    below = (f"Ours: {INTERVAL}; – means no run. {BEST}", DELTA, *ours, *sizes, *notes, *table.notes, *source)
-    return Table(table.name, caption, _columns(table), tuple(rows), below, tuple(wide))
+        caption = f"{paper.title} of {paper.name}. {table.caption} {on}"
+        below.append(f"Printed: {paper.source}.")
+    return Table(table.name, caption, _columns(table), tuple(rows), tuple(below), tuple(wide))
 
 
 def enhancers(runs: Sequence[RunRow]) -> Table:
@@ -134,27 +133,24 @@ def compare(a: str | Path, b: str | Path) -> Table:
 
     Raises RecordError: one of them is not a finished record.
     """
-    runs, configs, environments = [], [], []
+    runs = []
+    parts: dict[str, list[dict[str, Any]]] = {"config": [], "architecture": [], "environment": []}
     for path in (a, b):
         try:
             runs.append(read_run(Path(path)))
             record = Record(Path(path))
-            configs.append(flat_settings(record.config()))
             environment = record.environment()
-            environments.append({**(environment.model_extra or {}), **environment.packages})
+            parts["config"].append(flat_settings(record.config()))
+            parts["architecture"].append(architecture_of(runs[-1]))
+            parts["environment"].append({**(environment.model_extra or {}), **environment.packages})
         except NasbenchError as e:
             raise RecordError(f"{path}: {e}" if str(path) not in str(e) else str(e)) from e
     rows = [
         _compared("result", title, option(runs[0], name), option(runs[1], name), kind)
         for name, (title, kind) in MEASURES.items()
     ]
-    parts = (
-        ("config", configs),
-        ("architecture", [architecture_of(run) for run in runs]),
-        ("environment", environments),
-    )
     rules, notes = [], []
-    for part, (left, right) in parts:
+    for part, (left, right) in parts.items():
         names = list(dict.fromkeys([*left, *right]))
         differing = [name for name in names if left.get(name) != right.get(name) or (name in left) != (name in right)]
         if differing:

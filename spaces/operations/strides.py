@@ -1,7 +1,8 @@
 """How networks made for 224×224 images are fitted to small ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import Literal
 
@@ -26,7 +27,7 @@ class Strides:
 
     def notes(self) -> list[str]:
         """What differs from a network at its usual size, in no or one line; multiply-adds go with the maps' areas."""
-        usual, fitted = list(sides(self.image_size, self.original)), list(sides(self.image_size, self.chosen))
+        usual, fitted = sides(self.image_size, self.original), sides(self.image_size, self.chosen)
         total = sum(s > 1 for s in self.original)
         if self.dropped:
             factors = [(a / b) ** 2 for a, b in zip(fitted, usual, strict=True)]
@@ -54,12 +55,9 @@ class FittedSpace:
         return self.strides.notes()
 
 
-def sides(image_size: int, strides: Sequence[int]) -> Iterator[int]:
+def sides(image_size: int, strides: Sequence[int]) -> list[int]:
     """The side of the map behind each layer of a chain, see `Strides`."""
-    side = image_size
-    for stride in strides:
-        side = -(-side // stride)
-        yield side
+    return list(accumulate(strides, lambda side, stride: -(-side // stride), initial=image_size))[1:]
 
 
 def fit_strides(image_size: int, original: Sequence[int], rule: Rule = "fit") -> Strides:
@@ -83,7 +81,7 @@ def fit_strides(image_size: int, original: Sequence[int], rule: Rule = "fit") ->
         return Strides(image_size, tuple(original), tuple(original))
     chosen = list(original)
     for position in [i for i, s in enumerate(chosen) if s == 2]:
-        if list(sides(image_size, chosen))[-1] >= SMALLEST_MAP:
+        if sides(image_size, chosen)[-1] >= SMALLEST_MAP:
             break
         chosen[position] = 1
     return Strides(image_size, tuple(original), tuple(chosen))

@@ -1,0 +1,203 @@
+"""Benchmarks with known answers: every architecture of a space with its accuracy, so that a search takes milliseconds.
+
+Tables are read from the data root: `nas-bench-macro_cifar10.json` as its authors publish it (Su et al., CVPR 2021), and
+`nasbench201.csv` (Dong and Yang, ICLR 2020), a row a cell with the columns named in `nasbench201`.
+"""
+
+import contextlib
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nni.mutable import Categorical, MutableDict, label_scope
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.space import ExecutableModelSpace, ModelStatus
+from nni.nas.strategy import Strategy
+from numpy.typing import NDArray
+
+from nasbench import registry
+from nasbench.architecture import Architecture
+from nasbench.errors import DataError, NasbenchError, OptionError
+from nasbench.quiet import quiet_libraries
+
+OPERATIONS = ("none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3")  # of NAS-Bench-201, as NNI calls them
+EDGES = ("0_1", "0_2", "1_2", "0_3", "1_3", "2_3")  # in the order of its architecture strings
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Every architecture of a space, and how good it is."""
+
+    title: str
+    candidates: Mapping[str, tuple[str, ...]]  # label → candidates
+    accuracy: dict[tuple[str, ...], float]  # candidates in the order of the labels → final accuracy, a fraction
+    # Likewise, what a search can afford to see: each of the measures, of which a run has one.
+    proxies: tuple[dict[tuple[str, ...], float], ...]
+
+    def key(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
+        """The candidates of an architecture in the order of the labels."""
+        return tuple(architecture[label] for label in self.candidates)
+
+    @property
+    def best(self) -> float:
+        """The accuracy of the best architecture."""
+        return max(self.accuracy.values())
+
+
+def nasbench_macro(root: Path) -> Benchmark:
+    """NAS-Bench-Macro: mean accuracy of three trainings on CIFAR-10; the proxy is a single one of them."""
+    from nasbench.spaces.nasbench_macro import CANDIDATES, LABELS
+
+    table = json.loads(_file(root, "nas-bench-macro_cifar10.json", "nasbench_macro_cifar10.json").read_text())
+    keys = {code: tuple(list(CANDIDATES)[int(digit)] for digit in code) for code in table}
+    for code, row in table.items():
+        if not np.isclose(row["mean_acc"], np.mean(row["test_acc"]), atol=1e-3) or len(row["test_acc"]) != 3:
+            raise ValueError(f"{code} has mean_acc {row['mean_acc']}, which is not that of its three test_acc")
+    means = {keys[code]: row["mean_acc"] / 100 for code, row in table.items()}
+    single = tuple({keys[code]: row["test_acc"][n] / 100 for code, row in table.items()} for n in range(3))
+    return Benchmark("NAS-Bench-Macro, CIFAR-10", dict.fromkeys(LABELS, tuple(CANDIDATES)), means, single)
+
+
+def nasbench201(dataset: str) -> Callable[[Path], Benchmark]:
+    """NAS-Bench-201 on one of its sets: test accuracy after 200 epochs; the proxy is held-out accuracy after 12.
+
+    Columns: `arch` (the benchmark's string), `SET_test_200ep` and `SET_valid_12ep` (%). The labels are those of NNI's
+    `nni.nas.hub.pytorch:NasBench201`, where a cell's network can be trained.
+    """
+
+    def read(root: Path) -> Benchmark:
+        with _file(root, "nasbench201.csv").open(newline="") as file:
+            rows = {_cell(row["arch"]): row for row in csv.DictReader(file)}
+        final, early = (
+            {cell: float(row[f"{dataset}_{column}"]) / 100 for cell, row in rows.items()}
+            for column in ("test_200ep", "valid_12ep")
+        )
+        candidates = {f"cell/{edge}": OPERATIONS for edge in EDGES}
+        return Benchmark(f"NAS-Bench-201, {dataset}", candidates, final, (early,))
+
+    return read
+
+
+def _cell(arch: str) -> tuple[str, ...]:
+    words = (word.partition("~")[0].removeprefix("nor_") for word in arch.replace("+", "").split("|"))
+    return tuple(word for word in words if word)
+
+
+def _mutables(benchmark: Benchmark) -> MutableDict:
+    found = {}
+    for label, candidates in benchmark.candidates.items():
+        scope, _, name = label.rpartition("/")
+        with label_scope(scope) if scope else contextlib.nullcontext():
+            found[label] = Categorical(candidates, label=name)
+    return MutableDict(found)
+
+
+def _file(root: Path, *names: str) -> Path:
+    found = next((root / name for name in names if (root / name).is_file()), None)
+    if found is None:
+        raise DataError(f"there is no {names[0]} in {root}; give its folder with --data-root or NASBENCH_DATA")
+    return found
+
+
+BENCHMARKS = {
+    "nasbench_macro": nasbench_macro,
+    **{f"nasbench201_{name}": nasbench201(name) for name in ("cifar10", "cifar100", "imagenet16_120")},
+}
+
+
+def read(name: str, root: Path) -> Benchmark:
+    """The benchmark of a name in `BENCHMARKS`. Raises DataError: its file is missing, damaged or not whole."""
+    try:
+        found = BENCHMARKS[name](root)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+        raise DataError(f"{name}: its table in {root} is damaged: {registry.describe_exception(e)}") from e
+    whole = set(product(*found.candidates.values()))
+    if any(measures.keys() != whole for measures in (found.accuracy, *found.proxies)):
+        raise DataError(f"{name}: its table in {root} does not have each of its {len(whole):,} architectures once")
+    if not all(0 <= value <= 1 for measures in (found.accuracy, *found.proxies) for value in measures.values()):
+        raise DataError(f"{name}: its table in {root} has accuracies that are not between 0 and 100 %")
+    return found
+
+
+class Answers(ExecutableModelSpace):
+    """The architectures of a benchmark, as a strategy sees a space; nothing is ever built."""
+
+    def __init__(self, mutables: MutableDict, sample: Architecture | None = None) -> None:
+        """All of them, or the one that is named."""
+        super().__init__(ModelStatus.Initialized if sample is None else ModelStatus.Frozen)
+        self.mutables, self.sample = mutables, sample
+
+    def freeze(self, sample: Any) -> "Answers":
+        """One of them. Raises SampleValidationError: it is none."""
+        self.validate(sample)
+        return Answers(self.mutables, dict(sample))
+
+    def check_contains(self, sample: Any) -> Any:
+        """See NNI's `Mutable`."""
+        return self.mutables.check_contains(sample)
+
+    def leaf_mutables(self, is_leaf: Any) -> Iterator[Any]:
+        """See NNI's `Mutable`."""
+        yield from self.mutables.leaf_mutables(is_leaf)
+
+
+class Lookup(SequentialExecutionEngine):
+    """Looks every network up that is submitted to it, in place of training it."""
+
+    def __init__(self, benchmark: Benchmark, measures: Mapping[tuple[str, ...], float], trials: int) -> None:
+        """At most so many."""
+        super().__init__(max_model_count=trials)
+        self.benchmark, self.measures = benchmark, measures
+
+    def _run_single_model(self, model: Any) -> None:
+        self.dispatch_model_event(FinalMetricEvent(model, self.measures[self.benchmark.key(model.sample)]))
+        self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
+
+
+def regrets(
+    benchmark: Benchmark, strategy: str, options: Mapping[str, Any], seed: int, trials: int, proxy: bool = False
+) -> NDArray[np.float64]:
+    """(trials,) what the best network so far lacks in final accuracy, as a fraction, after each network that is tried.
+
+    Args:
+        benchmark: what is searched.
+        strategy: registered name, or `module:Class`.
+        options: of the strategy.
+        seed: of the strategy, and which of several proxies it sees.
+        trials: networks that it may try; after its own end nothing changes.
+        proxy: let it see a proxy and choose by that, in place of the final accuracy.
+
+    Raises:
+        OptionError: the strategy trains no networks one by one, or its options are wrong.
+    """
+    measures = benchmark.proxies[seed % len(benchmark.proxies)] if proxy else benchmark.accuracy
+    engine = Lookup(benchmark, measures, trials)
+    with quiet_libraries():
+        searcher: Strategy = registry.build("strategy", strategy, options, seed=seed)
+        if isinstance(searcher, OneShotStrategy):
+            raise OptionError(f"strategy {strategy!r} trains a supernet, and a table has finished networks only")
+        try:
+            searcher(Answers(_mutables(benchmark)), engine)
+        except NasbenchError:
+            raise
+        except Exception as e:
+            reason = registry.describe_exception(e)
+            raise OptionError(f"strategy {strategy!r} cannot search a table of networks: {reason}") from e
+    keys = [benchmark.key(model.sample) for model in engine.list_models()]
+    if not keys:
+        raise OptionError(f"strategy {strategy!r} with these options tries no network")
+    seen = np.array([measures[key] for key in keys])
+    final = np.array([benchmark.accuracy[key] for key in keys])
+    # The first of equals stays, as for `Strategy.list_models`.
+    best = [0]
+    for number in range(1, len(keys)):
+        best.append(number if seen[number] > seen[best[-1]] else best[-1])
+    lacking = benchmark.best - final[best]
+    return np.concatenate([lacking, np.full(trials - len(lacking), lacking[-1])])
