@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
-import textwrap
 import typing
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typer.core import TyperArgument
 
 from nasbench import registry
 from nasbench.commands import COMMANDS
+from nasbench.parts import options_of
 
 ROOT = Path(__file__).parent.parent
 BESIDE = {
@@ -27,25 +25,6 @@ BESIDE = {
     "contributing.md": "CONTRIBUTING.md",
 }
 KINDS = {"space": "Spaces", "strategy": "Strategies", "evaluator": "Evaluators", "dataset": "Data sets"}
-
-# What annotations mean to a reader, in this order.
-VALUES = (
-    (r" \| None", ""),
-    (r"Annotated\[\w+, Range\(ge=([\d.]+), le=([\d.]+)\)\]", r"\1 to \2"),
-    (r"\w*\.?Literal\[(.*)\]", r"\1"),
-    (r"\b(Count|Whole|int)\b", "whole number"),
-    (r"\b(Positive|NonNegative|Rate|float)\b", "number"),
-    (r"\b(Fraction|Share)\b", "0 to 1"),
-    (r"\bWidth\b", "0.05 to 8"),
-    (r"\b(Candidates|Gates)\b", "a set's name, or names"),
-    (r"\bRule\b", "'fit', 'original'"),
-    (r"\bJoin\b", "'branch_first', 'input_first'"),
-    (r"\bUndecided\b", "'cheapest', 'largest_pi'"),
-    (r"\bstr\b", "text"),
-    (r"list\[(.*)\]", r"\1s"),
-    (r"\bbool\b", "true or false"),
-    (r"\|", "or"),
-)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -120,38 +99,10 @@ def options() -> str:
                 continue
             found = registry.load(kind, name)
             lines += [f"### {name}", "", inspect.getdoc(found) or "", ""]
-            rows = [*_rows(found)]
+            rows = [f"| `{o.name}` | {o.value} | `{o.default}` | {_text(o.text)} |" for o in options_of(kind, name)]
             if rows:
                 lines += ["| option | value | default | |", "|---|---|---|---|", *rows, ""]
     return "\n".join(lines)
-
-
-def _rows(found: Any) -> Iterator[str]:
-    """The options of a class and its bases, with the comments that stand with them in the sources."""
-    seen = {name for names in registry.OWNED.values() for name in names} | {"self"}
-    for kind in found.__mro__:
-        try:
-            lines = textwrap.dedent(inspect.getsource(kind)).splitlines()
-        except (OSError, TypeError):  # NNI's copy of a class
-            continue
-        tree: Any = ast.parse("\n".join(lines)).body[0]
-        constructors = [own for own in tree.body if isinstance(own, ast.FunctionDef) and own.name == "__init__"]
-        if not kind.__module__.startswith("nasbench.") or not constructors:
-            continue
-        accepted = constructors[0].args
-        named = [*zip(reversed(accepted.args), reversed(accepted.defaults), strict=False)]
-        for parameter, default in [*reversed(named), *zip(accepted.kwonlyargs, accepted.kw_defaults, strict=True)]:
-            if parameter.arg in seen or parameter.annotation is None:
-                continue
-            seen.add(parameter.arg)
-            first = parameter.lineno - 1
-            while first and lines[first - 1].strip().startswith("#"):
-                first -= 1
-            said = [line.partition("#")[2].strip() for line in lines[first : parameter.end_lineno] if "#" in line]
-            value = ast.unparse(parameter.annotation)
-            for name, words in VALUES:
-                value = re.sub(name, words, value)
-            yield f"| `{parameter.arg}` | {value} | `{ast.unparse(default)}` | {_text(' '.join(said))} |"
 
 
 def on_post_page(output: str, **_: Any) -> str:

@@ -222,7 +222,7 @@ def run(
         search = prepare(config, weights)
         demand(out, needed(search.space))
         record = Record.create(out, config)
-    quiet = quiet_libraries(record.path / records.LOG)
+    quiet = quiet_libraries(record.path / records.LOG, display.say if display.verbose else None)
     with record.owned(), quiet, display, terminable(), deterministic(config.deterministic):
         record.set_status(state="running", error=None)
         for line in (*search.notes, *_shortage(config, search)) if search else ():

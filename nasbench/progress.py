@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 class Display:
     """Shows stage, epoch, loss, accuracy, how many layers are fixed, and the time left. Writes to stderr only."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Write to `console`, by default stderr."""
+    def __init__(self, console: Console | None = None, verbose: bool = False) -> None:
+        """Write to `console`, by default stderr; `verbose` asks for what the libraries log, too."""
+        self.verbose = verbose
         self.console = console or Console(stderr=True, highlight=False)
         self._live = Progress(
             TextColumn("[bold]{task.description:<8}"),

@@ -4,12 +4,25 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nasbench.nni_bridge import log
+from nasbench.terminal import one_line
 
 LOGGERS = ("pytorch_lightning", "lightning", "nni", "nasbench", "huggingface_hub", "timm", "py.warnings")
+
+
+class _Shown(logging.Handler):
+    """Shows a run's log beside its progress."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a line."""
+        self._say(one_line(self.format(record)))
 
 
 class _Log(logging.FileHandler):
@@ -25,16 +38,18 @@ class _Log(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def quiet_libraries(file: Path | None = None) -> Iterator[None]:
-    """Keep the libraries' chatter off the terminal; write it to `file`, warnings included."""
+def quiet_libraries(file: Path | None = None, say: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Keep the libraries' chatter off the terminal; write it to `file`, warnings included, and `say` every line."""
     log.silence()
     handler = _Log(file, encoding="utf-8") if file else logging.NullHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers: list[logging.Handler] = [handler, *([_Shown(say)] if say else [])]
+    for one in handlers:
+        one.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(n) for n in LOGGERS]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
     for logger in loggers:
         logger.propagate = False
-        logger.handlers = [handler]
+        logger.handlers = list(handlers)
     logging.captureWarnings(True)
     try:
         with warnings.catch_warnings():
@@ -42,8 +57,8 @@ def quiet_libraries(file: Path | None = None) -> Iterator[None]:
             yield
     finally:
         logging.captureWarnings(False)
-        for logger, propagate, handlers in before:
-            logger.propagate, logger.handlers = propagate, handlers
+        for logger, propagate, own in before:
+            logger.propagate, logger.handlers = propagate, own
         handler.close()
 
 

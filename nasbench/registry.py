@@ -34,6 +34,7 @@ BASES = {
     "evaluator": "nni.nas.evaluator:Evaluator",
     "dataset": "pytorch_lightning:LightningDataModule",
 }
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # What the framework says to a part itself; no option of a user's. Spaces have several names for the same.
 CLASSES_NAMES = ("num_classes", "num_labels", "n_classes")
 SIZE_NAMES = ("image_size", "input_size", "img_size")
@@ -176,7 +177,7 @@ def complete(kind: str, name: str, options: Mapping[str, Any], settle: bool = Tr
 
 
 def _named(parameter: inspect.Parameter) -> bool:
-    return parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    return parameter.kind in NAMED
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
@@ -185,7 +186,7 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
     A constructor with `**kwargs` hands them on: the options of its base class count too, none of them required.
     """
     found: dict[str, inspect.Parameter] = {}
-    for function in _functions(factory):
+    for function in constructors(factory):
         taken = {n: p for n, p in inspect.signature(function).parameters.items() if n != "self"}
         own = not found
         found = {n: p for n, p in found.items() if p.kind is not p.VAR_KEYWORD}
@@ -266,7 +267,7 @@ def describe_exception(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{where}"
 
 
-def _functions(factory: Any) -> Iterator[Any]:
+def constructors(factory: Any) -> Iterator[Any]:
     """The function itself; of a class its constructor, and those to which that hands its `**kwargs` on."""
     plain = getattr(factory, "__wrapped__", factory)  # nni.trace hides the signature behind (*args, **kwargs) …
     if not inspect.isclass(plain):
@@ -283,7 +284,7 @@ def _functions(factory: Any) -> Iterator[Any]:
 
 def _hints(factory: Any) -> dict[str, Any]:
     hints: dict[str, Any] = {}
-    for function in _functions(factory):
+    for function in constructors(factory):
         # Annotations of strangers may name what is only imported for type checking.
         with contextlib.suppress(Exception):
             hints = {**typing.get_type_hints(function, include_extras=True), **hints}

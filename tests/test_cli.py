@@ -116,6 +116,45 @@ def test_list_reads_names_without_importing() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_options_of_a_part_are_listed() -> None:
+    shown = nasbench("options", "pmpl").stdout
+    assert "-s NAME=VALUE" in shown
+    assert any(line.split()[:4] == ["rho", "0", "to", "1"] for line in shown.splitlines())
+    assert "preset quick: fixing=evidence" in shown
+    assert "nasbench.strategies.differentiable.Differentiable" in shown  # takes eta
+    both = json.loads(nasbench("options", "planted", "--json").stdout)
+    assert both["space"] == []
+    assert [option["name"] for option in both["dataset"]] == ["noise", "draw", "meta_fraction"]
+    assert both["dataset"][0]["text"] == "share of the bits drawn by lot in place of the label's"
+    (foreign,) = json.loads(nasbench("options", "nni.nas.strategy:GumbelDARTS", "--json").stdout).values()
+    assert {"name": "temperature", "default": "(1.0, 0.33)"}.items() <= foreign[0].items()
+    for wrong in ("pmlp", "nni.nas.strategy:Gumbel"):
+        refused = nasbench("options", wrong)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+        assert "did you mean" in refused.stderr
+
+
+def test_how_much_is_said(tmp_path: Path) -> None:
+    words = ("run", *TINY, "--choice", "none", "--out", str(tmp_path))
+    quiet = nasbench(*words, "--quiet")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert "test accuracy" in quiet.stdout
+    verbose = nasbench(*words, "-v")
+    assert "INFO pytorch_lightning" in verbose.stderr
+    assert "test accuracy" in verbose.stdout
+    assert "INFO" not in verbose.stdout
+    assert nasbench(*words, "-q", "--precision", "8").stderr.startswith("error: ")
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    asked = {"_NASBENCH_COMPLETE": "complete_bash", "COMP_CWORD": "1", "COMP_WORDS": "nasbench ta"}
+    command = [str(Path(sys.executable).with_name("nasbench"))]
+    for words, found in (("nasbench ta", ["table", "tabular"]), ("nasbench run --stop", ["--stop-after"])):
+        asked |= {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == found, done.stderr
+
+
 def test_profile() -> None:
     told = json.loads(nasbench("profile", "--architecture", "paper", "--width", "1.0", "--json").stdout)
     assert round(told["params"] / 1e6, 3) == 3.911

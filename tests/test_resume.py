@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from nasbench.cli import app as command
-from nasbench.commands.options import seconds
+from nasbench.commands.shared import seconds
 from nasbench.data.folders import ImageFolder
 from nasbench.errors import OptionError, RecordError
 from nasbench.pipeline import run

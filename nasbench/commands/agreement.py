@@ -1,5 +1,5 @@
 from nasbench.commands.found import finished, show_table
-from nasbench.commands.options import Format, Output, Runs
+from nasbench.commands.shared import Format, Output, Runs
 from nasbench.results.repeats import repeats
 
 

@@ -3,7 +3,7 @@ from typing import Annotated
 
 import typer
 
-from nasbench.commands.options import Json
+from nasbench.commands.shared import Json
 from nasbench.errors import OptionError, unknown
 from nasbench.show import benchmark_table
 from nasbench.terminal import plain_console, print_json

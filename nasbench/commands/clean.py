@@ -3,7 +3,7 @@ from typing import Annotated
 import typer
 
 from nasbench.commands.found import records
-from nasbench.commands.options import Records
+from nasbench.commands.shared import Records
 from nasbench.integrity import superfluous
 from nasbench.record import Record
 from nasbench.terminal import say, write

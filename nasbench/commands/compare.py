@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from nasbench.commands.found import show_table
-from nasbench.commands.options import Format, Output
+from nasbench.commands.shared import Format, Output
 from nasbench.results.tables import compare
 
 

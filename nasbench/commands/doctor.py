@@ -3,7 +3,7 @@ from typing import Annotated
 
 import typer
 
-from nasbench.commands.options import Json
+from nasbench.commands.shared import Json
 from nasbench.doctor import of_machine, of_run
 from nasbench.record import Record
 from nasbench.terminal import plain_console, print_json, write

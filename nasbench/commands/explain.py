@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from nasbench.commands.found import write_file
-from nasbench.commands.options import OneRecord, Trust
+from nasbench.commands.shared import OneRecord, Trust
 from nasbench.record import Record
 from nasbench.results.explain import explain, page, terminal
 from nasbench.results.formats import grid

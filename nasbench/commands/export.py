@@ -3,7 +3,7 @@ from typing import Annotated
 
 import typer
 
-from nasbench.commands.options import Trust
+from nasbench.commands.shared import Trust
 from nasbench.export import FORMATS
 from nasbench.export.write import QUANTISED, export
 from nasbench.record import Record

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from rich.text import Text
 
-from nasbench.commands.options import DEFAULT_RUNS
+from nasbench.commands.shared import DEFAULT_RUNS
 from nasbench.errors import NasbenchError, RecordError
 from nasbench.files import write_atomic
 from nasbench.packs import is_inside

@@ -4,7 +4,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nasbench.commands.options import Json
+from nasbench.commands.shared import Json
 from nasbench.errors import OptionError, unknown
 from nasbench.registry import GROUPS, summaries
 from nasbench.terminal import plain_console, print_json

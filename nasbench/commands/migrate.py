@@ -1,5 +1,5 @@
 from nasbench.commands.found import records
-from nasbench.commands.options import Records
+from nasbench.commands.shared import Records
 from nasbench.migrate import migrate
 from nasbench.terminal import say, write
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from nasbench.commands.found import records, write_file
-from nasbench.commands.options import Records
+from nasbench.commands.shared import Records
 from nasbench.config import dump_config
 from nasbench.errors import NasbenchError, OptionError, RecordError
 from nasbench.packs import SUFFIX, write_pack

@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from nasbench.commands.found import finished
-from nasbench.commands.options import Runs, Trust
+from nasbench.commands.shared import Runs, Trust
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.results.figures import WHAT, plot
 from nasbench.results.style import save

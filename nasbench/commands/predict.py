@@ -4,7 +4,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from nasbench.commands.options import Trust
+from nasbench.commands.shared import Trust
 from nasbench.errors import OptionError, unknown
 from nasbench.export.format import load_network
 from nasbench.export.predict import pictures, predict

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nasbench.commands.options import Candidates, Json, SpaceOptions, Trust, Width, merge, short
+from nasbench.commands.shared import Candidates, Json, SpaceOptions, Trust, Width, merge, short
 from nasbench.config import RunConfig, make_config
 from nasbench.errors import OptionError
 from nasbench.networks import named_architectures, profile_architecture, profile_record

@@ -4,7 +4,7 @@ from typing import Annotated
 import typer
 
 from nasbench.commands.found import finished
-from nasbench.commands.options import Runs, Trust
+from nasbench.commands.shared import Runs, Trust
 from nasbench.errors import RecordError
 from nasbench.results.report import report
 from nasbench.terminal import write

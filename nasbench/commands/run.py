@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from nasbench import pipeline
-from nasbench.commands import options
+from nasbench.commands import shared
 from nasbench.commands.found import show_run
 from nasbench.config import dump_config, read_config
 from nasbench.distributed import node_rank
@@ -18,33 +18,36 @@ from nasbench.packs import locate
 from nasbench.presets import resolve_config
 from nasbench.rehearsal import Forecast, rehearse
 from nasbench.show import duration
-from nasbench.terminal import print_json, say
+from nasbench.terminal import print_json
 
 
-@options.with_settings
+@shared.with_settings
 def command(
-    width: options.Width = None,
-    candidates: options.Candidates = None,
+    width: shared.Width = None,
+    candidates: shared.Candidates = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options given beside it win.")] = None,
     out: Annotated[
         Path, typer.Option(help="Folder that receives the record; or the record of an interrupted run, which goes on.")
-    ] = options.DEFAULT_RUNS,
+    ] = shared.DEFAULT_RUNS,
     ui: Annotated[bool, typer.Option("--ui", help="Show the run live in NNI's web portal.")] = False,
-    port: options.Port = None,
-    host: options.Host = LOOPBACK,
-    stop_after: options.StopAfter = None,
+    port: shared.Port = None,
+    host: shared.Host = LOOPBACK,
+    stop_after: shared.StopAfter = None,
+    verbose: shared.Verbose = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try a few steps, say what memory, time and disk it takes, and stop.")
     ] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the complete settings and stop.")] = False,
-    as_json: options.Json = False,
+    as_json: shared.Json = False,
     **settings: Any,
 ) -> None:
     """Search a space, train the network that was found from scratch, and test it."""
-    promoted = options.short(width, candidates)
+    promoted = shared.short(width, candidates)
     if promoted:
         settings["space_options"] = [*(settings["space_options"] or ()), *promoted]
-    resolved = resolve_config(options.merge(read_config(locate(config)) if config is not None else {}, settings), say)
+    shown = shared.display(verbose)
+    given = shared.merge(read_config(locate(config)) if config is not None else {}, settings)
+    resolved = resolve_config(given, shown.say)
     if print_config:
         typer.echo(dump_config(resolved), nl=False)
         return
@@ -58,12 +61,12 @@ def command(
     if ui:
         if stop_after is not None:
             raise OptionError("--stop-after and --ui do not go together")
-        record = run_in_portal(resolved, out, say, port, host)
+        record = run_in_portal(resolved, out, shown.say, port, host)
     elif node_rank(resolved) > 0:
         follow_node(resolved)
         return
     else:
-        record = pipeline.run(resolved, out, stop_after=options.seconds(stop_after))
+        record = pipeline.run(resolved, out, shown, stop_after=shared.seconds(stop_after))
     show_run(record, as_json)
 
 

@@ -1,4 +1,4 @@
-from nasbench.commands.options import Json, OneRecord
+from nasbench.commands.shared import Json, OneRecord
 from nasbench.record import Record
 from nasbench.show import summary
 from nasbench.terminal import plain_console, print_json

@@ -7,7 +7,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from nasbench.commands.found import show_table
-from nasbench.commands.options import DEFAULT_RUNS, Host, Port, merge
+from nasbench.commands.shared import DEFAULT_RUNS, Host, Port, merge
 from nasbench.config import read_config
 from nasbench.errors import OptionError
 from nasbench.nni_bridge.experiment import Allocation

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from nasbench.commands.found import collected, show_table
-from nasbench.commands.options import DEFAULT_RUNS, Format, Output, Runs, merge
+from nasbench.commands.shared import DEFAULT_RUNS, Format, Output, Runs, merge
 from nasbench.config import read_config
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.results import tables

@@ -5,7 +5,7 @@ import numpy as np
 import typer
 
 from nasbench.commands.found import show_table
-from nasbench.commands.options import Format, Output, pairs
+from nasbench.commands.shared import Format, Output, pairs
 from nasbench.config import default_data_root
 from nasbench.errors import OptionError, RecordError, unknown
 from nasbench.results import regret

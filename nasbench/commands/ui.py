@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nasbench.commands.options import Host, Port
+from nasbench.commands.shared import Host, Port
 from nasbench.nni_bridge import portal
 from nasbench.nni_bridge.portal import LOOPBACK, check_host, warn_if_exposed
 from nasbench.signals import terminable
