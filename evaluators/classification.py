@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from nasbench import registry
 from nasbench.contracts import SearchModule, main_logits
 from nasbench.errors import OptionError
-from nasbench.options import Count, Fraction, NonNegative, Positive, Rate, Share, checked
+from nasbench.options import Count, Fraction, NonNegative, Positive, Rate, Share, Whole, checked
 from nasbench.spaces.operations.auxiliary import auxiliary_loss
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
@@ -46,6 +46,7 @@ class ClassificationModule(SearchModule):
         channels_last: bool,
         milestones: list[float] | None = None,
         class_weights: list[float] | None = None,
+        warmup_epochs: int = 0,
     ) -> None:
         """Keep the hyper-parameters; the network follows with `set_model`."""
         super().__init__()
@@ -128,7 +129,10 @@ class ClassificationModule(SearchModule):
             self.log(f"{stage}_{name}{suffix}", metric)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """SGD, and a schedule over all steps of the fit: a cosine down to zero, or a tenth after each milestone."""
+        """SGD, and a schedule over all steps of the fit: a cosine down to zero, or a tenth after each milestone.
+
+        Before it the learning rate rises linearly: t/W of it at step t of a warm-up of W steps.
+        """
         hparams, trained = self.hparams, cast(Any, self.trained())
         exempt = {
             id(parameter)
@@ -145,12 +149,16 @@ class ClassificationModule(SearchModule):
             groups, lr=hparams["learning_rate"], momentum=hparams["momentum"], weight_decay=hparams["weight_decay"]
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
+        warm = steps * hparams["warmup_epochs"] // max(1, self.trainer.max_epochs or 1)
         schedule: torch.optim.lr_scheduler.LRScheduler
         if hparams["milestones"] is None:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm)
         else:
-            turns = [round(share * steps) for share in hparams["milestones"]]
+            turns = [round(share * (steps - warm)) for share in hparams["milestones"]]
             schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, turns)
+        if warm:
+            rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / warm)
+            schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warm])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_validation_epoch_end(self) -> None:
@@ -213,6 +221,9 @@ class Classification(Lightning):
         stage: Literal["search", "retrain"] = "retrain",
         epochs: Count = 10,  # passes over the training images
         learning_rate: Rate = 0.05,  # ζ, at the start of the schedule
+        # Epochs of the retraining in which the learning rate first rises, a step at a time, from 0 to ζ; for large
+        # batches and rates, see Goyal et al., arXiv 1706.02677. The schedule is over the epochs after these.
+        warmup_epochs: Whole = 0,
         momentum: Share = 0.9,  # of SGD
         weight_decay: NonNegative = 4e-5,  # L2 penalty of all weights θ
         label_smoothing: Share = 0.0,  # share of the target spread over all classes, 0–1
@@ -220,7 +231,7 @@ class Classification(Lightning):
         # of the image's class, one of K; `none` counts all alike.
         balance: Literal["none", "loss"] = "none",
         gradient_clip: Positive | None = None,  # largest norm of the gradient, none where `None`
-        # Shares of the training after which the learning rate falls to a tenth, e.g. 0.5 and 0.75; the schedule is a
+        # Shares of the schedule after which the learning rate falls to a tenth, e.g. 0.5 and 0.75; the schedule is a
         # cosine down to zero where `None`.
         milestones: list[Fraction] | None = None,
         ema: Fraction | None = None,  # decay of an exponential moving average of the weights; used in retraining only
@@ -238,6 +249,8 @@ class Classification(Lightning):
             raise OptionError(
                 "precision 16 needs loss scaling, which the search's own gradient steps lack: use bf16 or 32"
             )
+        if stage == "retrain" and warmup_epochs >= epochs:
+            raise OptionError(f"warmup_epochs {warmup_epochs} leave nothing of {epochs} epochs of retraining")
         self.stage, self.epochs, self.checkpoints, self._balance = stage, epochs, checkpoints, balance
         self._optimisation: dict[str, Any] = {
             "learning_rate": learning_rate,
@@ -247,6 +260,7 @@ class Classification(Lightning):
             "gradient_clip": gradient_clip,
             "channels_last": channels_last,
             "milestones": milestones,
+            "warmup_epochs": warmup_epochs if stage == "retrain" else 0,
         }
         self._ema = ema if stage == "retrain" else None
         self._hardware = hardware(device, devices, nodes, precision)

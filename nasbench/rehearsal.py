@@ -80,7 +80,11 @@ def _in_small(config: RunConfig) -> tuple[RunConfig, dict[str, list[int]]]:
     search, retrain = [*_shared(warm), *_shared(every - warm)], _shared(config.retrain_epochs)
     in_small = {"epochs": None, "warmup_epochs": min(warm, TRIED)}
     options |= {name: value for name, value in in_small.items() if name in options}
+    trained = dict(config.evaluator_options)
+    if trained.get("warmup_epochs"):  # which takes no other time than the rest
+        trained["warmup_epochs"] = min(trained["warmup_epochs"], len(retrain) - 1)
     small = {"epochs": len(search), "retrain_epochs": len(retrain), "strategy_options": options, "max_trials": 1}
+    small["evaluator_options"] = trained
     return config.model_copy(update=small), {"search": search, "retrain": retrain}
 
 

@@ -78,6 +78,7 @@ LEAD = {"fixing": "lead", "eta": 0.1, "rho": 0.05, "warmup_epochs": 1}
         ({"strategy_options": EVIDENCE, "epochs": 10}, "search", 72),  # of 80
         ({"strategy": "darts", "strategy_options": {"order": 2}}, "search", 9),
         ({"architecture": "global", "evaluator_options": {"ema": 0.9}}, "retrain", 25),
+        ({"architecture": "none", "evaluator_options": {"warmup_epochs": 2}}, "retrain", 11),
         ({"architecture": "none", "evaluator": "online_distillation"}, "retrain", 11),
     ],
 )
