@@ -220,9 +220,11 @@ class Classification(Lightning):
         # `search` splits the training images into train and meta, `retrain` into train and held out.
         stage: Literal["search", "retrain"] = "retrain",
         epochs: Count = 10,  # passes over the training images
-        learning_rate: Rate = 0.05,  # ζ, at the start of the schedule
-        # Epochs of the retraining in which the learning rate first rises, a step at a time, from 0 to ζ; for large
-        # batches and rates, see Goyal et al., arXiv 1706.02677. The schedule is over the epochs after these.
+        # ζ, at the start of the schedule. What a preset has is for the preset's batch size: with another it is scaled
+        # linearly (Goyal et al., arXiv 1706.02677), unless it is given.
+        learning_rate: Rate = 0.05,
+        # Epochs of the retraining in which the learning rate first rises, a step at a time, from 0 to ζ, which
+        # large batches want (ibid.). The schedule is over the epochs after these.
         warmup_epochs: Whole = 0,
         momentum: Share = 0.9,  # of SGD
         weight_decay: NonNegative = 4e-5,  # L2 penalty of all weights θ

@@ -22,7 +22,7 @@ from nasbench.record import METRICS, SEARCH, Record
 from nasbench.results import collect as collecting
 from nasbench.results import figures
 from nasbench.show import summary
-from nasbench.terminal import plain_console
+from nasbench.terminal import plain_console, say
 
 Options = Mapping[str, Any]
 
@@ -68,7 +68,7 @@ def run(
     run, which goes on. Raises NasbenchError: something is wrong with the settings or the data; there is no record then.
     """
     settings = {name: value for name, value in locals().items() if name != "out" and value is not None}
-    return Run(pipeline.run(resolve_config(settings), Path(out)))
+    return Run(pipeline.run(resolve_config(settings, say), Path(out)))
 
 
 def collect(*folders: str | PathLike[str]) -> pd.DataFrame:

@@ -7,11 +7,12 @@ written. Those named in the protocols below are filled in by the pipeline, each 
 Any part may declare beside its constructor: `presets` (preset → options of the part), or the class method
 `preset_options(which, common, settings)` where these depend on the run's settings; `settle(options) -> options`, a
 class method that puts values in the place of those that depend on others; `words(options) -> dict`, a static method:
-option → what a run's label says of it. A data set may name its `default_preset`, and how its test images become squares
-(`fit`, see `nasbench.data.preparation`); its `presets` are fields of `nasbench.config.RunConfig`; `count_images(cls,
-data_root) -> int`, a class method, tells about how many training images there are, before anything is read, for presets
-whose epochs depend on it. A space names the network whose pretrained weights fit it by name, `torchvision:NAME` or
-`timm:NAME`: `pretrained_backbone(options) -> str`, a static method, empty where there is none.
+option → what a run's label says of it. An evaluator's `learning_rate` in a preset is for the preset's batch size, and
+scaled with that; what a strategy wishes for is not. A data set may name its `default_preset`, and how its test images
+become squares (`fit`, see `nasbench.data.preparation`); its `presets` are fields of `nasbench.config.RunConfig`;
+`count_images(cls, data_root) -> int`, a class method, tells about how many training images there are, before anything
+is read, for presets whose epochs depend on it. A space names the network whose pretrained weights fit it by name,
+`torchvision:NAME` or `timm:NAME`: `pretrained_backbone(options) -> str`, a static method, empty where there is none.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 SHOWN = {"finetune": {"epochs": 10_000, "retrain_epochs": 20_000}}
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 30
 DEFAULT_PRESET = "cifar"  # of a data set that names none
+RATE = "learning_rate"  # of an evaluator
 FIRST = ""  # the first of the space's named architectures, where fixed has no choice
 OPTIONAL = ("image_size", "train_images", "weights")  # where none is a value, and not the absence of one
 
@@ -37,8 +38,9 @@ def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lamb
     """Fill in the preset and the parts' defaults under what was given; the configuration is complete.
 
     What is absent comes from the preset (by default the data set's), else from the part itself. Width and image size
-    may be `auto` where there are limits; `say` is told what that came to. Raises OptionError: unknown field, name or
-    option, or a value of the wrong kind or out of range.
+    may be `auto` where there are limits, and a preset's learning rate is for its batch size and scaled with that; `say`
+    is told what these came to. Raises OptionError: unknown field, name or option, or a value of the wrong kind or out
+    of range.
     """
     chosen = {k: v for k, v in given.items() if v is not None or k in OPTIONAL}
     for kind in KINDS:
@@ -52,13 +54,21 @@ def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lamb
     common = {**PRESETS[name], **registry.declared(dataset, "presets", {}).get(name, {})}
     common |= _epochs(name, dataset, chosen)
     settings = {**common, **chosen, "preset": name}
+    rate = None  # of a preset
     settings["dataset_options"] = {**common.get("dataset_options", {}), **chosen.get("dataset_options", {})}
     for kind in KINDS:
         part = settings.get(kind, RunConfig.model_fields[kind].default)
         if part is not None and kind != "dataset":
             of_preset = registry.preset(kind, part, name, common, settings)
-            settings[f"{kind}_options"] = {**of_preset, **settings.get(f"{kind}_options", {})}
+            own = settings.get(f"{kind}_options", {})
+            settings[f"{kind}_options"] = {**of_preset, **own}
+            if kind == "evaluator" and RATE not in own:
+                rate = of_preset.get(RATE)
     config = taken(settings, lambda found: complete(make_config(found)), say)
+    if rate is not None and config.batch_size != common["batch_size"]:  # the linear rule of arXiv 1706.02677
+        scaled = rate * config.batch_size / common["batch_size"]
+        config = config.model_copy(update={"evaluator_options": {**config.evaluator_options, RATE: scaled}})
+        say(f"learning rate {rate:g} scaled to {scaled:g} for batch {config.batch_size}")
     for kind in KINDS:
         part, found = getattr(config, kind), getattr(config, f"{kind}_options")
         said = {k: v for k, v in chosen.get(f"{kind}_options", {}).items() if v != AUTO}

@@ -137,7 +137,7 @@ def test_the_command_line_understands_it(given: dict[str, Any]) -> None:
     assert ("--device cuda --devices 4" in text) == ("device" in given)
     printed = CliRunner().invoke(app, [*shlex.split(text)[1:], "--print-config"])
     assert printed.exit_code == 0, printed.output
-    assert yaml.safe_load(printed.output) == config.model_dump(mode="json")
+    assert yaml.safe_load(printed.stdout) == config.model_dump(mode="json")
 
 
 def test_of_all_that_is_usual_nothing_is_said() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pytorch_lightning import Callback
@@ -27,6 +27,15 @@ class Rates(Callback):
 
     def on_train_batch_start(self, trainer: Any, *arguments: Any) -> None:
         self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class WithoutPresets(Classification):
+    """An evaluator whose learning rate is for whatever batch there is."""
+
+    presets: ClassVar = {}
+
+    def __init__(self, learning_rate: float = 0.03, **options: Any) -> None:
+        super().__init__(learning_rate=learning_rate, **options)
 
 
 def network() -> nn.Module:
@@ -67,3 +76,30 @@ def test_only_the_retraining_warms_up() -> None:
 def test_a_warm_up_can_be_tried_beforehand() -> None:
     options = {"evaluator_options": {"warmup_epochs": 5}}
     assert rehearse(resolve_config({**TINY, **options, "retrain_epochs": 9})).seconds["retrain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "rate", "said"),
+    [
+        ({}, 0.05, []),
+        ({"batch_size": 64}, 0.05, []),
+        ({"batch_size": 128}, 0.1, ["learning rate 0.05 scaled to 0.1 for batch 128"]),
+        ({"batch_size": "16"}, 0.0125, ["learning rate 0.05 scaled to 0.0125 for batch 16"]),
+        ({"batch_size": 128, "evaluator_options": {"learning_rate": 0.05}}, 0.05, []),
+        ({"batch_size": 128, "evaluator_options": {"momentum": 0.8}}, 0.1, ["0.1 for batch 128"]),
+        ({"batch_size": 32, "preset": "cifar"}, 0.025, ["0.1 scaled to 0.025"]),
+        ({"batch_size": 32, "preset": "finetune"}, 0.01, []),
+        ({"batch_size": 256, "preset": "paper", "evaluator": "online_distillation"}, 0.2, ["0.1 scaled to 0.2"]),
+        ({"batch_size": 128, "strategy_options": {"zeta": 0.3}}, 0.1, ["0.1 for batch 128"]),
+        ({"batch_size": 128, "evaluator": "tests.test_training_defaults:WithoutPresets"}, 0.03, []),
+    ],
+)
+def test_the_learning_rate_of_a_preset_is_for_its_batch(given: dict[str, Any], rate: float, said: list[str]) -> None:
+    lines: list[str] = []
+    config = resolve_config({"preset": "quick", **given}, lines.append)
+    assert config.evaluator_options["learning_rate"] == rate
+    assert config.strategy_options["zeta"] == given.get("strategy_options", {}).get("zeta")
+    assert len(lines) == len(said)
+    assert all(expected in line for expected, line in zip(said, lines, strict=True))
+    assert resolve_config(config.model_dump(mode="json"), lines.append) == config  # nothing is scaled twice
+    assert len(lines) == len(said)
