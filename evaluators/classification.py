@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from nasbench import registry
 from nasbench.contracts import SearchModule, main_logits
 from nasbench.errors import OptionError
+from nasbench.evaluators.stopping import BestEpoch, best_of, measured
 from nasbench.options import Count, Fraction, NonNegative, Positive, Rate, Share, Whole, checked
 from nasbench.spaces.operations.auxiliary import auxiliary_loss
 
@@ -164,17 +165,17 @@ class ClassificationModule(SearchModule):
     def on_validation_epoch_end(self) -> None:
         """Tell NNI the held-out accuracy of the epoch, where an NNI trial is listening."""
         if nni.get_current_parameter() is not None:
-            nni.report_intermediate_result(self._held_out())
+            nni.report_intermediate_result(_accuracy(self.trainer.callback_metrics))
 
     def on_fit_end(self) -> None:
         """Tell NNI the final held-out accuracy, where an NNI trial is listening."""
         if nni.get_current_parameter() is not None:
-            nni.report_final_result(self._held_out())
+            nni.report_final_result(_accuracy(measured(self.trainer)))
 
-    def _held_out(self) -> float:
-        metrics = self.trainer.callback_metrics
-        # A one-shot search has no validation: its measure is the training accuracy.
-        return float(metrics.get("val_top1", metrics.get("train_top1", torch.zeros(()))))
+
+def _accuracy(metrics: Mapping[str, Any]) -> float:
+    # A one-shot search has no validation: its measure is the training accuracy.
+    return float(metrics.get("val_top1", metrics.get("train_top1", 0.0)))
 
 
 def accuracies(num_classes: int) -> nn.ModuleDict:
@@ -236,6 +237,9 @@ class Classification(Lightning):
         # Shares of the schedule after which the learning rate falls to a tenth, e.g. 0.5 and 0.75; the schedule is a
         # cosine down to zero where `None`.
         milestones: list[Fraction] | None = None,
+        # Epochs of the retraining without a lower held-out loss after which it ends. The weights of the epoch with the
+        # lowest are then tested, else the last ones.
+        early_stopping: Count | None = None,
         ema: Fraction | None = None,  # decay of an exponential moving average of the weights; used in retraining only
         channels_last: bool = True,  # memory layout of weights and images; faster on most devices
         device: str = "auto",  # `auto`, `cpu`, `cuda` or `cuda:N`
@@ -264,7 +268,7 @@ class Classification(Lightning):
             "milestones": milestones,
             "warmup_epochs": warmup_epochs if stage == "retrain" else 0,
         }
-        self._ema = ema if stage == "retrain" else None
+        self._ema, self._patience = (ema, early_stopping) if stage == "retrain" else (None, None)
         self._hardware = hardware(device, devices, nodes, precision)
         self._callbacks: list[Callback] = []
         self._used = False
@@ -315,6 +319,12 @@ class Classification(Lightning):
             measured |= {"balanced_accuracy": sum(recalls) / len(recalls), "confusion": confused}
         return measured
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What the record keeps of the last training: its `epochs` and the `best_epoch`, where that counts."""
+        best = best_of(self.trainer)
+        return {} if best is None else {"epochs": best.trained, "best_epoch": best.best["epoch"]}
+
     def module_options(self, data: Any) -> dict[str, Any]:
         """What `module_class` is built with, for a data set that is ready, beside what `ClassificationModule` takes.
 
@@ -333,10 +343,13 @@ class Classification(Lightning):
 
     def _trainer(self) -> Any:
         callbacks = list(self._callbacks)
+        if self._patience is not None:
+            callbacks.append(BestEpoch(self._patience))
         if self._ema is not None:
             callbacks.append(EMAWeightAveraging(decay=self._ema))
         if self.checkpoints is not None and self.stage == "retrain":
-            best = ModelCheckpoint(self.checkpoints, "best", "val_top1", mode="max", enable_version_counter=False)
+            monitor, mode = ("val_top1", "max") if self._patience is None else ("val_loss", "min")
+            best = ModelCheckpoint(self.checkpoints, "best", monitor, mode=mode, enable_version_counter=False)
             callbacks.append(best)
         return Trainer(
             max_epochs=self.epochs,

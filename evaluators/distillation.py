@@ -14,6 +14,7 @@ from nasbench.architecture import Architecture, fresh_copy, named
 from nasbench.contracts import main_logits
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification, ClassificationModule, accuracies, top1
+from nasbench.evaluators.stopping import measured
 from nasbench.options import NonNegative, Positive, Range, checked
 from nasbench.profile import last_map
 
@@ -289,7 +290,7 @@ class OnlineDistillation(Classification):
         result = super().evaluate(model)
         if self.stage == "retrain":
             self._held_out = self._by_network("val")
-            self.module.report(self.module.best(self.trainer.callback_metrics))
+            self.module.report(self.module.best(measured(self.trainer)))
         return result
 
     def beside(self) -> dict[str, Any]:
@@ -317,7 +318,7 @@ class OnlineDistillation(Classification):
         return result
 
     def _by_network(self, stage: str) -> dict[str, float]:
-        metrics, prefix = self.trainer.callback_metrics, f"{stage}_top1_"
+        metrics, prefix = measured(self.trainer) if stage == "val" else self.trainer.callback_metrics, f"{stage}_top1_"
         found = {k.removeprefix(prefix): float(v) for k, v in metrics.items() if k.startswith(prefix)}
         return {name: found[name] for name in (*self.module.numbered, TEACHER) if name in found}
 

@@ -189,8 +189,9 @@ class Evaluator(Protocol):
     the loss, and its `configure_optimizers` one optimiser. A `SearchModule` says how the gradient is clipped.
 
     May have `beside` and `restore`, see `Classification`: without them a run that was killed between training and test
-    repeats its last epoch. May have `check_space(self, space) -> None`: raises an `OptionError` where networks of a
-    space cannot be trained.
+    repeats its last epoch. May have `numbers`, what the record keeps of the last training; of these `epochs` and
+    `best_epoch` (from 1, in the place of the last) are shown. May have `check_space(self, space) -> None`: raises an
+    `OptionError` where networks of a space cannot be trained.
     """
 
     datamodule: Dataset  # the data set, set up

@@ -97,6 +97,8 @@ def _kept(record: Record, again: str) -> Iterator[Finding]:
 
 def _trained(record: Record, again: str) -> Iterator[Finding]:
     found, images = _epochs(record, "retrain"), (record.data().model_extra or {}).get("held_out_images")
+    ended = getattr(record.status().stages["retrain"], "best_epoch", None)  # what came after it is not in the weights
+    found = {name: values[:ended] for name, values in found.items()}
     if images and {"train_top1", "val_top1", "val_loss"} <= found.keys():
         train, loss = found["train_top1"], found["val_loss"]
         low, high, told = _sure(found["val_top1"][-1], images, "held-out")

@@ -8,7 +8,7 @@ from typing import Any
 from nasbench.config import KINDS, RunConfig
 
 _EVIDENCE = {"delta": 0.05, "undecided": "cheapest", "supernets": 1}
-_TRAINING = {"balance": "none", "warmup_epochs": 0}
+_TRAINING = {"balance": "none", "warmup_epochs": 0, "early_stopping": None}
 GAINED: dict[str, dict[str, dict[str, Any]]] = {
     "dataset": {name: {"crop_scale": 0.08, "jitter": 0.0} for name in ("imagefolder", "imagenet")},
     "space": {"menet": {"join": "input_first"}},

@@ -170,7 +170,7 @@ def run_stages(
         evaluator.evaluate(model)
         if others := registry.declared(evaluator, "beside", dict)():
             beside.keep(others)
-        io.trained(model, resumption.seconds, facts)
+        io.trained(model, resumption.seconds, facts, registry.declared(evaluator, "numbers", {}))
     start = time.perf_counter()
     io.tested(config, model, evaluator.test(), time.perf_counter() - start)
     resumption.clear()

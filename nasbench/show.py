@@ -46,6 +46,10 @@ def summary(record: Record) -> RenderableType:
             stages.add_row(name, took, memory, ", ".join(images))
     if status.stages:
         parts += ["", stages]
+    ended, best = (getattr(status.stages.get("retrain"), name, None) for name in ("epochs", "best_epoch"))
+    if isinstance(ended, int) and isinstance(best, int):
+        told = f"trained for {ended} of {config.retrain_epochs} epochs; the weights are those of epoch {best}"
+        parts.append(Text(f"{told}, which had the lowest held-out loss"))
     if status.error:
         parts.append(Text(f"failed: {status.error}", style="red"))
     parts += ["", Text(f"record: {record.path}")]

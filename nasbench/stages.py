@@ -80,8 +80,8 @@ class StageIO:
     def retraining(self, facts: Mapping[str, Any]) -> None:
         """Keep what the training sees of the data."""
 
-    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any]) -> None:
-        """Keep the network."""
+    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+        """Keep the network, and what its evaluator has to tell."""
 
     def tested(self, config: RunConfig, model: Any, measured: Mapping[str, Any], seconds: float) -> None:
         """Keep the result."""
@@ -130,11 +130,11 @@ class RecordIO(StageIO):
         """See `StageIO`."""
         self._record.write_json(records.DATA, facts)
 
-    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+    def trained(self, model: Any, seconds: float, facts: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
         """See `StageIO`."""
         state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         write_atomic(self._record.path / records.MODEL, save(state))
-        self._finish("retrain", seconds, **_sizes(facts))
+        self._finish("retrain", seconds, **_sizes(facts), **numbers)
 
     def tested(self, config: RunConfig, model: Any, measured: Mapping[str, Any], seconds: float) -> None:
         """See `StageIO`."""

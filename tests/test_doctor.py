@@ -254,6 +254,14 @@ def test_classes_that_the_training_weighs_are_no_finding(record: Record) -> None
     assert of_run(record)[1] == []
 
 
+def test_of_a_training_that_stopped_early_its_best_epoch_counts(record: Record) -> None:
+    curves(record, train_top1=(0.3, 0.9, 1, 1, 1), val_loss=(2, 0.6, 0.5, 0.7, 0.9))
+    assert "overfitting" in names(of_run(record)[1])
+    retrain = record.status().stages["retrain"]
+    record.finish_stage("retrain", **{**retrain.model_dump(), "epochs": 5, "best_epoch": 3})
+    assert "overfitting" not in names(of_run(record)[1])
+
+
 def test_a_pack_has_no_weights_and_misses_none(record: Record, tmp_path: Path) -> None:
     files = {name: (record.path / name).read_bytes() for name in DATA_FILES if (record.path / name).is_file()}
     status = json.loads(files[STATUS])

@@ -19,6 +19,7 @@ from nasbench.pipeline import run
 from nasbench.presets import resolve_config
 from nasbench.record import Record
 from nasbench.stages import RecordIO
+from nasbench.studies.plan import held_out
 from nasbench.watch import Watcher
 
 TINY: dict[str, Any] = {
@@ -105,6 +106,28 @@ def test_what_goes_on_equals_what_was_never_interrupted(
     assert left == steps - (step - 1) // epoch * epoch  # not all over again
     assert left <= 0.2 * steps or step < 0.9 * steps or stage == "retrain"
     assert not list((broken / "checkpoints").glob("*-*.ckpt"))
+
+
+def test_a_training_that_ends_early_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Steps that get too long: the held-out loss rises from the first epoch on.
+    options = {"early_stopping": 2, "learning_rate": 2.0, "warmup_epochs": 5, "ema": 0.5}
+    settings = TINY | {"architecture": "none", "retrain_epochs": 6, "evaluator_options": options}
+    whole = run(resolve_config(settings), tmp_path / "whole")
+    facts = whole.status().stages["retrain"].model_extra or {}
+    assert (facts["epochs"], facts["best_epoch"]) == (3, 1)
+    steps = int(whole.curves("metrics.csv")[-1]["step"]) // 3
+    broken = interrupted(settings, tmp_path / "broken", "retrain", 2 * steps + 1, monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordIO, "tested", lost)
+        with pytest.raises(LostPowerError):
+            run(resolve_config(settings), broken)
+    again = run(resolve_config(settings), broken)
+    assert_alike(whole.path, broken)
+    assert facts.items() <= (again.status().stages["retrain"].model_extra or {}).items()
+    (accuracy,) = [r["value"] for r in whole.curves("metrics.csv") if (r["name"], r["epoch"]) == ("val_top1", "1")]
+    assert held_out(whole) == float(accuracy)
+    told = CliRunner().invoke(command, ["show", str(broken)]).output
+    assert "trained for 3 of 6 epochs; the weights are those of epoch 1" in told
 
 
 def test_of_photos_that_other_processes_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""The learning rate over a training, and its end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 from typing import Any, ClassVar
 
 import pytest
-from pytorch_lightning import Callback
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
 from torch import nn
 
+from nasbench.architecture import instantiate, resolve
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.evaluators.distillation import OnlineDistillation
 from nasbench.presets import resolve_config
 from nasbench.rehearsal import rehearse
+from nasbench.spaces.cheap_resnet import CheapResNet
 
 DATA = {"image_size": 8, "train_images": 64, "batch_size": 16}
 TINY: dict[str, Any] = {**DATA, "space_options": {"width": 0.05}, "device": "cpu", "architecture": "none"}
@@ -36,6 +39,32 @@ class WithoutPresets(Classification):
 
     def __init__(self, learning_rate: float = 0.03, **options: Any) -> None:
         super().__init__(learning_rate=learning_rate, **options)
+
+
+class Epochs(Callback):
+    """What was measured after each epoch, and with which weights."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.accuracies: list[float] = []
+        self.weights: list[torch.Tensor] = []
+
+    def on_validation_batch_start(self, trainer: Any, module: Any, *arguments: Any) -> None:
+        self._measured = next(module.model.parameters()).detach().clone()
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["val_loss"]))
+        self.accuracies.append(float(trainer.callback_metrics["val_top1"]))
+        self.weights.append(self._measured)
+
+
+PLAIN = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+# Steps that are far too long, and ever longer: the held-out loss goes up and down.
+RESTLESS: dict[str, Any] = {"learning_rate": 5.0, "momentum": 0.0, "warmup_epochs": 6}
+
+
+def build() -> CheapResNet:
+    return CheapResNet(depth=8, width=0.25, image_size=8, num_classes=10)
 
 
 def network() -> nn.Module:
@@ -103,3 +132,45 @@ def test_the_learning_rate_of_a_preset_is_for_its_batch(given: dict[str, Any], r
     assert all(expected in line for expected, line in zip(said, lines, strict=True))
     assert resolve_config(config.model_dump(mode="json"), lines.append) == config  # nothing is scaled twice
     assert len(lines) == len(said)
+
+
+def expected_end(losses: list[float], patience: int) -> int:
+    """The epoch, from 1, after which a training ends by definition."""
+    for epoch in range(1, len(losses) + 1):
+        if epoch - 1 - min(range(epoch), key=losses.__getitem__) >= patience:
+            return epoch
+    return len(losses)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("kind", [Classification, OnlineDistillation])
+def test_a_training_ends_in_time_with_the_weights_of_its_best_epoch(kind: Any, ema: float | None) -> None:
+    ends = set()
+    for patience in (None, 1, 7):
+        seed_everything(0, verbose=False)
+        options = {"students": 2} if kind is OnlineDistillation else {}
+        made = kind(data=DATA, epochs=7, device="cpu", early_stopping=patience, ema=ema, **RESTLESS, **options)
+        seen = Epochs()
+        made.observe([seen])
+        net = instantiate(build, resolve(build(), "shift"))
+        made.evaluate(net)
+        final = next(net.parameters()).detach()
+        if patience is None:
+            losses = seen.losses
+            assert final.equal(seen.weights[-1])
+            assert made.numbers == {}
+            continue
+        end = expected_end(losses, patience)
+        ends.add(end)
+        assert seen.losses == losses[:end]
+        best = min(range(end), key=losses.__getitem__)
+        assert best != end - 1
+        assert made.numbers == {"epochs": end, "best_epoch": best + 1}
+        if kind is Classification:
+            assert final.equal(seen.weights[best])
+        else:
+            held_out = {name: value for name, value in made._held_out.items() if name != "teacher"}
+            assert held_out[made.module.names[0]] == max(held_out.values()) == seen.accuracies[best]
+        (again,) = PLAIN.validate(made.module, datamodule=made.datamodule, verbose=False)
+        assert again["val_loss"] == pytest.approx(losses[best], rel=1e-6)
+    assert len(ends) > 1

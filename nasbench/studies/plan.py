@@ -200,8 +200,13 @@ def interrupted(config: RunConfig, runs: Iterable[Known]) -> Known | None:
 
 
 def held_out(record: Record) -> float | None:
-    """Held-out accuracy at the end of the retraining: what a tuner learns from. The test images are not for tuning."""
-    values = [r["value"] for r in record.curves(METRICS) if (r["stage"], r["name"]) == ("retrain", "val_top1")]
+    """Held-out accuracy at the end of the retraining, or of its best epoch where that counts: what a tuner learns from.
+
+    The test images are not for tuning.
+    """
+    rows = [r for r in record.curves(METRICS) if (r["stage"], r["name"]) == ("retrain", "val_top1")]
+    best = getattr(record.status().stages.get("retrain"), "best_epoch", None)
+    values = [r["value"] for r in rows if best is None or int(r["epoch"]) == best]
     return float(values[-1]) if values else None
 
 
