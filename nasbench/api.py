@@ -47,6 +47,7 @@ def run(
     data_root: str | PathLike[str] | None = None,
     download: bool | None = None,
     workers: int | None = None,
+    logger: str | None = None,
     weights: str | PathLike[str] | None = None,
     weights_partial: bool | None = None,
     retrain: str | None = None,

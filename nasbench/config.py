@@ -91,6 +91,8 @@ class RunConfig(BaseModel):
     """Leave out image files that cannot be read, and count them."""
     workers: Annotated[int | None, Role.PLACE] = Field(default=None, ge=0, le=256)
     """Processes that load image files; by default one for each CPU but one, 8 at most; none for few files."""
+    logger: Annotated[Literal["none", "tensorboard", "mlflow", "csv"], Role.PLACE] = "none"
+    """Log the run to tensorboard or csv, in the record's folder logs, or to mlflow; or none."""
     weights: Annotated[Path | None, Role.RECIPE] = None
     """Start from these pretrained weights: a file, or default for those that the backbone's library brings."""
     weights_partial: Annotated[bool, Role.RECIPE] = False

@@ -26,6 +26,7 @@ from nasbench.errors import LimitError, NasbenchError, OptionError
 from nasbench.facts import DataFacts
 from nasbench.integrity import repair
 from nasbench.limits.budget import budget_of
+from nasbench.loggers import Logs, check
 from nasbench.machine import deterministic
 from nasbench.memory import LESS, as_exhausted, of_training
 from nasbench.networks import build_space, derived, put
@@ -86,6 +87,8 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
     whatever is wrong with the configuration or the data.
     """
     with quiet_libraries():
+        if is_first():
+            check(config.logger)
         retrain = build_evaluator(config, "retrain")  # its options are checked now, not after the search
         data = retrain.datamodule
         strategy = evaluator = None
@@ -224,6 +227,7 @@ def run(
         record = Record.create(out, config)
     quiet = quiet_libraries(record.path / records.LOG, display.say if display.verbose else None)
     with record.owned(), quiet, display, terminable(), deterministic(config.deterministic):
+        logs = Logs(config, record, display.say, report)
         record.set_status(state="running", error=None)
         for line in (*search.notes, *_shortage(config, search)) if search else ():
             display.say(line)
@@ -233,7 +237,7 @@ def run(
                     checkpoints, settings = str(record.path / records.CHECKPOINTS), config.model_dump(mode="json")
                     stages = {"search": search is not None, "checkpoints": checkpoints, "weights": weights}
                     broadcast({"config": settings, **stages})
-                    run_stages(config, RecordIO(record, display, report), search, checkpoints, weights, deadline)
+                    run_stages(config, RecordIO(record, display, logs.report), search, checkpoints, weights, deadline)
             record.set_status(state="finished")
         except (KeyboardInterrupt, SystemExit) as e:  # Lightning answers Ctrl-C with SystemExit
             record.set_status(state="interrupted")
@@ -247,6 +251,8 @@ def run(
             if full:
                 raise full from e
             raise
+        finally:
+            logs.end()
     return record
 
 

@@ -98,14 +98,15 @@ class Watcher(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the curves."""
         epoch = trainer.current_epoch + 1
-        for name, value in trainer.callback_metrics.items():
+        measures = self._measures(trainer, pl_module)
+        for name, value in {**trainer.callback_metrics, **measures}.items():
             # NNI logs every π here too; search.csv has them.
-            if not name.startswith("prob/"):
+            if name != "default" and not name.startswith("prob/"):
                 self._metrics.append((self._name, epoch, self._steps, name, repr(round(float(value), 6))))
         self._write()
         self._display.epoch(epoch, self._facts(trainer, pl_module))
         if self._report is not None:
-            self._report(self._measures(trainer, pl_module))
+            self._report(measures)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Write what is left."""
