@@ -71,7 +71,6 @@ class Logs:
             with _using(self._name):
                 self._logger = self._open(record.path / FOLDER)
                 self._logger.log_hyperparams(self._settings)
-                self._log()
 
     def report(self, measures: Mapping[str, float]) -> None:
         """Log an epoch, which the record has."""
@@ -143,10 +142,9 @@ class Logs:
     def _keep(self, client: Any, run: str) -> None:
         for name in (CONFIG, ARCHITECTURE, DECISIONS, RESULT):
             client.log_artifact(run, self._record.intact(name))
-        with TemporaryDirectory() as folder:
-            for form in NETWORKS:
-                with suppress(NasbenchError):
-                    network = Path(folder) / f"network{load_format(form).SUFFIX}"
-                    export(self._record, form, network, trust=True)  # it is this run's own code
-                    return client.log_artifact(run, network)
+        for form in NETWORKS:
+            with suppress(NasbenchError), TemporaryDirectory() as folder:
+                network = Path(folder) / f"network{load_format(form).SUFFIX}"
+                export(self._record, form, network, trust=True)  # it is this run's own code
+                return client.log_artifact(run, network)
         self._say(f"warning: MLflow got no network: see what `nasbench export {self._record.path}` says")
