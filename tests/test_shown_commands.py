@@ -38,7 +38,7 @@ ELSEWHERE = {
 }
 # Added to a command: its last word for an option counts.
 LESS = {
-    "run": "--batch-size 20 --workers 0 --epochs 1 --retrain-epochs 1 --max-trials 2",
+    "run": "--batch-size 20 --workers 0 --epochs 2 --retrain-epochs 1 --max-trials 2",
     "tabular": "--seeds 2 --max-trials 5",
     "sweep": "--dry-run",
 }
@@ -125,7 +125,7 @@ def adapted(line: str, folder: Path) -> list[str]:
     _, command, *words = shlex.split(line)
     less = LESS.get(command, "").split()
     if command == "run" and "planted" not in words:
-        less += ["--train-images", "40", "--image-size", "32" if "metapool" in words else "16"]
+        less += ["--train-images", "40", *([] if "--image-size" in words else ["--image-size", "16"])]
         less += ["-p", "width=0.05"] if not {"--space", "--width", "-p"} & {*words} else []
     return [command, *words, *less]
 
@@ -134,13 +134,12 @@ def adapted(line: str, folder: Path) -> list[str]:
     "line", [pytest.param(x, marks=[pytest.mark.slow] if x.split()[1] in SLOW else []) for x in SHOWN]
 )
 def test_a_command_as_it_is_shown(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    if "tabular" in line:
-        request.getfixturevalue("real_data")
+    data = request.getfixturevalue("real_data") if "tabular" in line else "DIR"
     words = adapted(line, folder)
     done = subprocess.run(
         [sys.executable, "-m", "nasbench", *words],
         cwd=folder,
-        env=os.environ | {"MPLBACKEND": "agg", "NASBENCH_DATA": os.environ.get("NASBENCH_DATA") or "DIR"},
+        env=os.environ | {"MPLBACKEND": "agg", "NASBENCH_DATA": str(data)},
         capture_output=True,
         text=True,
         check=False,
@@ -152,4 +151,4 @@ def test_a_command_as_it_is_shown(line: str, folder: Path, request: pytest.Fixtu
         assert reason, told
         assert reason in done.stderr.splitlines()[-1], told
     else:
-        assert done.returncode == 0, told
+        assert done.returncode == 0 or (words[0] == "doctor" and "fault:" in done.stdout), told
