@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
 from nasbench.errors import ArchitectureError, unknown
@@ -49,7 +51,8 @@ def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture
 def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Architecture:
     """Turn what a user wrote into an architecture: a mapping, a name of the space's, or one candidate for every label.
 
-    `None` stands for the first named one. Raises ArchitectureError: it is none of these, or does not fit the space.
+    `None` stands for the first named one, `random` and `random:SEED` for a uniform draw. Raises ArchitectureError: it is
+    none of these, or does not fit the space.
     """
     if isinstance(choice, Mapping):
         return validate(space, choice)
@@ -64,7 +67,10 @@ def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Archit
     everywhere = set.intersection(*map(set, options.values())) if options else set()
     if choice in everywhere:
         return {label: own[choice] for label, own in options.items()}
-    valid = [*names, *(v for v in sorted(everywhere) if v not in names)]
+    if drawn := re.fullmatch(r"random(?::(\d{1,9}))?", choice):
+        lot = Random(int(drawn[1] or 0))
+        return {label: lot.choice(values) for label, values in choices(space).items()}
+    valid = [*names, "random", *(v for v in sorted(everywhere) if v not in names)]
     raise ArchitectureError(unknown("architecture", choice, valid))
 
 

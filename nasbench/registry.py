@@ -27,6 +27,8 @@ GROUPS = {
     "evaluator": "nasbench.evaluators",
     "dataset": "nasbench.datasets",
 }
+# Packages that parts of others ask for, in a version that they do not say → our extra that brings it.
+EXTRAS = {"tianshou": "rl"}
 # What every part of a kind derives from; importing it takes seconds.
 BASES = {
     "space": "nni.nas.nn.pytorch:ModelSpace",
@@ -264,7 +266,9 @@ def describe_exception(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}{where}"
+    extra = next((extra for package, extra in EXTRAS.items() if package in text), "")
+    hint = f'; pip install "nasbench[{extra}]" brings it' if extra and isinstance(error, ImportError) else ""
+    return f"{type(error).__name__}: {text}{where}{hint}"
 
 
 def constructors(factory: Any) -> Iterator[Any]:

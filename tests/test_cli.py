@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,22 @@ def test_profile() -> None:
     assert round(told["madds"] / 1e6, 1) == 305.4
     assert sum(b["params"] for b in told["blocks"]) == told["params"]
     assert "305.4 M" in nasbench("profile", "--architecture", "paper").stdout
+
+
+def test_a_network_drawn_at_random_is_the_same_for_a_seed() -> None:
+    drawn = [json.loads(nasbench("profile", "--architecture", w, "--json").stdout) for w in ("random", "random:0")]
+    other = json.loads(nasbench("profile", "--architecture", "random:1", "--json").stdout)
+    assert drawn[0]["architecture"] == drawn[1]["architecture"] != other["architecture"]
+    assert len({*other["architecture"].values()}) > 3
+    assert "unknown architecture 'random:x'" in nasbench("profile", "--architecture", "random:x").stderr
+
+
+def test_what_a_foreign_strategy_needs_is_named() -> None:
+    if find_spec("tianshou"):
+        pytest.skip("tianshou is installed")
+    refused = nasbench("run", "--strategy", "nni.nas.strategy:PolicyBasedRL")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert 'pip install "nasbench[rl]"' in refused.stderr
 
 
 def test_print_config_is_complete_and_reads_back(tmp_path: Path) -> None:

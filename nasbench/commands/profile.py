@@ -23,8 +23,8 @@ def command(
     architecture: Annotated[
         str | None,
         typer.Option(
-            help="A candidate, a named architecture, a JSON file, or a record, whose own network is counted; "
-            "by default the first named."
+            help="A candidate, a named architecture, random or random:SEED, a JSON file, or a record, whose own "
+            "network is counted; by default the first named."
         ),
     ] = None,
     width: Width = None,
