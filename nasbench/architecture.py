@@ -51,7 +51,7 @@ def validate(space: ModelSpace, architecture: Mapping[str, Any]) -> Architecture
 def resolve(space: ModelSpace, choice: str | Mapping[str, Any] | None) -> Architecture:
     """Turn what a user wrote into an architecture: a mapping, a name of the space's, or one candidate for every label.
 
-    `None` stands for the first named one, `random` and `random:SEED` for a uniform draw. Raises ArchitectureError: it is
+    `None` stands for the first named one, `random` and `random:SEED` for a draw by lot. Raises ArchitectureError: it is
     none of these, or does not fit the space.
     """
     if isinstance(choice, Mapping):
