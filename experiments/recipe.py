@@ -76,8 +76,8 @@ def plain(folder: Path, seed: int, given: Settings) -> float:
     return float(sum(right) / len(test))
 
 
-def ours(seed: int, given: Settings) -> float:
-    """Top-1 (fraction) of `nasbench run --preset finetune --choice none`."""
+def ours(seed: int, given: Settings, strides: str) -> float:
+    """Top-1 (fraction) of `nasbench run --preset finetune --choice none -p strides=STRIDES`."""
     run = nasbench.run(
         **{
             "dataset": "imagefolder",
@@ -86,7 +86,11 @@ def ours(seed: int, given: Settings) -> float:
             "architecture": "none",
             "seed": seed,
         },
-        **{"image_size": given.size, "retrain_epochs": given.epochs, "space_options": {"width": given.width}},
+        **{
+            "image_size": given.size,
+            "retrain_epochs": given.epochs,
+            "space_options": {"width": given.width, "strides": strides},
+        },
         out=given.out / "runs",
     )
     return run.result.top1
@@ -101,11 +105,15 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", default=["plain", "ours"])
+    parser.add_argument("--rows", nargs="+", default=["plain", "ours", "ours, plain's strides"])
     given = parser.parse_args()
     shrink(given.photos, given.out / "photos", 3 * given.size // 2)
     split(given.out / "photos", given.out / "split")
-    train = {"plain": lambda seed: plain(given.out / "split", seed, given), "ours": lambda seed: ours(seed, given)}
+    train = {
+        "plain": lambda seed: plain(given.out / "split", seed, given),
+        "ours": lambda seed: ours(seed, given, "fit"),
+        "ours, plain's strides": lambda seed: ours(seed, given, "original"),
+    }
     found: dict[str, dict[int, float]] = {row: {} for row in train}
     for seed in given.seeds:
         for row in found:
@@ -118,8 +126,10 @@ def main() -> None:
     for row, values in found.items():
         cells = [f"{100 * values[seed]:.1f}" if seed in values else "" for seed in given.seeds]
         print(f"| {row} | {' | '.join(cells)} | {100 * mean(values.values()) if values else 0:.1f} |")
-    lead = difference(found["ours"], found["plain"])
-    print(f"\nours − plain: {100 * lead.value:+.1f} ± {100 * (lead.half or 0):.1f} points over {lead.n} seeds")
+    print()
+    for row in [*found][1:]:
+        lead = difference(found[row], found["plain"])
+        print(f"{row} − plain: {100 * lead.value:+.1f} ± {100 * (lead.half or 0):.1f} points over {lead.n} seeds")
 
 
 if __name__ == "__main__":

@@ -275,6 +275,21 @@ def test_settings_are_kept_apart(runs: Path) -> None:
     assert table.rules
 
 
+def test_settings_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for rho, rate in ((0.2, 0.05), (0.3, 0.05), (0.2, 0.1)):
+            options = {"strategy_options": {"rho": rho}, "evaluator_options": {"learning_rate": rate}}
+            write_run(tmp_path, 0.5 + rho + seed / 100, seed=seed, strategy="pmpl", architecture=PAPER, **options)
+    table = build("strategies", collect([tmp_path]).frame)
+    told = [(str(row["setting"].value), str(row["label"].value), row["n"].value) for row in table.rows]
+    assert sorted(told) == [
+        ("learning_rate=0.05", "pmpl (full), rho=0.2", 2),
+        ("learning_rate=0.05", "pmpl (full), rho=0.3", 2),
+        ("learning_rate=0.1", "pmpl (full)", 2),
+    ]
+    assert not any("left out" in note for note in table.notes)
+
+
 def test_pivot(runs: Path) -> None:
     frame = collect([runs]).frame
     table = pivot(frame, "label", "seed", "top1")

@@ -84,7 +84,8 @@ def command(
     planned = plan(described, folder, timed=[DEFAULT_RUNS])
     say(_summary(planned, allocation, described.name, folder))
     if dry_run:
-        plain_console().print(_plan_table(planned, described))
+        planning = _plan_table(planned, described)
+        plain_console(fit=planning).print(planning)
         return
     warn_if_exposed(host, say)
     try:
@@ -92,7 +93,8 @@ def command(
     except KeyboardInterrupt:
         say("interrupted; the same command goes on")
         raise
-    plain_console().print(_results_table(results, described.name))
+    table = _results_table(results, described.name)
+    plain_console(fit=table).print(table)  # the name of a record is to be copied
     _tables(folder, described if what == ABLATION else None)
     bad = [r for r in results if r.state not in ("finished", "stopped early")]
     if bad:

@@ -5,12 +5,11 @@ import pandas as pd
 from nasbench.errors import RecordError
 from nasbench.record import Record
 from nasbench.results.cells import Cell, Column, Table
-from nasbench.results.collect import SHOWN, RunRow, architecture_of, grouped, is_searched, option
+from nasbench.results.collect import RunRow, architecture_of, grouped, is_searched
 from nasbench.results.statistics import Share, chance, kappa, share, tally, votes
-from nasbench.results.tables import by_seed, describe, records, setting_parts, told_apart, value_text
+from nasbench.results.tables import by_seed, describe, named, records
 
 DECIDED = ("evidence", "threshold")  # what decides a layer before the search is over; the rest is what was left then
-ORIGINS = ("preset", "seed")  # settings in which searches of one setting may differ
 COLUMNS = (
     Column("search", "search"),
     Column("between", "between"),
@@ -47,7 +46,7 @@ def repeats(frame: pd.DataFrame) -> Table:
     rows: list[dict[str, Cell]] = []
     rules: list[int] = []
     notes: list[str] = []
-    for name, found in zip(_names(list(groups.values())), groups.values(), strict=True):
+    for name, found in zip(named(list(groups.values())), groups.values(), strict=True):
         chosen, said = by_seed(name, found)
         block, why = _rows([chosen[seed] for seed in sorted(chosen)])
         notes += [*said, *(f"{name}: {reason}." for reason in why)]
@@ -109,15 +108,3 @@ def _cells(found: Share | None, layers: int) -> dict[str, Cell]:
         return {"layers": Cell(0), "agreeing": Cell(0), "pairs": Cell(0)}
     counts = {"layers": Cell(layers), "agreeing": Cell(found.agreeing), "pairs": Cell(found.pairs)}
     return {**counts, "agreement": Cell(found.value), "low": Cell(found.low), "high": Cell(found.high)}
-
-
-def _names(groups: Sequence[Sequence[RunRow]]) -> list[str]:
-    """What the runs of each group are called, with what tells them from the others."""
-    first: list[RunRow] = [found[0] for found in groups]
-    settings = sorted({name for run in first for name in run if "_options." in name or name in SHOWN} - {*ORIGINS})
-
-    def words(run: RunRow) -> list[str]:
-        return ["" if option(run, n) is None else f"{n.rpartition('.')[2]}={value_text(run, n)}" for n in settings]
-
-    names = told_apart([str(run["label"]) for run in first], [setting_parts(run) for run in first])
-    return told_apart(told_apart(names, list(map(words, first))), [[run["setting"][:4]] for run in first])

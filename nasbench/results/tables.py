@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from nasbench.config import SETTING, Role, RunConfig, role
 from nasbench.errors import NasbenchError, OptionError, RecordError, unknown
 from nasbench.record import Record
 from nasbench.results.cells import MISSING, UNITS, Cell, Column, Kind, Table, number
@@ -201,6 +202,24 @@ def told_apart(names: Sequence[str], parts: Sequence[Sequence[str]]) -> list[str
     return told
 
 
+def named(groups: Sequence[Sequence[RunRow]]) -> list[str]:
+    """What the runs of each group, which share a setting, are called: their label, with what tells it from others."""
+    first = [found[0] for found in groups]
+    names = told_apart([str(run["label"]) for run in first], [setting_parts(run) for run in first])
+    return told_apart(told_apart(names, _options(first, *SETTING)), [[run["setting"][:4]] for run in first])
+
+
+def _options(runs: Sequence[RunRow], *roles: Role) -> list[list[str]]:
+    """The settings of some roles, for each run as `name=value`; empty where it has none."""
+    known = {name for name, field in RunConfig.model_fields.items() if role(field) in roles}
+    known -= {"architecture"}  # in the frame the one that was found
+    names = sorted({name for run in runs for name in run if name.partition(".")[0] in known})
+    return [
+        ["" if option(run, n) is None else f"{n.rpartition('.')[2]}={value_text(run, n)}" for n in names]
+        for run in runs
+    ]
+
+
 def by_seed(label: str, runs: Sequence[RunRow]) -> tuple[dict[int, RunRow], list[str]]:
     """The runs of one configuration, the newest of each seed; the configuration with most seeds."""
     by_hash: dict[str, dict[int, RunRow]] = {}
@@ -299,20 +318,25 @@ def _grouped(
 ) -> Table:
     """One row a setting and label, the difference taken to the label `baseline` of the same setting."""
     settings = grouped(runs, setting_key)
-    parts = [setting_parts(found[-1]) for found in settings.values()]
-    names = told_apart(told_apart([""] * len(parts), parts), [[f"({key[0][:4]})"] for key in settings])
+    first = [found[0] for found in settings.values()]
+    names = told_apart([""] * len(first), [setting_parts(run) for run in first])
+    names = told_apart(told_apart(names, _options(first, Role.RECIPE)), [[f"({key[0][:4]})"] for key in settings])
     short = dict(zip(settings, names, strict=True))
     rows: list[dict[str, Cell]] = []
     rules: list[int] = []
     notes: list[str] = []
     for found in sorted(settings.values(), key=describe):
-        labels = sorted({str(run["label"]) for run in found}, key=lambda label: (label != baseline, label))
-        chosen: dict[str, dict[int, RunRow]] = {}
+        alike = list(grouped(found, lambda run: (run["label"], run["setting"])).values())
+        of_baseline: dict[int, RunRow] = {}
         block: list[dict[str, Cell]] = []
-        for label in labels:  # the baseline is the first
-            chosen[label], note = by_seed(label, [run for run in found if run["label"] == label])
+        for label, group in sorted(
+            zip(named(alike), alike, strict=True), key=lambda item: (item[1][0]["label"] != baseline, item[0])
+        ):
+            chosen, note = by_seed(label, group)
             notes += note
-            measured = _measured(chosen[label], chosen.get(baseline or "", {}), label == baseline, values)
+            is_baseline = not block and group[0]["label"] == baseline
+            of_baseline = chosen if is_baseline else of_baseline
+            measured = _measured(chosen, of_baseline, is_baseline, values)
             block.append(
                 {"setting": Cell(short[setting_key(found[0])]), "label": Cell(label), "n": measured["n"], **measured}
             )
