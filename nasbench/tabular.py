@@ -27,6 +27,7 @@ from nasbench.architecture import Architecture
 from nasbench.errors import DataError, NasbenchError, OptionError
 from nasbench.quiet import quiet_libraries
 
+CELLS = "nni.nas.hub.pytorch:NasBench201"
 OPERATIONS = ("none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3")  # of NAS-Bench-201, as NNI calls them
 EDGES = ("0_1", "0_2", "1_2", "0_3", "1_3", "2_3")  # in the order of its architecture strings
 
@@ -36,6 +37,7 @@ class Benchmark:
     """Every architecture of a space, and how good it is."""
 
     title: str
+    space: str  # where its networks can be trained
     candidates: Mapping[str, tuple[str, ...]]  # label → candidates
     accuracy: dict[tuple[str, ...], float]  # candidates in the order of the labels → final accuracy, a fraction
     # Likewise, what a search can afford to see: each of the measures, of which a run has one.
@@ -62,14 +64,16 @@ def nasbench_macro(root: Path) -> Benchmark:
             raise ValueError(f"{code} has mean_acc {row['mean_acc']}, which is not that of its three test_acc")
     means = {keys[code]: row["mean_acc"] / 100 for code, row in table.items()}
     single = tuple({keys[code]: row["test_acc"][n] / 100 for code, row in table.items()} for n in range(3))
-    return Benchmark("NAS-Bench-Macro, CIFAR-10", dict.fromkeys(LABELS, tuple(CANDIDATES)), means, single)
+    return Benchmark(
+        "NAS-Bench-Macro, CIFAR-10", "nasbench_macro", dict.fromkeys(LABELS, tuple(CANDIDATES)), means, single
+    )
 
 
 def nasbench201(dataset: str) -> Callable[[Path], Benchmark]:
     """NAS-Bench-201 on one of its sets: test accuracy after 200 epochs; the proxy is held-out accuracy after 12.
 
     Columns: `arch` (the benchmark's string), `SET_test_200ep` and `SET_valid_12ep` (%). The labels are those of NNI's
-    `nni.nas.hub.pytorch:NasBench201`, where a cell's network can be trained.
+    `NasBench201`, where a cell's network can be trained.
     """
 
     def read(root: Path) -> Benchmark:
@@ -80,7 +84,7 @@ def nasbench201(dataset: str) -> Callable[[Path], Benchmark]:
             for column in ("test_200ep", "valid_12ep")
         )
         candidates = {f"cell/{edge}": OPERATIONS for edge in EDGES}
-        return Benchmark(f"NAS-Bench-201, {dataset}", candidates, final, (early,))
+        return Benchmark(f"NAS-Bench-201, {dataset}", CELLS, candidates, final, (early,))
 
     return read
 

@@ -40,6 +40,7 @@ ELSEWHERE = {
 LESS = {
     "run": "--batch-size 20 --workers 0 --epochs 2 --retrain-epochs 1 --max-trials 2",
     "tabular": "--seeds 2 --max-trials 5",
+    "rank": "--networks 5 --batch-size 4 --score params --score naswot",
     "sweep": "--dry-run",
 }
 # What a machine without network, or one that is busy, is told.
@@ -76,7 +77,7 @@ def commands() -> list[str]:
 
 
 SHOWN = [line for line in commands() if not line.startswith(tuple(ELSEWHERE))]
-SLOW = ("run", "sweep", "tabular", "explain", "export", "profile")
+SLOW = ("run", "sweep", "tabular", "rank", "explain", "export", "profile")
 
 
 def test_nothing_is_left_out_that_is_not_there() -> None:
@@ -134,7 +135,7 @@ def adapted(line: str, folder: Path) -> list[str]:
     "line", [pytest.param(x, marks=[pytest.mark.slow] if x.split()[1] in SLOW else []) for x in SHOWN]
 )
 def test_a_command_as_it_is_shown(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    data = request.getfixturevalue("real_data") if "tabular" in line else "DIR"
+    data = request.getfixturevalue("real_data") if line.split()[1] in ("tabular", "rank") else "DIR"
     words = adapted(line, folder)
     done = subprocess.run(
         [sys.executable, "-m", "nasbench", *words],

@@ -2,5 +2,18 @@
 
 COMMANDS = (
     *("run", "resume", "list", "options", "show", "explain", "profile", "bench", "table", "plot", "report", "compare"),
-    *("sweep", "ui", "tabular", "agreement", "migrate", "pack", "verify", "clean", "doctor", "export", "predict"),
+    *(
+        "sweep",
+        "ui",
+        "tabular",
+        "rank",
+        "agreement",
+        "migrate",
+        "pack",
+        "verify",
+        "clean",
+        "doctor",
+        "export",
+        "predict",
+    ),
 )

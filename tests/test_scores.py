@@ -1,0 +1,225 @@
+"""Zero-cost scores against their definitions, and the command that ranks networks by them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kendalltau
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasbench.errors import OptionError
+from nasbench.results.ranking import table
+from nasbench.scores import MIXED, SCORES, scored
+from nasbench.tabular import read
+
+
+class Small(nn.Sequential):
+    """Two convolutions and a classifier, in double precision, of fixed weights."""
+
+    def __init__(self, bias: bool = True) -> None:
+        torch.manual_seed(1)
+        super().__init__(
+            OrderedDict(
+                first=nn.Conv2d(3, 4, 3, padding=1, bias=bias),
+                relu=nn.ReLU(),
+                second=nn.Conv2d(4, 5, 3, padding=1, bias=bias),
+                again=nn.ReLU6(inplace=True),
+                pool=nn.AdaptiveAvgPool2d(1),
+                flat=nn.Flatten(),
+                head=nn.Linear(5, 3, bias=bias),
+            )
+        )
+        self.double()
+
+
+WEIGHTS = ("first.weight", "second.weight", "head.weight")
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(2)
+    return torch.randn(6, 3, 7, 7, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def gradients(images: Tensor, labels: Tensor, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The gradient of the loss at the network's own weights, or at others."""
+    network = Small()
+    network.load_state_dict(weights or network.state_dict())
+    F.cross_entropy(network(images), labels).backward()
+    named = dict(network.named_parameters())
+    return {name: named[name].grad.clone() for name in WEIGHTS}  # type: ignore[union-attr]
+
+
+def test_gradients_are_counted_as_defined(batch: tuple[Tensor, Tensor]) -> None:
+    found, weights = gradients(*batch), dict(Small().named_parameters())
+    assert scored("grad_norm", Small, *batch) == pytest.approx(
+        sum(g.square().sum().sqrt().item() for g in found.values())
+    )
+    assert scored("snip", Small, *batch) == pytest.approx(
+        sum((weights[n] * g).abs().sum().item() for n, g in found.items())
+    )
+
+
+def test_grasp_is_a_difference_of_gradients(batch: tuple[Tensor, Tensor]) -> None:
+    found, step, start = gradients(*batch), 1e-6, Small().state_dict()
+    moved = ({n: p + sign * step * found[n] if n in found else p for n, p in start.items()} for sign in (1, -1))
+    ahead, behind = (gradients(*batch, weights) for weights in moved)
+    product = sum((start[n] * (ahead[n] - behind[n])).sum().item() / (2 * step) for n in WEIGHTS)
+    assert scored("grasp", Small, *batch) == pytest.approx(-product, rel=1e-5)
+
+
+def test_fisher_by_hand(batch: tuple[Tensor, Tensor]) -> None:
+    network, (images, labels) = Small(), batch
+    first = network.first(images)
+    second = network.second(network.relu(first))
+    value = F.cross_entropy(network.head(F.relu6(second).mean((2, 3))), labels)
+    outputs = (first, second)
+    parts = zip(outputs, torch.autograd.grad(value, outputs), strict=True)
+    expected = sum(((z * g).sum((2, 3)) ** 2).mean(0).sum().item() / 2 for z, g in parts)
+    assert scored("fisher", Small, *batch) == pytest.approx(expected)
+
+
+def test_synflow_needs_no_data_and_is_conserved_from_layer_to_layer(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    found = scored("synflow", lambda: Small(bias=False), images, labels)
+    assert found == scored("synflow", lambda: Small(bias=False), 5 * images[:2], labels[:2])
+    network = Small(bias=False)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+    flow = network.second(network.first(torch.ones(1, 3, 7, 7, dtype=torch.float64)))
+    total = network.head(flow.mean((2, 3))).sum().item()
+    assert flow.max() > 6  # which the network itself would cut off
+    assert found == pytest.approx(3 * total)  # Σ θ ∂R/∂θ is R in each of the three layers
+
+
+def test_jacov_is_that_of_correlations(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    images = images.requires_grad_()
+    (jacobian,) = torch.autograd.grad(Small()(images).sum(), images)
+    values = np.linalg.eigvalsh(np.corrcoef(jacobian.flatten(1).numpy())) + 1e-5
+    assert scored("jacov", Small, images, labels) == pytest.approx(-(np.log(values) + 1 / values).sum())
+    alike = images.detach()[:1].repeat(6, 1, 1, 1)  # whose Jacobians say the same
+    assert scored("jacov", Small, alike, labels) < scored("jacov", Small, images, labels)
+
+
+def test_naswot_is_the_determinant_of_agreements_and_knows_no_order(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    network = Small()
+    first = network.first(images)
+    codes = torch.cat([(z > 0).flatten(1) for z in (first, network.second(first.relu()))], 1)
+    kernel = [[int((a == b).sum()) for b in codes] for a in codes]
+    assert scored("naswot", Small, images, labels) == pytest.approx(np.linalg.slogdet(np.array(kernel, float))[1])
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    assert scored("naswot", Small, images[order], labels) == pytest.approx(scored("naswot", Small, images, labels))
+    assert scored("naswot", Small, images[:1].repeat(6, 1, 1, 1), labels) == -math.inf
+
+
+def test_zen_of_a_linear_map_is_known(batch: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(0)
+    inputs, outputs, side = 64, 40, 8
+    plain = nn.Sequential(OrderedDict(features=nn.Conv2d(inputs, outputs, 1, bias=False)))
+    images, labels = torch.zeros(16, inputs, side, side), torch.zeros(16)
+    # Each output is 0.01 w·ε: |N(0, 0.01² ‖w‖²)| with ‖w‖² about the number of inputs.
+    expected = math.log(outputs * side * side * MIXED * math.sqrt(2 * inputs / math.pi))
+    assert scored("zen", lambda: plain, images, labels) == pytest.approx(expected, abs=0.03)
+    normed = nn.Sequential(OrderedDict(features=nn.Sequential(plain.features, nn.BatchNorm2d(outputs, affine=False))))
+    # What the normalisation divides by is given back.
+    assert scored("zen", lambda: normed, images, labels) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(("images", "rank"), [(torch.eye(8), 8.0), (torch.ones(8, 8), 1.0)])
+def test_near_counts_directions(images: Tensor, rank: float) -> None:
+    found = scored("near", lambda: nn.Sequential(nn.ReLU()), images, torch.zeros(8))
+    assert found == pytest.approx(2 * rank)  # before the activation and behind it
+    maps = images.repeat(3, 1).reshape(3, 8, 8, 1).transpose(1, 2)  # channels of maps are the columns
+    assert scored("near", lambda: nn.Sequential(nn.ReLU()), maps, torch.zeros(3)) == pytest.approx(2 * rank)
+
+
+def test_sizes_are_scores(batch: tuple[Tensor, Tensor]) -> None:
+    float_batch = batch[0].float(), batch[1]
+    assert scored("params", lambda: Small().float(), *float_batch) == sum(p.numel() for p in Small().parameters())
+    assert scored("madds", lambda: Small().float(), *float_batch) == 49 * (27 * 4 + 36 * 5) + 15
+
+
+def test_what_cannot_be_measured_is_named(batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(OptionError, match="unknown score 'synflo': did you mean 'synflow'"):
+        scored("synflo", Small, *batch)
+    with pytest.raises(OptionError, match="has no ReLU to look at"):
+        scored("naswot", lambda: nn.Sequential(nn.Flatten(), nn.Linear(147, 3)).double(), *batch)
+
+
+def test_a_ranking_by_hand() -> None:
+    accuracy = np.linspace(0.5, 0.9, 40)
+    rng = np.random.default_rng(3)
+    scores = {"noise": rng.normal(size=40), "same": accuracy * 3, "constant": np.ones(40), "opposite": -accuracy}
+    found = table("title", scores, accuracy, dict.fromkeys(scores, 2.0))
+    rows = {str(row["score"].value): row for row in found.rows}
+    assert next(iter(rows)) == "same"
+    assert [rows["same"][k].value for k in ("tau", "low", "high", "rho", "recall")] == pytest.approx([1, 1, 1, 1, 1])
+    assert rows["opposite"]["tau"].value == pytest.approx(-1)
+    assert rows["constant"]["tau"].value is None
+    noise = rows["noise"]
+    assert noise["tau"].value == pytest.approx(kendalltau(scores["noise"], accuracy).statistic)
+    assert noise["low"].value < 0 < noise["high"].value
+    assert noise["seconds"].value == pytest.approx(50)
+
+
+def rank(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nasbench", "rank", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["nasbench_macro", "nasbench201_cifar10"])
+def test_networks_are_ranked_by_what_they_cost(name: str, real_data: Path, tmp_path: Path) -> None:
+    words = ("--networks", "30", "--score", "params", "--score", "madds", "--format", "json")
+    done = rank(name, *words, "--data-root", str(real_data), "--figure", str(tmp_path / "rank.png"))
+    assert done.returncode == 0, done.stderr
+    rows = {row["score"]["value"]: row for row in json.loads(done.stdout)["rows"]}
+    benchmark = read(name, real_data)
+    drawn = np.random.default_rng(0).choice(len(benchmark.accuracy), 30, replace=False)
+    keys = list(benchmark.accuracy)
+    sizes = {"3": 9, "1": 1}  # of convolutions of cells
+    if name == "nasbench201_cifar10":  # whose parameters follow from the candidates
+        cost = [sum(sizes.get(word.partition("conv_")[2][:1], 0) for word in keys[n]) for n in drawn]
+        assert rows["params"]["tau"]["value"] == pytest.approx(
+            kendalltau(cost, [benchmark.accuracy[keys[n]] for n in drawn]).statistic, abs=1e-6
+        )
+    assert rows["madds"]["tau"]["value"] > 0.3
+    assert (tmp_path / "rank.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_every_score_ranks_real_networks(real_data: Path) -> None:
+    done = rank(
+        "nasbench201_cifar10",
+        "--networks",
+        "6",
+        "--batch-size",
+        "16",
+        "--data-root",
+        str(real_data),
+        "--format",
+        "json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert {row["score"]["value"] for row in json.loads(done.stdout)["rows"]} == set(SCORES)
+
+
+def test_wrong_names_are_one_line(tmp_path: Path) -> None:
+    for words in (
+        ("nasbench_micro",),
+        ("nasbench_macro", "--data-root", str(tmp_path)),
+        ("nasbench_macro", "--figure", "x"),
+    ):
+        done = rank(*words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
