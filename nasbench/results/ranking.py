@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, rankdata, spearmanr
 
 from nasbench.results.cells import Cell, Column, Table
 from nasbench.results.style import PAGE, new_figure, series
@@ -50,14 +50,14 @@ def figure(title: str, scores: Mapping[str, Values], accuracy: Values) -> Figure
     across = min(3, len(scores))
     down = -(-len(scores) // across)
     drawn = new_figure(PAGE, 0.4 + 1.7 * down)
-    panels = drawn.subplots(down, across, sharey=True, sharex=True, squeeze=False).flat
+    panels = drawn.subplots(down, across, sharey=True, squeeze=False).flat
     for (name, values), axes in zip(scores.items(), panels, strict=False):
-        ranks = values.argsort(kind="stable").argsort(kind="stable") + 1
-        axes.plot(ranks, 100 * accuracy, **{**series(2), "linestyle": "", "marker": ".", "markersize": 3})
+        axes.plot(rankdata(values), 100 * accuracy, **{**series(2), "linestyle": "", "marker": ".", "markersize": 3})
+        axes.set_xlim(0, len(values) + 1)
         axes.set_title(name, loc="left")
     for axes in list(panels):
         axes.set_axis_off()
-    drawn.supxlabel("rank of the score, the highest last")
-    drawn.supylabel("accuracy (%)")
-    drawn.suptitle(title)
+    drawn.supxlabel("rank of the score, the highest last", fontsize="medium")
+    drawn.supylabel("accuracy (%)", fontsize="medium")
+    drawn.suptitle(title, fontsize="medium")
     return drawn
