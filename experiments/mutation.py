@@ -1,6 +1,7 @@
 """Mutation testing: change the code a little, and see whether the tests notice.
 
 Writes `mutation.csv` beside this file, a row a mutant; mutants of unchanged modules that are there are not tried again.
+They come in a random order, so that what has been tried is a sample of all; `--sample` ends it there.
 `make mutation` installs cosmic-ray, whose operators these are, and runs it.
 """
 
@@ -12,6 +13,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import os
+import random
 import re
 import signal
 import sys
@@ -43,11 +45,16 @@ STRATEGY_TESTS: dict[str, Sequence[str]] = {
     "deciding": ("evidence", "fixing"),
     "differentiable": SUPERNET_TESTS,
     "evidence": ("evidence",),
+    "evolution": ("tabular",),
+    "gdas": ("strategy_mathematics",),
+    "local_search": ("tabular",),
     "mixed": ("supernet", "strategy_mathematics"),
     "pmpl": ("strategy_mathematics", "fixing"),
+    "proposing": ("tabular", "budget"),
     "random": ("nni", "budget"),
     "restored": ("strategy_mathematics", "supernet"),
     "supernet": SUPERNET_TESTS,
+    "tpe": ("tabular",),
     "turns": ("turns",),
 }
 TARGETS: dict[str, tuple[str, Sequence[str]]] = {
@@ -128,14 +135,16 @@ class Trial:
         return "killed by time"
 
 
-def attack(path: Path, known: list[dict[str, str]], jobs: int) -> Iterator[dict[str, str]]:
-    """The rows of a module, those that are known first and as they are."""
+def attack(path: Path, known: list[dict[str, str]], jobs: int, sample: int) -> Iterator[dict[str, str]]:
+    """The rows of a module, those that are known first and as they are, until there are so many."""
     name, source = str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
     digest, lines = hashlib.sha256(source.encode()).hexdigest()[:16], source.splitlines()
     rows = [row for row in known if (row["module"], row["sha256"]) == (name, digest)]
     yield from rows
     done = {(row["operator"], row["occurrence"]) for row in rows}
     missing = [m for m in mutants(source) if (m[0], str(m[1])) not in done and lines[m[2] - 1].strip()]
+    random.Random(name).shuffle(missing)
+    del missing[max(0, sample - len(rows)) :]
     if not missing:
         return
     sound = Trial(path, source)
@@ -171,11 +180,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="by default all")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--sample", type=int, default=1_000_000, help="at most so many of each module")
     given = parser.parse_args()
     known = list(csv.DictReader(OUT.open(newline=""))) if OUT.is_file() else []
     for name in given.files or TARGETS:
         rows, others = [], [row for row in known if row["module"] != name]
-        for row in attack(ROOT / name, known, given.jobs):
+        for row in attack(ROOT / name, known, given.jobs, given.sample):
             rows.append(row)
             write(others + rows)
         known = others + rows
