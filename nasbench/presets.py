@@ -65,8 +65,9 @@ def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lamb
             if kind == "evaluator" and RATE not in own:
                 rate = of_preset.get(RATE)
     config = taken(settings, lambda found: complete(make_config(found)), say)
-    if rate is not None and config.batch_size != common["batch_size"]:  # the linear rule of arXiv 1706.02677
-        scaled = rate * config.batch_size / common["batch_size"]
+    usual = common.get("batch_size", RunConfig.model_fields["batch_size"].default)
+    if rate is not None and config.batch_size != usual:  # the linear rule of arXiv 1706.02677
+        scaled = rate * config.batch_size / usual
         config = config.model_copy(update={"evaluator_options": {**config.evaluator_options, RATE: scaled}})
         say(f"learning rate {rate:g} scaled to {scaled:g} for batch {config.batch_size}")
     for kind in KINDS:

@@ -25,7 +25,8 @@ REPEATS, MIXED = 8, 0.01  # of `zen`: pairs of images, and how far the second of
 def scored(name: str, build: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> float:
     """A score of a network with fresh weights, which `build` makes, for images (N, 3, S, S) and labels (N,).
 
-    Raises OptionError: there is no such score, or the network has nothing that it measures.
+    A network that is blind to its images may have −∞. Raises OptionError: there is no such score, or the network has
+    nothing that it measures.
     """
     if name not in SCORES:
         raise OptionError(unknown("score", name, SCORES))
@@ -103,7 +104,10 @@ def jacov(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """
     images = images.detach().clone().requires_grad_()
     (jacobian,) = torch.autograd.grad(main_logits(network(images)).sum(), images)
-    values = torch.linalg.eigvalsh(torch.corrcoef(jacobian.flatten(1).double())) + 1e-5
+    rows = jacobian.flatten(1).double()
+    if not rows.std(1).all():
+        return -math.inf  # nothing correlates with a constant: the network is blind to an image
+    values = torch.linalg.eigvalsh(torch.corrcoef(rows)) + 1e-5
     return -(values.log() + 1 / values).sum().item()
 
 
@@ -139,9 +143,10 @@ def zen(network: nn.Module, images: Tensor, labels: Tensor) -> float:
                 nn.init.normal_(weight)
             x = torch.randn_like(images)
             _, first = last_map(network, x)
-            sigma = sum(0.5 * math.log(n.running_var.mean().item()) for n in norms if n.running_var is not None)
+            sigma = sum(n.running_var.mean().double().log() / 2 for n in norms if n.running_var is not None)
             _, second = last_map(network, x + MIXED * torch.randn_like(x))
-            found.append(math.log((first - second).abs().flatten(1).sum(1).mean().item() + 1e-300) + sigma)
+            differs = (first - second).abs().flatten(1).sum(1).mean()
+            found.append((differs.double().log() + sigma).item())
     return sum(found) / len(found)
 
 

@@ -158,6 +158,19 @@ def test_what_cannot_be_measured_is_named(batch: tuple[Tensor, Tensor]) -> None:
         scored("naswot", lambda: nn.Sequential(nn.Flatten(), nn.Linear(147, 3)).double(), *batch)
 
 
+def test_a_network_that_is_blind_to_its_images_is_ranked_last(batch: tuple[Tensor, Tensor]) -> None:
+    """Benchmarks have some: every way through a cell leads over `none`."""
+
+    class Blind(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images * 0)
+
+    found = {name: scored(name, Blind, *batch) for name in SCORES if name not in ("synflow", "near", "params", "madds")}
+    assert {name for name, value in found.items() if value == -math.inf} == {"jacov", "naswot", "zen"}
+    rows = table("title", {"jacov": np.array([*range(9), -math.inf])}, np.arange(10)[::-1] / 10.0, {"jacov": 1.0}).rows
+    assert rows[0]["tau"].value == pytest.approx(kendalltau([*range(1, 10), 0], range(9, -1, -1)).statistic)
+
+
 def test_a_ranking_by_hand() -> None:
     accuracy = np.linspace(0.5, 0.9, 40)
     rng = np.random.default_rng(3)

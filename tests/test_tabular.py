@@ -35,7 +35,7 @@ def toy(values: Any = None) -> Benchmark:
     """24 networks of three choices; the accuracy by key is given, or grows with the number of b, c and d."""
     given = values or {key: (sum(map(ord, key)) - 291) / 10 for key in KEYS}
     labels = {"x": ("a", "b"), "y": ("a", "b", "c"), "z": ("a", "b", "c", "d")}
-    return Benchmark("toy", labels, given, (given, {key: 1 - v for key, v in given.items()}))
+    return Benchmark("toy", "nowhere", labels, given, (given, {key: 1 - v for key, v in given.items()}))
 
 
 def options(name: str, trials: int) -> dict[str, Any]:
