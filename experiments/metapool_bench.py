@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,32 @@ from nasbench.studies.plan import plan
 from nasbench.studies.study import Study, make_study
 
 CONFIG = Path(__file__).with_suffix(".yaml")
+CANDIDATES = tuple(CANDIDATE_SETS["ablation"])
 
 
 def networks() -> dict[str, dict[str, str]]:
     """Every architecture by its name, e.g. `none-avg3-global-none-none`."""
-    chosen = itertools.product(CANDIDATE_SETS["ablation"], repeat=len(LABELS))
+    chosen = itertools.product(CANDIDATES, repeat=len(LABELS))
     return {"-".join(names): dict(zip(LABELS, names, strict=True)) for names in chosen}
 
 
-def study(data_root: Path, seeds: list[int]) -> Study:
-    """All networks with all seeds, a whole seed at a time."""
-    variants = {name: {"architecture": architecture} for name, architecture in networks().items()}
+def in_fraction(names: Sequence[str]) -> bool:
+    """Whether a network is one of the 81 of a 3^(5-1) fractional factorial design of resolution V.
+
+    In it every two stages have all pairs of candidates equally often, so that it tells the stages' effects apart.
+    """
+    return sum(map(CANDIDATES.index, names)) % len(CANDIDATES) == 0
+
+
+def studies(data_root: Path, seeds: list[int]) -> list[Study]:
+    """The fraction with all seeds, then the other networks; a whole seed at a time."""
     base = {**read_config(CONFIG), "data_root": str(data_root)}
-    return make_study({"name": CONFIG.stem, "base": base, "variants": variants, "grid": {"seed": seeds}})
+    parts = [
+        {name: {"architecture": a} for name, a in networks().items() if in_fraction(list(a.values())) is first}
+        for first in (True, False)
+    ]
+    grid = {"seed": seeds}
+    return [make_study({"name": CONFIG.stem, "base": base, "variants": part, "grid": grid}) for part in parts]
 
 
 def shrunk(data_root: Path, side: int, file: Path) -> Path:
@@ -63,9 +77,11 @@ def main() -> int:
     try:
         given.out.mkdir(parents=True, exist_ok=True)
         data = shrunk(given.data_root, read_config(CONFIG)["image_size"], given.out / f"photos{part}.npz")
-        missing = plan(study(data, given.seeds), given.out, others=[Path(__file__).parent / "records"]).missing
-        for number, item in enumerate(missing[part - 1 :: parts], 1):
-            print(f"[{number}/{len(missing[part - 1 :: parts])}] {item.label}", flush=True)
+        others = [Path(__file__).parent / "records"]
+        missing = [item for study in studies(data, given.seeds) for item in plan(study, given.out, others).missing]
+        mine = missing[part - 1 :: parts]
+        for number, item in enumerate(mine, 1):
+            print(f"[{number}/{len(mine)}] {item.label}", flush=True)
             try:
                 run(item.config, given.out if item.interrupted is None else item.interrupted.record.path)
             except NasbenchError as e:
