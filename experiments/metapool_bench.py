@@ -57,7 +57,7 @@ def shrunk(data_root: Path, side: int, file: Path) -> Path:
         data = Arrays(data_root=data_root, image_size=side)
         data.setup()
         parts = {f"x_{part}": images.numpy() for part, images in data._images.items()}
-        labels = {f"y_{part}": numbers.numpy() for part, numbers in data._labels.items()}
+        labels = {"y_train": data.train_labels, "y_test": data.test_labels}
         temporary = file.with_suffix(".tmp.npz")
         np.savez(temporary, **parts, **labels, class_names=np.array(data.class_names))
         temporary.replace(file)
