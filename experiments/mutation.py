@@ -42,8 +42,10 @@ COLUMNS = ("module", "sha256", "line", "operator", "occurrence", "outcome", "tex
 SUPERNET_TESTS = ("evidence", "turns", "strategy_mathematics", "supernet", "fixing", "probabilities")
 STRATEGY_TESTS: dict[str, Sequence[str]] = {
     "darts": ("strategy_mathematics",),
+    "darts_pt": ("strategies_sampling",),
     "deciding": ("evidence", "fixing"),
     "differentiable": SUPERNET_TESTS,
+    "drnas": ("strategies_sampling",),
     "evidence": ("evidence",),
     "evolution": ("tabular",),
     "gdas": ("strategy_mathematics",),
@@ -51,6 +53,7 @@ STRATEGY_TESTS: dict[str, Sequence[str]] = {
     "mixed": ("supernet", "strategy_mathematics"),
     "pmpl": ("strategy_mathematics", "fixing"),
     "proposing": ("tabular", "budget"),
+    "proxyless": ("strategies_sampling",),
     "random": ("nni", "budget"),
     "restored": ("strategy_mathematics", "supernet"),
     "supernet": SUPERNET_TESTS,

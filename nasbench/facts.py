@@ -54,7 +54,8 @@ class Doubt(Part):
 class Decision(Part):
     """Why a layer has its candidate (`decisions.json`, by label)."""
 
-    by: str  # `evidence`, `threshold`, `undecided`, `limit`, `budget`, `given`, or what else decided, after "found by"
+    # `evidence`, `threshold`, `undecided`, `limit`, `removal`, `budget`, `given`; else what decided, after "found by".
+    by: str
     # With `budget`: what the strategy would have taken without the limits on what the network costs.
     wanted: str | None = None
     step: int | None = None  # training batches seen by then

@@ -7,6 +7,7 @@ from nasbench.facts import Decision
 from nasbench.record import Record
 
 EVIDENCE, UNDECIDED, LEAD, LIMIT, GIVEN = "evidence", "undecided", "threshold", "limit", "given"  # `Decision.by`
+REMOVAL = "removal"  # likewise: the candidate without which the supernet was worst
 BUDGET = "budget"  # likewise: the best that the limits on what the network costs allow
 LARGEST_ODDS = 1e6  # more than these say nothing more
 LARGEST_STEPS = 10**9
@@ -70,6 +71,8 @@ def why(decision: Decision, candidate: Any) -> str:
         )
     if decision.by == LEAD:
         return f"led by ρ at step {decision.step} (training loss {decision.train_loss or 0:.2f})"
+    if decision.by == REMOVAL:
+        return f"its removal hurt held-out accuracy most, at step {decision.step}"
     if decision.by == LIMIT:
         return "largest π when the search ended" if has_largest_pi(decision, candidate) else "chosen by the strategy"
     return decision.by

@@ -24,7 +24,10 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
     resumable = True  # its module's checkpoint tells everything
     rho = 0.2  # for the default of η
-    alpha_decay = 0.0  # of Adam: 1e-3 α would outweigh a gradient of that size, and pull towards nothing that is known
+    # Whether gradients by α compare the candidates of one mixture, which evidence asks for; samples compare others.
+    comparable = True
+    alpha_betas = (0.5, 0.999)  # of Adam, as NNI and DARTS have them
+    alpha_decay = 0.0  # likewise: 1e-3 α would outweigh a gradient of that size, and pull towards nothing that is known
 
     @checked
     def __init__(
@@ -54,6 +57,8 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     ) -> None:
         """Set the options. Raises OptionError: a value is out of range."""
         super().__init__()
+        if fixing != "none" and not self.comparable:
+            raise OptionError(f"{type(self).__name__} compares no candidates of one mixture: fixing must be none")
         self.supernets = supernets
         self.fixing, self.delta, self.undecided = fixing, delta, undecided
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs

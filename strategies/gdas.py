@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasbench.errors import OptionError
 from nasbench.options import Positive, checked
 from nasbench.strategies.differentiable import Differentiable
 from nasbench.strategies.mixed import MixedLayer
@@ -57,16 +56,12 @@ class GDAS(Differentiable):
 
     module_class = GdasModule
     layer_class = SampledLayer
+    comparable = False
     alpha_decay = 1e-3  # as published
     presets: ClassVar = {"quick": {"eta": 0.1}, "cifar": {"eta": 3e-3}, "paper": {"eta": 3e-4, "meta_fraction": 0.5}}
 
     @checked
     def __init__(self, *, temperature: Positive = 10.0, last_temperature: Positive = 0.1, **options: Any) -> None:
-        """Set τ in the first and in the last epoch, and the options of `Differentiable`.
-
-        Raises OptionError: layers are to be fixed on the way, which the sampled gradient has no evidence for.
-        """
+        """Set τ in the first and in the last epoch, and the options of `Differentiable`."""
         super().__init__(**options)
-        if self.fixing != "none":
-            raise OptionError("GDAS samples candidates, so evidence cannot compare them: leave fixing at none")
         self.temperature, self.last_temperature = temperature, last_temperature

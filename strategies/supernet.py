@@ -93,11 +93,15 @@ class DifferentiableModule(BaseOneShotLightningModule):
         closed = {id(a) for k, a in self.alphas.items() if len(a) == 1 or k in self.fixed or k in self._unreachable}
         return [a for a in self.all_alphas if id(a) not in closed]
 
+    def shares(self, alpha: nn.Parameter) -> Tensor:
+        """(K,) π = softmax(α), in float32."""
+        return alpha.detach().float().softmax(0)
+
     def probabilities(self) -> dict[str, dict[Any, float]]:
-        """π = softmax(α) by label and candidate; one transfer from the device for all of them."""
+        """π by label and candidate; one transfer from the device for all of them."""
         if not self.alphas:
             return {}
-        flat = torch.cat([a.detach().float().softmax(0) for a in self.alphas.values()]).cpu()
+        flat = torch.cat([self.shares(a) for a in self.alphas.values()]).cpu()
         parts = zip(self.alphas, flat.split([len(a) for a in self.alphas.values()]), strict=True)
         mutables = self.strategy.mutables
         return {label: dict(zip(mutables[label].values, pi.tolist(), strict=True)) for label, pi in parts}
@@ -183,8 +187,9 @@ class DifferentiableModule(BaseOneShotLightningModule):
         of_label = {id(a): gradient for a, gradient in zip(alphas, gradients, strict=True)}
         searched = {k: of_label[id(a)] for k, a in self.alphas.items() if id(a) in of_label}
         self._searched += 1
-        looks, is_late = self._searched / self.strategy.meta_batches, 2 * self._searched > self._total
-        self._out = self.evidence.observe(searched, self.alphas, is_late, looks, self.steps + 1)
+        if self.strategy.comparable:
+            looks, is_late = self._searched / self.strategy.meta_batches, 2 * self._searched > self._total
+            self._out = self.evidence.observe(searched, self.alphas, is_late, looks, self.steps + 1)
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         optimizer.step()
@@ -247,7 +252,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
     # Lightning
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with NNI's and DARTS's betas (0.5, 0.999), and the strategy's weight decay."""
+        """Adam with the strategy's betas and weight decay."""
         alphas = self.all_alphas
         if not alphas:
             raise OptionError("the space has nothing to search: every choice has a single candidate or there is none")
@@ -257,7 +262,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         if self.strategy.eta is None:
             most = max(map(len, self.alphas.values()), default=2)
             self.eta = fitting_eta(self._total, self.strategy.rho, most)
-        return torch.optim.Adam(alphas, self.eta, betas=(0.5, 0.999), weight_decay=self.strategy.alpha_decay)
+        return torch.optim.Adam(alphas, self.eta, self.strategy.alpha_betas, weight_decay=self.strategy.alpha_decay)
 
     def postprocess_weight_optimizers(self, optimizers: Any) -> Any:
         """Take α out of the evaluator's optimiser."""

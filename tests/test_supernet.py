@@ -22,8 +22,12 @@ from nasbench.spaces.mbv2_metapool import MobileNetV2MetaPooling
 from nasbench.spaces.operations.enhancers import META_POOLING, enhancer
 from nasbench.spaces.operations.fused import GatedEnhancer
 from nasbench.strategies.darts import DARTS, DartsModule
+from nasbench.strategies.darts_pt import DartsPT
+from nasbench.strategies.drnas import DrNAS
+from nasbench.strategies.gdas import GDAS
 from nasbench.strategies.mixed import pooling_name
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
+from nasbench.strategies.proxyless import Proxyless
 from nasbench.strategies.random import Random
 from tests.toys import CentrePixel
 
@@ -239,13 +243,17 @@ def planted(strategy: Any, dataset: str, seed: int) -> str:
     return str(module.export()["layer.enhancer"])
 
 
-@pytest.mark.parametrize("name", ["pmpl", "darts1", "darts2"])
+@pytest.mark.parametrize("name", ["pmpl", "darts1", "darts2", "darts_pt", "drnas", "gdas", "proxyless"])
 @pytest.mark.parametrize(("dataset", "right"), [("Distant", REACHING), ("Checkerboard", KEEPING_SIGN)])
 def test_the_search_finds_the_planted_receptive_field(name: str, dataset: str, right: set[str]) -> None:
     made = {
         "pmpl": lambda: PMPL(eta=0.05, rho=0.3, warmup_epochs=2),
         "darts1": lambda: DARTS(order=1, eta=0.05, warmup_epochs=2),
         "darts2": lambda: DARTS(order=2, eta=0.05, warmup_epochs=2),
+        "darts_pt": lambda: DartsPT(eta=0.05, warmup_epochs=2),
+        "drnas": lambda: DrNAS(eta=0.05, warmup_epochs=2),
+        "gdas": lambda: GDAS(eta=0.05, warmup_epochs=2),
+        "proxyless": lambda: Proxyless(eta=0.1, warmup_epochs=2),
     }
     found = [planted(made[name](), dataset, seed) for seed in SEEDS]
     # By chance (3/8 or 2/8 each) five of five happen in under 0.8 % of all cases.

@@ -13,7 +13,7 @@ from nasbench import reasons
 from nasbench.config import RunConfig
 from nasbench.errors import listed
 from nasbench.facts import Decision, Doubt
-from nasbench.reasons import BUDGET, EVIDENCE, GIVEN, LEAD, LIMIT, UNDECIDED
+from nasbench.reasons import BUDGET, EVIDENCE, GIVEN, LEAD, LIMIT, REMOVAL, UNDECIDED
 from nasbench.record import CONFIG, Record
 from nasbench.results import formats
 from nasbench.results.cells import Cell, Column, Table, number
@@ -43,6 +43,7 @@ KNOWN = {
     UNDECIDED: "undecided",
     LEAD: "led by ρ",
     LIMIT: "largest π",
+    REMOVAL: "needed most",
     GIVEN: "given",
     BUDGET: "below the limit",
 }
@@ -175,6 +176,9 @@ def _answer(record: Record, kinds: Counter[str]) -> Iterator[str]:
         told = "; ".join(text for by, text in ((LEAD, led), (LIMIT, largest)) if kinds[by])
         what = f"{told}. {'A lead of ρ' if kinds[LEAD] else 'The largest π'} is no measure of certainty"
         yield f"{what}: how many of these choices are chance, this record cannot tell."
+    if kinds[REMOVAL]:
+        told = f"{kinds[REMOVAL]} of {total} layers have the candidate without which the search's network was worst"
+        yield f"{told}: by how much of that is chance, this record cannot tell."
     if kinds[GIVEN]:
         yield "Nothing was searched: the architecture was given, so there is nothing to be sure of or to doubt."
     words = [by for by in kinds if by not in KNOWN]
@@ -301,6 +305,8 @@ def _sentences(decision: Decision, candidate: str, config: RunConfig) -> Iterato
         rho = config.strategy_options.get("rho")
         by = f" by ρ = {rho:g}" if isinstance(rho, (int, float)) else " by ρ"
         yield f"It led{by} at step {decision.step or 0:,}{_weights(decision, candidate)}. How sure: not known."
+    elif decision.by == REMOVAL:
+        yield f"Without it the network was worst, at step {decision.step or 0:,}. How sure: not known."
     elif decision.by == LIMIT:
         what = "It had the largest π" if reasons.has_largest_pi(decision, candidate) else "The strategy chose it"
         yield f"{what} when the search ended{_weights(decision, candidate)}. How sure: not known."

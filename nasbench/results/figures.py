@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from nasbench.errors import OptionError, RecordError, listed, quoted, unknown
 from nasbench.facts import Decision
-from nasbench.reasons import EVIDENCE, LEAD, UNDECIDED
+from nasbench.reasons import EVIDENCE, LEAD, REMOVAL, UNDECIDED
 from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record
 from nasbench.results import style
 from nasbench.results.collect import RunRow, architecture_of, curves, grouped, is_searched, option
@@ -120,7 +120,7 @@ def _layer(
             markevery=(names.index(name) * every // max(1, len(names)), every),
             zorder=3 if name == str(chosen) else 2,
         )
-    fixed = decision.by in (LEAD, EVIDENCE)
+    fixed = decision.by in (LEAD, EVIDENCE, REMOVAL)
     if fixed and decision.step is not None:
         axes.axvline(decision.step, **FIXED, zorder=1)
         axes.axvspan(decision.step, last, color="#ececec", linewidth=0, zorder=0)

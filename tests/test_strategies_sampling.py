@@ -1,0 +1,232 @@
+"""The one-shot strategies that sample or remove candidates, against their definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.space import RawFormatModelSpace
+from scipy.special import polygamma
+from torch import nn
+
+from nasbench.errors import OptionError
+from nasbench.evaluators.classification import Classification
+from nasbench.strategies.darts_pt import DartsPT
+from nasbench.strategies.drnas import DirichletLayer, DrNAS, concentration
+from nasbench.strategies.gdas import GDAS
+from nasbench.strategies.proxyless import PathLayer, Proxyless
+from tests.toys import CentrePixel, TwoScales, numbers, squared_error
+
+THETAS = (0.7, -0.4, 1.1, 0.2)
+ALPHA = torch.tensor([0.5, -0.3, 0.1, -1.2], dtype=torch.float64)
+BETA = np.where(ALPHA.numpy() > 0, ALPHA.numpy() + 1, np.exp(ALPHA.numpy()))  # elu(α) + 1
+META = (-0.8, 1.7)
+RATE = 0.1
+
+
+def spied(strategy: Any, noted: list[Any]) -> Any:
+    """The one-shot module of a search of one step, which notes α, the gradient and α afterwards."""
+
+    class Spy(strategy.module_class):  # type: ignore[misc, name-defined]
+        def on_train_start(self) -> None:
+            with torch.no_grad():
+                self.all_alphas[0].copy_(ALPHA)
+
+        def architecture_gradient(self, train: Any, meta: Any, alphas: Any) -> Any:
+            found = super().architecture_gradient(train, meta, alphas)
+            noted.append((found[0].clone(), getattr(self, "_compared", None)))
+            return found
+
+    strategy.module_class = Spy
+    evaluator = squared_error(numbers([(1.3, 0.9)]), numbers([META]), RATE)
+    strategy(RawFormatModelSpace.from_model(TwoScales(THETAS), evaluator), SequentialExecutionEngine())
+    return strategy.oneshot_module
+
+
+def layer_of(strategy: Any, kind: type) -> Any:
+    network = strategy.mutate_model(TwoScales(THETAS))
+    layer = next(m for m in network.modules() if isinstance(m, kind))
+    with torch.no_grad():
+        layer._arch_alpha.copy_(ALPHA)
+    return layer
+
+
+# DrNAS
+
+
+def test_mixtures_of_drnas_have_the_dirichlet_distribution_of_beta() -> None:
+    torch.manual_seed(0)
+    layer = layer_of(DrNAS(), DirichletLayer)
+    np.testing.assert_allclose(concentration(layer._arch_alpha).detach(), BETA, rtol=1e-6)
+    drawn = torch.stack([layer.weights().detach() for _ in range(20_000)]).double()
+    torch.testing.assert_close(drawn.sum(1), torch.ones(20_000, dtype=torch.float64), rtol=0, atol=1e-6)
+    total = BETA.sum()
+    np.testing.assert_allclose(drawn.mean(0), BETA / total, atol=0.01)
+    variance = BETA * (total - BETA) / (total**2 * (total + 1))
+    np.testing.assert_allclose(drawn.var(0), variance, rtol=0.05)
+
+
+def test_the_gradient_of_drnas_is_that_of_the_mean_over_mixtures() -> None:
+    """E[π] = β / Σβ: a linear function's gradient, by its mean over many draws."""
+    torch.manual_seed(1)
+    layer = layer_of(DrNAS(), DirichletLayer)
+    direction = torch.tensor([1.0, 2.0, -1.0, 0.5])
+    drawn = torch.stack([layer.weights() for _ in range(20_000)]).mean(0)
+    (found,) = torch.autograd.grad(drawn @ direction, layer._arch_alpha)
+    alpha = ALPHA.clone().requires_grad_()
+    mean = concentration(alpha) / concentration(alpha).sum()
+    (expected,) = torch.autograd.grad(mean @ direction.double(), alpha)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_drnas_holds_beta_near_one_as_strongly_as_it_is_told() -> None:
+    gradients = {}
+    for anchor in (1e-9, 0.5):
+        torch.manual_seed(3)
+        noted: list[Any] = []
+        spied(DrNAS(anchor=anchor), noted)
+        gradients[anchor] = noted[0][0].numpy()
+    # By β of ln Γ(Σβ) − Σ ln Γ(β) − ln Γ(K) + Σ (β − 1)(ψ(β) − ψ(Σβ)), the divergence; the terms with ψ cancel.
+    slope = (BETA - 1) * polygamma(1, BETA) - (BETA - 1).sum() * polygamma(1, BETA.sum())
+    expected = 0.5 * slope * np.where(ALPHA.numpy() > 0, 1, BETA)
+    np.testing.assert_allclose(gradients[0.5] - gradients[1e-9], expected, rtol=1e-5)
+
+
+def test_what_drnas_shows_as_probabilities_is_the_mean_mixture() -> None:
+    module = spied(DrNAS(eta=1e-12), [])
+    np.testing.assert_allclose(list(module.probabilities()["layer.scale"].values()), BETA / BETA.sum(), rtol=1e-5)
+
+
+# ProxylessNAS
+
+
+def test_proxyless_trains_alpha_by_two_gates() -> None:
+    x, target = META
+    seen = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        noted: list[Any] = []
+        spied(Proxyless(eta=0.1), noted)
+        gradient, ((_, (opened, other), before),) = noted[0]
+        seen.add((opened, other))
+        pair = ALPHA[[opened, other]].numpy()
+        pi = np.exp(pair) / np.exp(pair).sum()
+        residual = x * THETAS[opened] - target
+        of_gates = np.array([residual * x * THETAS[opened], residual * x * THETAS[other]])
+        expected = np.zeros(4)
+        expected[[opened, other]] = pi * (of_gates - pi @ of_gates)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(before, np.logaddexp(*pair))
+    assert len(seen) > 3
+
+
+def test_candidates_that_proxyless_has_not_compared_keep_their_probability() -> None:
+    torch.manual_seed(0)
+    noted: list[Any] = []
+    strategy = Proxyless(eta=0.3)
+    module = spied(strategy, noted)
+    ((_, pair, _),) = noted[0][1]
+    after, before = strategy.alphas["layer.scale"].detach().softmax(0), ALPHA.softmax(0)
+    others = [k for k in range(4) if k not in pair]
+    np.testing.assert_allclose(after[others], before[others], rtol=1e-6)
+    assert not np.allclose(after[pair], before[pair], rtol=1e-2)
+    assert module._compared == []
+
+
+def test_proxyless_draws_its_paths_by_their_probability_and_computes_no_other() -> None:
+    torch.manual_seed(0)
+    module = spied(Proxyless(eta=1e-12), [])
+    layer = next(m for m in module.modules() if isinstance(m, PathLayer))
+    drawn = torch.tensor([module._draw(1)[id(layer._arch_alpha)][0] for _ in range(4_000)])
+    share, pi = torch.bincount(drawn, minlength=4) / 4_000, ALPHA.softmax(0)
+    assert ((share - pi).abs() < 4 * (pi * (1 - pi) / 4_000).sqrt()).all()
+    computed: list[str] = []
+    for name in layer.names:
+        layer[name].register_forward_hook(lambda *_, name=name: computed.append(name))
+    for count in (1, 2):
+        computed.clear()
+        places = module._draw(count)[id(layer._arch_alpha)]
+        layer(torch.ones(1, dtype=torch.float64))
+        assert computed == [layer.names[k] for k in places]
+        assert len(set(places)) == count
+
+
+# DARTS-PT
+
+
+def digits(strategy: Any, **options: Any) -> Any:
+    """Search an enhancer on digits."""
+    torch.manual_seed(0)
+    data = {"data_root": None, "image_size": 9, "batch_size": 32, "train_images": 300}
+    how = {"dataset": "digits", "data": {**data, **options}, "stage": "search", "epochs": 2, "device": "cpu"}
+    evaluator = Classification(**how)
+    strategy(RawFormatModelSpace.from_model(CentrePixel(10), evaluator), SequentialExecutionEngine())
+    return strategy.oneshot_module
+
+
+def test_darts_pt_keeps_the_candidate_whose_removal_hurts_most_whatever_its_probability() -> None:
+    strategy, seen, after = DartsPT(eta=0.1, selection=0.5), [], []
+    names = [n for n, _ in CentrePixel().layer.named_children()]
+
+    class Scripted(strategy.module_class):  # type: ignore[misc, name-defined]
+        def _held_out(self) -> tuple[float, float]:
+            pi = self.probabilities()["layer.enhancer"]
+            gone = [name for name, share in pi.items() if share == 0]
+            seen.append((self._searched, *gone))
+            # Without max5 and without avg5 equally many are right, but without avg5 the loss is larger.
+            return {"max5": (0.5, -0.9), "avg5": (0.5, -1.3)}.get(gone[0], (0.8, -0.5))
+
+        def _select(self, label: str) -> None:
+            super()._select(label)
+            after.append(self.probabilities()[label])
+
+    strategy.module_class = Scripted
+    module = digits(strategy)
+    assert [gone for _, *gone in seen] == [[name] for name in names]
+    assert {step for step, *_ in seen} == {max(1, -(-module._total // 2))}
+    assert module.export() == {"layer.enhancer": "avg5"}
+    decision = module.decisions["layer.enhancer"]
+    assert decision["by"] == "removal"
+    assert max(decision["pi"], key=decision["pi"].get) != "avg5"
+    assert min(decision["pi"].values()) > 0  # all were there again when the last had been tried
+    assert after == [{name: float(name == "avg5") for name in names}]
+
+
+def test_darts_pt_measures_the_whole_held_out_part_as_a_trained_network_is_measured() -> None:
+    strategy, found = DartsPT(eta=0.1), []
+
+    class Spy(strategy.module_class):  # type: ignore[misc, name-defined]
+        def _held_out(self) -> tuple[float, float]:
+            data = self.strategy.data
+            images = data.normalise(data._images["train"][torch.from_numpy(data.splits()[1])])
+            labels = torch.from_numpy(data.train_labels[data.splits()[1]])
+            with torch.no_grad():
+                logits = self.model.eval()(images)
+            right = (logits.argmax(1) == labels).double().mean()
+            loss = nn.functional.cross_entropy(logits, labels)
+            kept = {k: v.clone() for k, v in self.state_dict().items()}
+            found.append((super()._held_out(), (right.item(), -loss.item())))
+            assert self.model.training
+            assert all(torch.equal(v, kept[k]) for k, v in self.state_dict().items())
+            return found[-1][0]
+
+    strategy.module_class = Spy
+    digits(strategy)
+    assert len(found) == 8
+    for measured, expected in found:
+        assert measured == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [GDAS, DrNAS, Proxyless, DartsPT])
+def test_what_does_not_compare_candidates_refuses_to_fix_by_evidence(kind: Any) -> None:
+    with pytest.raises(OptionError, match="fixing must be none"):
+        kind(fixing="evidence")
+
+
+def test_darts_pt_says_when_no_held_out_images_are_at_hand() -> None:
+    evaluator = squared_error(numbers([(1.3, 0.9)]), numbers([META]), RATE)
+    with pytest.raises(OptionError, match="held-out images in order"):
+        DartsPT()(RawFormatModelSpace.from_model(TwoScales(THETAS), evaluator), SequentialExecutionEngine())
