@@ -38,7 +38,7 @@ Share = tuple[int, int]  # how many of how many
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"strategy": "random"},
-    "darts": {"strategy": "darts"},
+    **{name: {"strategy": name} for name in ("darts", "darts_pt", "drnas", "gdas", "proxyless")},
     "pmpl, hasty lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead", "eta": 0.1}},
     "pmpl, lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead"}},
     "pmpl, evidence": {"strategy": "pmpl", "strategy_options": {"fixing": "evidence"}},
@@ -54,6 +54,7 @@ DATA: dict[str, dict[str, Any]] = {
 }
 WARMUP_SHARE = 1 / 3
 NOISE = ("0.0", "0.5", "0.8", "0.9", "0.95", "1.0")
+LEGEND = 5  # names in a line
 DELTA = 0.05  # what `evidence` may be wrong in
 DECIDED = ("evidence", "threshold")  # anything else was chosen, and nothing claimed of it
 COLUMNS = ("strategy", "data", "noise", "seed", "seconds", "found", "by", "excluded")
@@ -201,7 +202,7 @@ def figure(rows: Iterable[Row]) -> bytes:
         for axes in panels.flat:
             axes.set_ylim(-3, 103)
             axes.grid(axis="y")
-        drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(STRATEGIES))
+        drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND)
     return encode(drawn, "png")
 
 
