@@ -220,15 +220,18 @@ def _merits(measured: Sequence[Effect]) -> str:
 
 
 def _effects_figure(measured: Sequence[Effect]) -> Figure:
-    drawn = new_figure(PAGE, 2.2)
-    panels = drawn.subplots(1, len(measured), sharey=True)
-    for axes, effect in zip(panels, measured, strict=True):
-        values = [100 * effect.means[c] for c in CANDIDATES]
-        axes.errorbar(range(len(values)), values, 100 * effect.half, color="black", fmt="o", markersize=3, capsize=2)
-        axes.set_xticks(range(len(values)), CANDIDATES)
-        axes.set_xlim(-0.5, len(values) - 0.5)
-        axes.set_title(f"stage {effect.stage}" + (" *" if effect.p < SIGNIFICANT else ""), loc="left")
-    panels[0].set_ylabel("top-1 (%)")
+    with matplotlib.rc_context(fname=SETTINGS):
+        drawn = new_figure(PAGE, 2.2)
+        panels = drawn.subplots(1, len(measured), sharey=True)
+        for axes, effect in zip(panels, measured, strict=True):
+            values = [100 * effect.means[c] for c in CANDIDATES]
+            axes.errorbar(
+                range(len(values)), values, 100 * effect.half, color="black", fmt="o", markersize=3, capsize=2
+            )
+            axes.set_xticks(range(len(values)), CANDIDATES)
+            axes.set_xlim(-0.5, len(values) - 0.5)
+            axes.set_title(f"stage {effect.stage}" + (" *" if effect.p < SIGNIFICANT else ""), loc="left")
+        panels[0].set_ylabel("top-1 (%)")
     return drawn
 
 

@@ -78,14 +78,13 @@ class DartsPT(DARTS):
     """
 
     module_class = PerturbationModule
+    rules = ("none",)
     presets: ClassVar = DARTS.presets
 
     @checked
     def __init__(self, *, selection: Fraction = 0.5, **options: Any) -> None:
         """Set the share of the search, after its warm-up, in which layers are decided, and the options of `DARTS`."""
         super().__init__(**options)
-        if self.fixing != "none":
-            raise OptionError("darts_pt decides by removal: fixing must be none")
         self.selection = selection
         self.data: Any = None
 

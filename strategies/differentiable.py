@@ -24,8 +24,8 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset → options
     resumable = True  # its module's checkpoint tells everything
     rho = 0.2  # for the default of η
-    # Whether gradients by α compare the candidates of one mixture, which evidence asks for; samples compare others.
-    comparable = True
+    # What may fix layers during the search. Evidence asks for gradients that compare the candidates of one mixture.
+    rules: ClassVar[tuple[str, ...]] = ("none", "evidence")
     alpha_betas = (0.5, 0.999)  # of Adam, as NNI and DARTS have them
     alpha_decay = 0.0  # likewise: 1e-3 α would outweigh a gradient of that size, and pull towards nothing that is known
 
@@ -57,8 +57,10 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
     ) -> None:
         """Set the options. Raises OptionError: a value is out of range."""
         super().__init__()
-        if fixing != "none" and not self.comparable:
-            raise OptionError(f"{type(self).__name__} compares no candidates of one mixture: fixing must be none")
+        if fixing not in self.rules:
+            raise OptionError(
+                f"{type(self).__name__} fixes nothing by {fixing}: fixing must be {' or '.join(self.rules)}"
+            )
         self.supernets = supernets
         self.fixing, self.delta, self.undecided = fixing, delta, undecided
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
@@ -88,7 +90,7 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         """What a result keeps of the search: how many layers were decided, and by evidence how many candidates left."""
         reasons = [d["by"] for d in self.decisions.values()]
         if self.fixing != "evidence":
-            return {"fixed_by_threshold": reasons.count("threshold")}
+            return {"fixed_by_threshold": reasons.count("threshold")} if self.fixing == "lead" else {}
         gone = sum(len(d.get("excluded", {})) for d in self.decisions.values())
         return {"decided_by_evidence": reasons.count("evidence"), "excluded_by_evidence": gone}
 

@@ -58,7 +58,7 @@ class DrNAS(Differentiable):
 
     module_class = DrNASModule
     layer_class = DirichletLayer
-    comparable = False
+    rules = ("none",)
     presets: ClassVar = {"quick": {"eta": 0.1}, "cifar": {"eta": 3e-3}, "paper": {"eta": 6e-4, "meta_fraction": 0.5}}
 
     @checked

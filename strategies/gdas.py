@@ -56,7 +56,7 @@ class GDAS(Differentiable):
 
     module_class = GdasModule
     layer_class = SampledLayer
-    comparable = False
+    rules = ("none",)
     alpha_decay = 1e-3  # as published
     presets: ClassVar = {"quick": {"eta": 0.1}, "cifar": {"eta": 3e-3}, "paper": {"eta": 3e-4, "meta_fraction": 0.5}}
 

@@ -85,6 +85,7 @@ class PMPL(Differentiable):
     """
 
     module_class = ProgressiveModule
+    rules = ("lead", "evidence")
     presets: ClassVar = {
         "quick": {"warmup_epochs": 3, **EVIDENCE},
         "cifar": {"warmup_epochs": 5, **EVIDENCE},

@@ -82,6 +82,6 @@ class Proxyless(Differentiable):
 
     module_class = ProxylessModule
     layer_class = PathLayer
-    comparable = False
+    rules = ("none",)
     alpha_betas = (0.0, 0.999)
     presets: ClassVar = {"quick": {"eta": 0.1}, "cifar": {"eta": 6e-3}, "paper": {"eta": 6e-3, "meta_fraction": 0.5}}

@@ -187,7 +187,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         of_label = {id(a): gradient for a, gradient in zip(alphas, gradients, strict=True)}
         searched = {k: of_label[id(a)] for k, a in self.alphas.items() if id(a) in of_label}
         self._searched += 1
-        if self.strategy.comparable:
+        if "evidence" in self.strategy.rules:
             looks, is_late = self._searched / self.strategy.meta_batches, 2 * self._searched > self._total
             self._out = self.evidence.observe(searched, self.alphas, is_late, looks, self.steps + 1)
         for alpha, gradient in zip(alphas, gradients, strict=True):

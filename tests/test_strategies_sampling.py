@@ -14,6 +14,7 @@ from torch import nn
 
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
+from nasbench.strategies.darts import DARTS
 from nasbench.strategies.darts_pt import DartsPT
 from nasbench.strategies.drnas import DirichletLayer, DrNAS, concentration
 from nasbench.strategies.gdas import GDAS
@@ -220,10 +221,13 @@ def test_darts_pt_measures_the_whole_held_out_part_as_a_trained_network_is_measu
         assert measured == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [GDAS, DrNAS, Proxyless, DartsPT])
-def test_what_does_not_compare_candidates_refuses_to_fix_by_evidence(kind: Any) -> None:
-    with pytest.raises(OptionError, match="fixing must be none"):
-        kind(fixing="evidence")
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [*((kind, "evidence") for kind in (GDAS, DrNAS, Proxyless, DartsPT)), (DARTS, "lead")],
+)
+def test_a_rule_that_would_fix_nothing_is_refused(kind: Any, rule: str) -> None:
+    with pytest.raises(OptionError, match=f"fixes nothing by {rule}: fixing must be none"):
+        kind(fixing=rule)
 
 
 def test_darts_pt_says_when_no_held_out_images_are_at_hand() -> None:

@@ -178,7 +178,7 @@ def _answer(record: Record, kinds: Counter[str]) -> Iterator[str]:
         yield f"{what}: how many of these choices are chance, this record cannot tell."
     if kinds[REMOVAL]:
         told = f"{kinds[REMOVAL]} of {total} layers have the candidate without which the search's network was worst"
-        yield f"{told}: by how much of that is chance, this record cannot tell."
+        yield f"{told}: how much of that is chance, this record cannot tell."
     if kinds[GIVEN]:
         yield "Nothing was searched: the architecture was given, so there is nothing to be sure of or to doubt."
     words = [by for by in kinds if by not in KNOWN]
