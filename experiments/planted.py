@@ -38,7 +38,7 @@ Share = tuple[int, int]  # how many of how many
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"strategy": "random"},
-    **{name: {"strategy": name} for name in ("darts", "darts_pt", "drnas", "gdas", "proxyless")},
+    **{name: {"strategy": name} for name in ("darts", "darts_pt", "drnas", "gdas", "proxyless", "spos")},
     "pmpl, hasty lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead", "eta": 0.1}},
     "pmpl, lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead"}},
     "pmpl, evidence": {"strategy": "pmpl", "strategy_options": {"fixing": "evidence"}},

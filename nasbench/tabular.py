@@ -4,26 +4,21 @@ Tables are read from the data root: `nas-bench-macro_cifar10.json` as its author
 `nasbench201.csv` (Dong and Yang, ICLR 2020), a row a cell with the columns named in `nasbench201`.
 """
 
-import contextlib
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nni.mutable import Categorical, MutableDict, label_scope
-from nni.nas.execution import SequentialExecutionEngine
-from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
-from nni.nas.space import ExecutableModelSpace, ModelStatus
 from nni.nas.strategy import Strategy
 from numpy.typing import NDArray
 
 from nasbench import registry
-from nasbench.architecture import Architecture
+from nasbench.answered import Answers, Lookup
 from nasbench.errors import DataError, NasbenchError, OptionError
 from nasbench.quiet import quiet_libraries
 
@@ -94,15 +89,6 @@ def _cell(arch: str) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _mutables(benchmark: Benchmark) -> MutableDict:
-    found = {}
-    for label, candidates in benchmark.candidates.items():
-        scope, _, name = label.rpartition("/")
-        with label_scope(scope) if scope else contextlib.nullcontext():
-            found[label] = Categorical(candidates, label=name)
-    return MutableDict(found)
-
-
 def _file(root: Path, *names: str) -> Path:
     found = next((root / name for name in names if (root / name).is_file()), None)
     if found is None:
@@ -130,41 +116,6 @@ def read(name: str, root: Path) -> Benchmark:
     return found
 
 
-class Answers(ExecutableModelSpace):
-    """The architectures of a benchmark, as a strategy sees a space; nothing is ever built."""
-
-    def __init__(self, mutables: MutableDict, sample: Architecture | None = None) -> None:
-        """All of them, or the one that is named."""
-        super().__init__(ModelStatus.Initialized if sample is None else ModelStatus.Frozen)
-        self.mutables, self.sample = mutables, sample
-
-    def freeze(self, sample: Any) -> "Answers":
-        """One of them. Raises SampleValidationError: it is none."""
-        self.validate(sample)
-        return Answers(self.mutables, dict(sample))
-
-    def check_contains(self, sample: Any) -> Any:
-        """See NNI's `Mutable`."""
-        return self.mutables.check_contains(sample)
-
-    def leaf_mutables(self, is_leaf: Any) -> Iterator[Any]:
-        """See NNI's `Mutable`."""
-        yield from self.mutables.leaf_mutables(is_leaf)
-
-
-class Lookup(SequentialExecutionEngine):
-    """Looks every network up that is submitted to it, in place of training it."""
-
-    def __init__(self, benchmark: Benchmark, measures: Mapping[tuple[str, ...], float], trials: int) -> None:
-        """At most so many."""
-        super().__init__(max_model_count=trials)
-        self.benchmark, self.measures = benchmark, measures
-
-    def _run_single_model(self, model: Any) -> None:
-        self.dispatch_model_event(FinalMetricEvent(model, self.measures[self.benchmark.key(model.sample)]))
-        self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
-
-
 def regrets(
     benchmark: Benchmark, strategy: str, options: Mapping[str, Any], seed: int, trials: int, proxy: bool = False
 ) -> NDArray[np.float64]:
@@ -182,13 +133,13 @@ def regrets(
         OptionError: the strategy trains no networks one by one, or its options are wrong.
     """
     measures = benchmark.proxies[seed % len(benchmark.proxies)] if proxy else benchmark.accuracy
-    engine = Lookup(benchmark, measures, trials)
+    engine = Lookup(lambda architecture: measures[benchmark.key(architecture)], trials)
     with quiet_libraries():
         searcher: Strategy = registry.build("strategy", strategy, options, seed=seed)
         if isinstance(searcher, OneShotStrategy):
             raise OptionError(f"strategy {strategy!r} trains a supernet, and a table has finished networks only")
         try:
-            searcher(Answers(_mutables(benchmark)), engine)
+            searcher(Answers.of(benchmark.candidates), engine)
         except NasbenchError:
             raise
         except Exception as e:

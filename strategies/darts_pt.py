@@ -6,14 +6,11 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from nasbench.contracts import main_logits
-from nasbench.distributed import copy_from_first, mean_over_processes
-from nasbench.errors import OptionError
+from nasbench.distributed import copy_from_first
 from nasbench.options import Fraction, checked
 from nasbench.strategies.darts import DARTS, DartsModule
+from nasbench.strategies.held_out import held_out, ordered
 from nasbench.strategies.restored import preserved
 from nasbench.strategies.supernet import ABSENT
 
@@ -44,29 +41,13 @@ class PerturbationModule(DartsModule):
             with preserved([alpha]):
                 with torch.no_grad():
                     alpha[place] = ABSENT
-                without[candidate] = self._held_out()
+                without[candidate] = held_out(self, self.model, self.strategy.data)
         kept = min(without, key=lambda candidate: without[candidate])
         self.decide(label, "removal", pi)
         for candidate in pi:
             if candidate != kept:
                 self.exclude(label, candidate)  # its π may be larger
         self.fix(label, kept)
-
-    def _held_out(self) -> tuple[float, float]:
-        """Accuracy of the supernet on the meta images, and minus its loss, which tells equal accuracies apart."""
-        data, trainer = self.strategy.data, self.trainer
-        total = torch.zeros(3, device=self.device)
-        self.model.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            for batch in data.training_loader(data.splits()[1], False):
-                images, labels = (part.to(self.device) for part in batch)  # not by Lightning, which would augment them
-                logits: Tensor = main_logits(self.model(trainer.precision_plugin.convert_input(data.normalise(images))))
-                right = (logits.argmax(1) == labels).sum()
-                loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-                total += torch.stack([right, -loss, total.new_tensor(len(labels))])
-        self.model.train()
-        correct, gain, count = mean_over_processes([total])[0].tolist()
-        return correct / count, gain / count
 
 
 class DartsPT(DARTS):
@@ -90,7 +71,5 @@ class DartsPT(DARTS):
 
     def mutate_evaluator(self, evaluator: Any) -> Any:
         """See `Differentiable`; the evaluator's data set must give its held-out images in order."""
-        self.data = evaluator.datamodule
-        if not hasattr(self.data, "training_loader"):
-            raise OptionError("darts_pt needs held-out images in order: a data set that derives from ImageData")
+        self.data = ordered(evaluator, "darts_pt")
         return super().mutate_evaluator(evaluator)

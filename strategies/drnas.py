@@ -24,6 +24,12 @@ def concentration(alpha: Tensor) -> Tensor:
 class DirichletLayer(MixedLayer):
     """A layer whose mixture is drawn anew in every pass, π ~ Dir(β)."""
 
+    @staticmethod
+    def shares(alpha: Tensor) -> Tensor:
+        """(K,) the mean of Dir(β)."""
+        beta = concentration(alpha.detach())
+        return (beta / beta.sum()).float()
+
     def weights(self) -> Tensor:
         """(K,) a point of the simplex, with its pathwise gradient by β."""
         drawn: Tensor = Dirichlet(concentration(self._arch_alpha)).rsample()
@@ -34,13 +40,6 @@ class DrNASModule(DifferentiableModule):
     """DrNAS's search: β by a meta batch, θ by a training batch, each with mixtures that are freshly drawn."""
 
     strategy: DrNAS
-
-    def shares(self, alpha: nn.Parameter) -> Tensor:
-        """(K,) the mean of Dir(β), of a layer; see `DifferentiableModule`."""
-        if id(alpha) in self._soft:
-            return super().shares(alpha)
-        beta = concentration(alpha.detach())
-        return beta / beta.sum()
 
     def architecture_gradient(self, train: Any, meta: Any, alphas: Sequence[nn.Parameter]) -> list[Tensor]:
         """∇_α of L_meta(θ, π) + λ Σ KL(Dir(β) ‖ Dir(1)), π one draw (Chen et al., ICLR 2021, section 3.2)."""

@@ -53,6 +53,16 @@ class MixedLayer(DifferentiableMixedLayer):
         start, initial = self._start.to(pi) * here, self._initial.to(pi).masked_fill(~here, -torch.inf).softmax(0)
         return pi if not start.any() else start / start.sum() + pi - initial
 
+    @staticmethod
+    def shares(alpha: Tensor) -> Tensor:
+        """(K,) what is shown as the probabilities of candidates, in float32: π = softmax(α)."""
+        return alpha.detach().float().softmax(0)
+
+    def export_probs(self, memo: dict[str, Any]) -> dict[str, dict[Any, float]]:
+        """See NNI's `BaseSuperNetModule`."""
+        known = {} if self.label in memo else dict(zip(self.names, self.shares(self._arch_alpha).tolist(), strict=True))
+        return {self.label: known} if known else {}
+
     def is_live(self, candidate: str) -> bool:
         """Whether a candidate, by its name as a module, is still computed."""
         return candidate not in map(str, self.excluded) and (self.fixed is None or candidate == str(self.fixed))

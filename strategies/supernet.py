@@ -93,15 +93,13 @@ class DifferentiableModule(BaseOneShotLightningModule):
         closed = {id(a) for k, a in self.alphas.items() if len(a) == 1 or k in self.fixed or k in self._unreachable}
         return [a for a in self.all_alphas if id(a) not in closed]
 
-    def shares(self, alpha: nn.Parameter) -> Tensor:
-        """(K,) π = softmax(α), in float32."""
-        return alpha.detach().float().softmax(0)
-
     def probabilities(self) -> dict[str, dict[Any, float]]:
         """π by label and candidate; one transfer from the device for all of them."""
         if not self.alphas:
             return {}
-        flat = torch.cat([self.shares(a) for a in self.alphas.values()]).cpu()
+        of_layers = self.strategy.layer_class.shares
+        shares = [(MixedLayer.shares if id(a) in self._soft else of_layers)(a) for a in self.alphas.values()]
+        flat = torch.cat(shares).cpu()
         parts = zip(self.alphas, flat.split([len(a) for a in self.alphas.values()]), strict=True)
         mutables = self.strategy.mutables
         return {label: dict(zip(mutables[label].values, pi.tolist(), strict=True)) for label, pi in parts}

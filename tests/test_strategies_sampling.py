@@ -8,17 +8,25 @@ import numpy as np
 import pytest
 import torch
 from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.nn.pytorch import InputChoice
 from nni.nas.space import RawFormatModelSpace
 from scipy.special import polygamma
 from torch import nn
 
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
+from nasbench.networks import build_space
+from nasbench.pipeline import build_evaluator
+from nasbench.presets import resolve_config
+from nasbench.strategies import darts_pt
 from nasbench.strategies.darts import DARTS
 from nasbench.strategies.darts_pt import DartsPT
 from nasbench.strategies.drnas import DirichletLayer, DrNAS, concentration
 from nasbench.strategies.gdas import GDAS
+from nasbench.strategies.held_out import held_out
 from nasbench.strategies.proxyless import PathLayer, Proxyless
+from nasbench.strategies.spos import Spos
+from nasbench.watch import probabilities
 from tests.toys import CentrePixel, TwoScales, numbers, squared_error
 
 THETAS = (0.7, -0.4, 1.1, 0.2)
@@ -98,7 +106,8 @@ def test_drnas_holds_beta_near_one_as_strongly_as_it_is_told() -> None:
 
 def test_what_drnas_shows_as_probabilities_is_the_mean_mixture() -> None:
     module = spied(DrNAS(eta=1e-12), [])
-    np.testing.assert_allclose(list(module.probabilities()["layer.scale"].values()), BETA / BETA.sum(), rtol=1e-5)
+    for shown in (module.probabilities(), probabilities(module)):
+        np.testing.assert_allclose(list(shown["layer.scale"].values()), BETA / BETA.sum(), rtol=1e-5)
 
 
 # ProxylessNAS
@@ -168,23 +177,25 @@ def digits(strategy: Any, **options: Any) -> Any:
     return strategy.oneshot_module
 
 
-def test_darts_pt_keeps_the_candidate_whose_removal_hurts_most_whatever_its_probability() -> None:
+def test_darts_pt_keeps_the_candidate_whose_removal_hurts_most_whatever_its_probability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     strategy, seen, after = DartsPT(eta=0.1, selection=0.5), [], []
     names = [n for n, _ in CentrePixel().layer.named_children()]
 
     class Scripted(strategy.module_class):  # type: ignore[misc, name-defined]
-        def _held_out(self) -> tuple[float, float]:
-            pi = self.probabilities()["layer.enhancer"]
-            gone = [name for name, share in pi.items() if share == 0]
-            seen.append((self._searched, *gone))
-            # Without max5 and without avg5 equally many are right, but without avg5 the loss is larger.
-            return {"max5": (0.5, -0.9), "avg5": (0.5, -1.3)}.get(gone[0], (0.8, -0.5))
-
         def _select(self, label: str) -> None:
             super()._select(label)
             after.append(self.probabilities()[label])
 
+    def scripted(module: Any, network: Any, data: Any) -> tuple[float, float]:
+        gone = [name for name, share in module.probabilities()["layer.enhancer"].items() if share == 0]
+        seen.append((module._searched, *gone))
+        # Without max5 and without avg5 equally many are right, but without avg5 the loss is larger.
+        return {"max5": (0.5, -0.9), "avg5": (0.5, -1.3)}.get(gone[0], (0.8, -0.5))
+
     strategy.module_class = Scripted
+    monkeypatch.setattr(darts_pt, "held_out", scripted)
     module = digits(strategy)
     assert [gone for _, *gone in seen] == [[name] for name in names]
     assert {step for step, *_ in seen} == {max(1, -(-module._total // 2))}
@@ -196,29 +207,132 @@ def test_darts_pt_keeps_the_candidate_whose_removal_hurts_most_whatever_its_prob
     assert after == [{name: float(name == "avg5") for name in names}]
 
 
-def test_darts_pt_measures_the_whole_held_out_part_as_a_trained_network_is_measured() -> None:
-    strategy, found = DartsPT(eta=0.1), []
+def test_the_whole_held_out_part_is_measured_as_a_trained_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
 
-    class Spy(strategy.module_class):  # type: ignore[misc, name-defined]
-        def _held_out(self) -> tuple[float, float]:
-            data = self.strategy.data
-            images = data.normalise(data._images["train"][torch.from_numpy(data.splits()[1])])
-            labels = torch.from_numpy(data.train_labels[data.splits()[1]])
-            with torch.no_grad():
-                logits = self.model.eval()(images)
-            right = (logits.argmax(1) == labels).double().mean()
-            loss = nn.functional.cross_entropy(logits, labels)
-            kept = {k: v.clone() for k, v in self.state_dict().items()}
-            found.append((super()._held_out(), (right.item(), -loss.item())))
-            assert self.model.training
-            assert all(torch.equal(v, kept[k]) for k, v in self.state_dict().items())
-            return found[-1][0]
+    def spy(module: Any, network: Any, data: Any) -> tuple[float, float]:
+        images = data.normalise(data._images["train"][torch.from_numpy(data.splits()[1])])
+        labels = torch.from_numpy(data.train_labels[data.splits()[1]])
+        with torch.no_grad():
+            logits = network.eval()(images)
+        right = (logits.argmax(1) == labels).double().mean()
+        loss = nn.functional.cross_entropy(logits, labels)
+        kept = {k: v.clone() for k, v in network.state_dict().items()}
+        found.append((held_out(module, network, data), (right.item(), -loss.item())))
+        assert network.training
+        assert all(torch.equal(v, kept[k]) for k, v in network.state_dict().items())
+        return found[-1][0]
 
-    strategy.module_class = Spy
-    digits(strategy)
+    monkeypatch.setattr(darts_pt, "held_out", spy)
+    digits(DartsPT(eta=0.1))
     assert len(found) == 8
     for measured, expected in found:
         assert measured == pytest.approx(expected, rel=1e-5)
+
+
+# SPOS
+
+
+def test_spos_trains_all_paths_alike_and_no_alpha() -> None:
+    drawn: list[int] = []
+    strategy = Spos(networks=3)
+
+    class Spy(strategy.module_class):  # type: ignore[misc, name-defined]
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            outcome = super().training_step(batch, batch_idx)
+            drawn.extend(places[0] for _ in range(200) for places in self._draw(1).values())
+            assert all(not alpha.any() for alpha in self.all_alphas)
+            return outcome
+
+    strategy.module_class = Spy
+    digits(strategy)
+    share = torch.bincount(torch.tensor(drawn), minlength=8) / len(drawn)
+    assert ((share - 1 / 8).abs() < 4 * (7 / 64 / len(drawn)) ** 0.5).all()
+
+
+def test_spos_measures_a_network_as_if_it_had_been_derived_with_batch_statistics_of_its_own() -> None:
+    """Beside the network alone, whose statistics are the mean over batches of what its own maps have."""
+    strategy, compared = Spos(networks=4, recalibration=3), []
+
+    class Spy(strategy.module_class):  # type: ignore[misc, name-defined]
+        def measure(self, architecture: Any) -> float:
+            found = super().measure(architecture)
+            data, space = self.strategy.data, build_space(CONFIG, 10, 8)
+            network = space.freeze(architecture)
+            weights = {k: v for k, v in self.model.state_dict().items() if not k.endswith("_arch_alpha")}
+            own = network.state_dict()
+            places = {k: k if k in weights else next(w for w in weights if matches(w, k, architecture)) for k in own}
+            network.load_state_dict({k: weights[place] for k, place in places.items()})
+            for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+                norm.reset_running_stats()
+                norm.momentum = None
+            order = np.random.default_rng(0).permutation(data.splits()[0])[: 3 * 32]
+            images = data.normalise(data._images["train"])
+            with torch.no_grad():
+                for batch in np.array_split(order, 3):
+                    network.train()(images[torch.from_numpy(batch)])
+                logits = network.eval()(images[torch.from_numpy(data.splits()[1])])
+            labels = torch.from_numpy(data.train_labels[data.splits()[1]])
+            accuracy = (logits.argmax(1) == labels).double().mean().item()
+            gain = -nn.functional.cross_entropy(logits, labels).item()
+            compared.append((found, accuracy + 1e-6 * gain / (1 - gain)))
+            return found
+
+    strategy.module_class = Spy
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 32})
+    evaluator = build_evaluator(config, "search")
+    strategy(RawFormatModelSpace.from_model(build_space(config, 10, 8), evaluator), SequentialExecutionEngine())
+    assert len(compared) == 4
+    assert len({round(found, 9) for found, _ in compared}) > 1
+    for found, expected in compared:
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+CONFIG = resolve_config(
+    {"space": "metapool_bench", "space_options": {"width": 0.1}, "train_images": 300, "image_size": 8, "device": "cpu"}
+)
+
+
+def matches(name: str, derived: str, architecture: Any) -> bool:
+    """Whether a weight of the supernet is the one that a derived network has without the candidate's name."""
+    return any(name.replace(f".{candidate}.", ".", 1) == derived for candidate in set(architecture.values()))
+
+
+def test_spos_takes_the_best_that_evolution_meets_and_only_what_is_allowed() -> None:
+    strategy, seen = Spos(networks=60), []
+
+    class Scripted(strategy.module_class):  # type: ignore[misc, name-defined]
+        def measure(self, architecture: Any) -> float:
+            if not self.strategy.allows(architecture):
+                return super().measure(architecture)
+            seen.append(tuple(architecture.values()))
+            return float(sum(value == "global" for value in architecture.values()))
+
+    strategy.module_class = Scripted
+    strategy.allows = lambda architecture: architecture["stage1.enhancer"] != "global"
+    config = CONFIG.model_copy(update={"epochs": 1})
+    evaluator = build_evaluator(config, "search")
+    strategy(RawFormatModelSpace.from_model(build_space(config, 10, 8), evaluator), SequentialExecutionEngine())
+    module = strategy.oneshot_module
+    best = max(seen, key=lambda names: names.count("global"))
+    assert best.count("global") >= 3
+    assert tuple(module.export().values()).count("global") == best.count("global")
+    assert module.export()["stage1.enhancer"] != "global"
+    assert {(d["by"], len(d["pi"])) for d in module.decisions.values()} == {(Spos.decided_by, 0)}
+    assert probabilities(module) == {}
+
+
+def test_spos_says_that_it_needs_layers() -> None:
+    class Joined(TwoScales):
+        def __init__(self) -> None:
+            super().__init__()
+            self.join = InputChoice(2, label="join")
+
+        def forward(self, x: Any) -> Any:
+            return self.join([x, self.layer(x)])
+
+    with pytest.raises(OptionError, match="spos draws paths of layers, and choice 'join'"):
+        Spos().mutate_model(Joined())
 
 
 @pytest.mark.parametrize(
@@ -230,7 +344,8 @@ def test_a_rule_that_would_fix_nothing_is_refused(kind: Any, rule: str) -> None:
         kind(fixing=rule)
 
 
-def test_darts_pt_says_when_no_held_out_images_are_at_hand() -> None:
+@pytest.mark.parametrize("kind", [DartsPT, Spos])
+def test_it_is_said_when_no_held_out_images_are_at_hand(kind: Any) -> None:
     evaluator = squared_error(numbers([(1.3, 0.9)]), numbers([META]), RATE)
     with pytest.raises(OptionError, match="held-out images in order"):
-        DartsPT()(RawFormatModelSpace.from_model(TwoScales(THETAS), evaluator), SequentialExecutionEngine())
+        kind()(RawFormatModelSpace.from_model(TwoScales(THETAS), evaluator), SequentialExecutionEngine())

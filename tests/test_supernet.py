@@ -29,6 +29,7 @@ from nasbench.strategies.mixed import pooling_name
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
 from nasbench.strategies.proxyless import Proxyless
 from nasbench.strategies.random import Random
+from nasbench.strategies.spos import Spos
 from tests.toys import CentrePixel
 
 DIGITS = {"image_size": 8, "train_images": 64, "batch_size": 16}
@@ -243,7 +244,7 @@ def planted(strategy: Any, dataset: str, seed: int) -> str:
     return str(module.export()["layer.enhancer"])
 
 
-@pytest.mark.parametrize("name", ["pmpl", "darts1", "darts2", "darts_pt", "drnas", "gdas", "proxyless"])
+@pytest.mark.parametrize("name", ["pmpl", "darts1", "darts2", "darts_pt", "drnas", "gdas", "proxyless", "spos"])
 @pytest.mark.parametrize(("dataset", "right"), [("Distant", REACHING), ("Checkerboard", KEEPING_SIGN)])
 def test_the_search_finds_the_planted_receptive_field(name: str, dataset: str, right: set[str]) -> None:
     made = {
@@ -254,6 +255,7 @@ def test_the_search_finds_the_planted_receptive_field(name: str, dataset: str, r
         "drnas": lambda: DrNAS(eta=0.05, warmup_epochs=2),
         "gdas": lambda: GDAS(eta=0.05, warmup_epochs=2),
         "proxyless": lambda: Proxyless(eta=0.1, warmup_epochs=2),
+        "spos": lambda: Spos(networks=8),
     }
     found = [planted(made[name](), dataset, seed) for seed in SEEDS]
     # By chance (3/8 or 2/8 each) five of five happen in under 0.8 % of all cases.

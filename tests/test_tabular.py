@@ -18,14 +18,15 @@ from nni.nas.strategy import Strategy
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
-from nasbench import registry, tabular
+from nasbench import registry
+from nasbench.answered import Answers, Lookup
 from nasbench.architecture import instantiate
 from nasbench.cli import app
 from nasbench.errors import DataError, LimitError, OptionError
 from nasbench.profile import profile
 from nasbench.results import regret
 from nasbench.spaces.nasbench_macro import CANDIDATES, LABELS, NasBenchMacro
-from nasbench.tabular import Answers, Benchmark, Lookup, read, regrets
+from nasbench.tabular import Benchmark, read, regrets
 
 KEYS = list(product("ab", "abc", "abcd"))
 BLACK_BOX = ("random", "local_search", "evolution", "tpe")
@@ -45,11 +46,11 @@ def options(name: str, trials: int) -> dict[str, Any]:
 
 def tried(benchmark: Benchmark, name: str, trials: int, seed: int = 0, allows: Any = None, **given: Any) -> list[Any]:
     """The networks that a strategy tries, in order."""
-    engine = Lookup(benchmark, benchmark.accuracy, trials)
+    engine = Lookup(lambda architecture: benchmark.accuracy[benchmark.key(architecture)], trials)
     searcher: Strategy = registry.build("strategy", name, options(name, trials) | given, seed=seed)
     if allows:
         searcher.allows = allows
-    searcher(Answers(tabular._mutables(benchmark)), engine)
+    searcher(Answers.of(benchmark.candidates), engine)
     return [benchmark.key(model.sample) for model in engine.list_models()]
 
 
