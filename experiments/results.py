@@ -22,8 +22,8 @@ from nasbench.results.tables import build, records
 from nasbench.studies.metapooling import TABLES
 
 HERE = Path(__file__).parent
-FASHION, PATIENT, DIGITS = (
-    HERE / "records" / f"{name}{SUFFIX}" for name in ("fashion_mnist", "fashion_mnist_patient", "digits")
+FASHION, PATIENT, DIGITS, STRATEGIES = (
+    HERE / "records" / f"{name}{SUFFIX}" for name in ("fashion_mnist", "fashion_mnist_patient", "digits", "strategies")
 )
 PAGE = HERE.parent / "docs" / "results.md"
 EARLY = range(1, 9)  # blocks before those that the paper's network makes global
@@ -46,6 +46,12 @@ def main() -> None:
         parts.append(fashion_mnist())
     if DIGITS.is_file():
         parts.append(digits())
+    if STRATEGIES.is_file():
+        table = build("strategies", collect([STRATEGIES]).frame)
+        parts.append(
+            "## Every strategy on one space\n\nBy `nasbench sweep experiments/strategies.yaml`, on digits.\n\n"
+            + markdown(table)
+        )
     if (HERE / "tabular.md").is_file():
         parts.append(
             "## Strategies where every answer is known\n\nBy `python experiments/tabular.py`. Regret is what the best "

@@ -22,10 +22,8 @@ class PerturbationModule(DartsModule):
 
     def after_step(self) -> None:
         """Decide as many layers as are due, evenly over the last part of the search."""
-        first = (1 - self.strategy.selection) * self._total
-        if self._searched < first:
-            return
-        done = (self._searched - first + 1) / max(1.0, self._total - first)
+        last = max(1.0, self.strategy.selection * self._total)  # steps
+        done = 1 - (self._total - self._searched) / last
         while waiting := [k for k, a in self.alphas.items() if any(a is o for o in self.open_alphas())]:
             if len(self.decisions) >= math.ceil(done * (len(self.decisions) + len(waiting))):
                 break
