@@ -1,0 +1,238 @@
+"""What the choices of metapool-bench's stages do to accuracy, and how good what searches find there is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import metapool_bench
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import f as f_distribution
+from scipy.stats import kendalltau
+from scipy.stats import t as t_distribution
+
+from nasbench.files import write_atomic
+from nasbench.packs import SUFFIX
+from nasbench.results.cells import Cell, Column, Table
+from nasbench.results.collect import collect
+from nasbench.results.formats import markdown
+from nasbench.results.style import PAGE, SETTINGS, encode, new_figure
+from nasbench.results.tables import records
+
+HERE = Path(__file__).parent
+BENCH = HERE / "records" / f"metapool_bench{SUFFIX}"
+IMAGES = HERE.parent / "docs" / "images"
+SPACE = " (ablation) in metapool_bench"  # how labels of searches there end
+SIGNIFICANT = 0.001
+STAGES = 5
+CANDIDATES = metapool_bench.CANDIDATES
+
+Networks = dict[tuple[str, ...], dict[int, float]]  # candidates → seed → top-1
+Answers = Mapping[str, Sequence[tuple[str, ...]]]  # name of a search → what its seeds found
+
+
+def networks() -> Networks:
+    """Test accuracy of every network that was trained."""
+    found: Networks = {}
+    for run in records(collect([BENCH]).frame):
+        chosen = tuple(json.loads(run["architecture"]).values())
+        found.setdefault(chosen, {})[int(run["seed"])] = float(run["top1"])
+    return found
+
+
+def balanced(found: Networks) -> Networks:
+    """Of the networks so far, those of the balanced fraction, with the seeds that all of them have; else none."""
+    names = [
+        tuple(a.values()) for a in metapool_bench.networks().values() if metapool_bench.in_fraction(list(a.values()))
+    ]
+    seeds = set.intersection(*(set(found.get(name, {})) for name in names))
+    return {name: {seed: found[name][seed] for seed in seeds} for name in names} if seeds else {}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the choice of a stage does, by an analysis of variance with main effects only."""
+
+    stage: int
+    means: dict[str, float]  # accuracy by candidate
+    half: float  # of each mean's 95 % interval
+    p: float  # of the F test
+
+
+def effects(block: Networks) -> list[Effect]:
+    """The effects of the five stages on the mean accuracy of a network's seeds, in a balanced design."""
+    chosen = list(block)
+    values = np.array([np.mean(list(block[k].values())) for k in chosen])
+    means = [{c: float(values[[k[s] == c for k in chosen]].mean()) for c in CANDIDATES} for s in range(STAGES)]
+    fitted = values.mean() + sum(np.array([means[s][k[s]] for k in chosen]) - values.mean() for s in range(STAGES))
+    free = len(values) - 1 - (len(CANDIDATES) - 1) * STAGES
+    residual = float(((values - fitted) ** 2).sum()) / free
+    half = float(t_distribution.ppf(0.975, free)) * (residual * len(CANDIDATES) / len(values)) ** 0.5
+    result = []
+    for stage, of_stage in enumerate(means):
+        explained = sum((of_stage[k[stage]] - values.mean()) ** 2 for k in chosen) / (len(CANDIDATES) - 1)
+        p = float(f_distribution.sf(explained / residual, len(CANDIDATES) - 1, free))
+        result.append(Effect(stage + 1, of_stage, half, p))
+    return result
+
+
+def matters() -> list[str]:
+    """Whether the choices matter, in a sentence or none."""
+    block = balanced(networks()) if BENCH.is_file() else {}
+    if not block:
+        return []
+    spread = 100 * float(np.std([np.mean(list(v.values())) for v in block.values()], ddof=1))
+    seeds = len(next(iter(block.values())))
+    sampling = 100 * (0.62 * 0.38 / 3925) ** 0.5
+    measured = effects(block)
+    first = min(measured, key=lambda e: e.p)
+    worst, best = (pick(first.means, key=lambda c: first.means[c]) for pick in (min, max))
+    clear = [f"stage {e.stage}" for e in measured if e.p < SIGNIFICANT]
+    return [
+        f"On Imagenette at 48 px, {len(block)} networks of a balanced design ({seeds} seed{'s' * (seeds > 1)} each) "
+        f"differ by {spread:.1f} points (deviation; the test set's sampling alone makes {sampling:.1f}). The choice "
+        f"matters in {' and '.join(clear) if clear else 'no stage'} at p < {SIGNIFICANT:g}; it is clearest in stage "
+        f"{first.stage}, where {worst} is {100 * (first.means[best] - first.means[worst]):.1f} points below {best} "
+        f"(p = {first.p:.2g})."
+    ]
+
+
+def page(searches: Answers) -> str:
+    """The section on the bench; draws its figure."""
+    found = networks()
+    block = balanced(found)
+    measured = effects(block) if block else []
+    rows = [
+        {
+            "stage": Cell(f"stage {e.stage}"),
+            **{name: Cell(value, half=e.half) for name, value in e.means.items()},
+            "p": Cell(f"{e.p:.2g}"),
+        }
+        for e in measured
+    ]
+    columns = (
+        Column("stage", "Choice"),
+        *(Column(name, f"{name} (%)", "percent") for name in CANDIDATES),
+        Column("p", "p"),
+    )
+    seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
+    notes = [f"{sum(map(len, found.values()))} of 729 runs are done: {len(found)} networks, seeds {seeds}."]
+    if block:
+        notes.append(
+            f"Shown: the {len(block)} networks of a balanced design, in which every two stages have all pairs of "
+            "candidates equally often."
+        )
+    for one, other in itertools.combinations(seeds, 2):
+        both = [(v[one], v[other]) for v in found.values() if one in v and other in v]
+        if len(both) > 10:
+            tau = kendalltau(*zip(*both, strict=True))
+            notes.append(f"Kendall's τ between seeds {one} and {other}: {tau.statistic:.2f} over {len(both)} networks.")
+    caption = "Mean test accuracy by the choice of a stage, and p of its main effect (analysis of variance)."
+    table = markdown(Table("bench", caption, columns, tuple(rows), tuple(notes)))
+    if not measured:
+        return f"## metapool-bench\n\n{table}"
+    write_atomic(IMAGES / "metapool_bench.png", encode(_effects_figure(measured), "png"))
+    picture = "![Accuracy by the choice of each stage](images/metapool_bench.png)"
+    return f"## metapool-bench\n\n{picture}\n\n{table}\n{_merits_table(block, measured, searches)}"
+
+
+@dataclass(frozen=True)
+class Merit:
+    """How good the answers of a search are, as far as the stages' effects tell."""
+
+    seeds: int
+    gain: float  # in accuracy, of the mean answer to the mean of all networks
+    half: float  # what the noise of the effects makes of it, 95 %
+    better: float  # share of all networks that are better than an answer
+
+
+def best_gain(measured: Sequence[Effect]) -> float:
+    """The largest sum of effects."""
+    return sum(max(e.means.values()) for e in measured) - STAGES * _middle(measured)
+
+
+def _middle(measured: Sequence[Effect]) -> float:
+    return float(np.mean(list(measured[0].means.values())))
+
+
+def merits(block: Networks, measured: Sequence[Effect], searches: Answers) -> dict[str, Merit]:
+    """Of one candidate everywhere, and of every search in this space, by name."""
+
+    def gain(names: Sequence[str]) -> float:
+        return sum(e.means[c] for e, c in zip(measured, names, strict=True)) - STAGES * _middle(measured)
+
+    every = np.array([gain(names) for names in itertools.product(CANDIDATES, repeat=STAGES)])
+    found = {**{f"{c} everywhere": [(c,) * STAGES] for c in CANDIDATES}, **searches}
+    result = {}
+    for label, answers in found.items():
+        # The weight of each network's accuracy in this sum of effects, which says what its noise makes.
+        shares = [Counter(names[s] for names in answers) for s in range(STAGES)]
+        taken = np.array([sum(shares[s][k[s]] for s in range(STAGES)) for k in block]) / len(answers)
+        weights = (len(CANDIDATES) * taken - STAGES) / len(block)
+        half = measured[0].half * float(np.linalg.norm(weights)) * (len(block) / len(CANDIDATES)) ** 0.5
+        gains = [gain(names) for names in answers]
+        better = float(np.mean([(every > g).mean() for g in gains]))
+        result[label] = Merit(len(answers), float(np.mean(gains)), half, better)
+    return result
+
+
+def _merits_table(block: Networks, measured: Sequence[Effect], searches: Answers) -> str:
+    rows = [
+        {
+            "search": Cell(label),
+            "seeds": Cell(m.seeds),
+            "gain": Cell(m.gain, half=m.half, change=True),
+            "better": Cell(m.better),
+        }
+        for label, m in merits(block, measured, searches).items()
+    ]
+    columns = (
+        *(Column("search", "Answer"), Column("seeds", "seeds", "count", 0)),
+        *(Column("gain", "against the mean network", "points", 2), Column("better", "better ones (%)", "percent", 0)),
+    )
+    notes = (
+        "In points of top-1, by the sum of the stages' effects, ± what the noise of the table above makes; the best of "
+        f"all 243 networks is predicted at {100 * best_gain(measured):+.1f}. Better ones: the share of the 243 that is "
+        "predicted to be better; 50 % by chance.",
+    )
+    caption = "What searches find in this space (the searches of agreement of seeds)."
+    return markdown(Table("merits", caption, columns, tuple(rows), notes))
+
+
+def _effects_figure(measured: Sequence[Effect]) -> Figure:
+    with matplotlib.rc_context(fname=SETTINGS):
+        drawn = new_figure(PAGE, 2.2)
+        panels = drawn.subplots(1, len(measured), sharey=True)
+        for axes, effect in zip(panels, measured, strict=True):
+            values = [100 * effect.means[c] for c in CANDIDATES]
+            axes.errorbar(
+                range(len(values)), values, 100 * effect.half, color="black", fmt="o", markersize=3, capsize=2
+            )
+            axes.set_xticks(range(len(values)), CANDIDATES)
+            axes.set_xlim(-0.5, len(values) - 0.5)
+            axes.set_title(f"stage {effect.stage}" + (" *" if effect.p < SIGNIFICANT else ""), loc="left")
+        panels[0].set_ylabel("top-1 (%)")
+    return drawn
+
+
+def found(searches: Answers) -> str:
+    """What the searches in this space find, in a sentence."""
+    block = balanced(networks()) if BENCH.is_file() else {}
+    if not block or not searches:
+        return ""
+    known = merits(block, effects(block), searches)
+    told = "; ".join(f"{name} finds {_points(known[name])}" for name in searches)
+    return (
+        f" In metapool-bench, against the mean network and by the stages' effects: {told}; none everywhere has "
+        f"{_points(known['none everywhere'])}, the best network {100 * best_gain(effects(block)):+.1f}."
+    )
+
+
+def _points(merit: Merit) -> str:
+    return f"{100 * merit.gain:+.1f} ± {100 * merit.half:.1f} points"
