@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasbench.errors import OptionError
+from nasbench.pipeline import run
+from nasbench.presets import resolve_config
 from nasbench.results.ranking import table
 from nasbench.scores import MIXED, SCORES, scored
+from nasbench.strategies import zero_cost
+from nasbench.strategies.zero_cost import ZeroCost
 from nasbench.tabular import read
 
 
@@ -226,6 +231,39 @@ def test_every_score_ranks_real_networks(real_data: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert {row["score"]["value"] for row in json.loads(done.stdout)["rows"]} == set(SCORES)
+
+
+@pytest.mark.parametrize("by", ["evolution", "tpe", "local_search", "random"])
+def test_a_search_without_training_takes_the_best_score_that_it_meets(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, str]] = []
+    measure = zero_cost.scored
+
+    def noted(name: str, build: Any, images: Tensor, labels: Tensor) -> float:
+        assert (name, images.shape, len(labels)) == ("params", (16, 3, 8, 8), 16)
+        seen.append((measure(name, build, images, labels), build.__self__.sample))
+        return seen[-1][0]
+
+    monkeypatch.setattr(zero_cost, "scored", noted)
+    settings = {
+        **{"space": "metapool_bench", "space_options": {"width": 0.1}, "dataset": "digits", "image_size": 8},
+        **{"train_images": 100, "batch_size": 16, "retrain_epochs": 1, "device": "cpu", "limits": {"params": "14k"}},
+        **{"strategy": "zero_cost", "strategy_options": {"score": "params", "by": by, "networks": 25}},
+    }
+    found = run(resolve_config(settings), tmp_path)
+    del seen[0]  # whether networks have a score at all, before anything is written
+    assert 5 < len(seen) <= 25
+    assert max(value for value, _ in seen) <= 14_000
+    assert found.result().params == max(value for value, _ in seen)
+    assert found.architecture() == max(seen, key=lambda pair: pair[0])[1]
+    assert {d.by for d in found.decisions().values()} == {f"the best by params that {by} met"}
+
+
+@pytest.mark.parametrize("by", ["pmpl", "zero_cost", "nonsense", "nni.nas.strategy:DARTS"])
+def test_only_what_trains_networks_one_by_one_can_ask_for_scores(by: str) -> None:
+    with pytest.raises(OptionError, match=r"trains no networks one by one|unknown strategy"):
+        ZeroCost(by=by)
 
 
 def test_wrong_names_are_one_line(tmp_path: Path) -> None:
