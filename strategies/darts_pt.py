@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from nasbench.distributed import copy_from_first
 from nasbench.options import Fraction, checked
 from nasbench.strategies.darts import DARTS, DartsModule
 from nasbench.strategies.held_out import held_out, ordered
+from nasbench.strategies.mixed import layers_of
 from nasbench.strategies.restored import preserved
 from nasbench.strategies.supernet import ABSENT
 
@@ -34,11 +37,9 @@ class PerturbationModule(DartsModule):
 
     def _select(self, label: str) -> None:
         """Fix the candidate without which the network is worst (Wang et al., ICLR 2021, algorithm 1)."""
-        alpha, pi, without = self.alphas[label], self.probabilities()[label], {}
-        for place, candidate in enumerate(pi):
-            with preserved([alpha]):
-                with torch.no_grad():
-                    alpha[place] = ABSENT
+        pi, without = self.probabilities()[label], {}
+        for candidate in pi:
+            with self._removed(label, candidate):
                 without[candidate] = held_out(self, self.model, self.strategy.data)
         kept = min(without, key=lambda candidate: without[candidate])
         self.decide(label, "removal", pi)
@@ -46,6 +47,21 @@ class PerturbationModule(DartsModule):
             if candidate != kept:
                 self.exclude(label, candidate)  # its π may be larger
         self.fix(label, kept)
+
+    @contextmanager
+    def _removed(self, label: str, candidate: Any) -> Iterator[None]:
+        """Within, the network is without a candidate, as if it had been excluded."""
+        layers = layers_of(self, label)
+        with preserved([self.alphas[label]]):
+            with torch.no_grad():
+                self.alphas[label][self._index(label, candidate)] = ABSENT
+            for layer in layers:
+                layer.excluded.add(candidate)
+            try:
+                yield
+            finally:
+                for layer in layers:
+                    layer.excluded.remove(candidate)
 
 
 class DartsPT(DARTS):

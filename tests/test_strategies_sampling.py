@@ -184,12 +184,17 @@ def test_darts_pt_keeps_the_candidate_whose_removal_hurts_most_whatever_its_prob
     names = [n for n, _ in CentrePixel().layer.named_children()]
 
     class Scripted(strategy.module_class):  # type: ignore[misc, name-defined]
+        def on_train_start(self) -> None:
+            super().on_train_start()
+            self.model.layer.start_as_identity()  # as in a pretrained network
+
         def _select(self, label: str) -> None:
             super()._select(label)
             after.append(self.probabilities()[label])
 
     def scripted(module: Any, network: Any, data: Any) -> tuple[float, float]:
         gone = [name for name, share in module.probabilities()["layer.enhancer"].items() if share == 0]
+        assert (network.layer.weights() == 0).tolist() == [name in gone for name in names]
         seen.append((module._searched, *gone))
         # Without max5 and without avg5 equally many are right, but without avg5 the loss is larger.
         return {"max5": (0.5, -0.9), "avg5": (0.5, -1.3)}.get(gone[0], (0.8, -0.5))
