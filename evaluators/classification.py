@@ -212,6 +212,7 @@ class Classification(Lightning):
     # What is trained. A subclass with a loss of its own sets it, and overrides `module_options` where that class takes
     # more than `ClassificationModule` does.
     module_class: type[ClassificationModule] = ClassificationModule
+    trainer: Any
 
     @checked
     def __init__(
@@ -291,7 +292,8 @@ class Classification(Lightning):
 
     def evaluate(self, model: nn.Module) -> Any:
         """Train a network (N, 3, H, W) → (N, classes). Every call has a new optimiser, schedule and trainer."""
-        if self._used:  # a Lightning trainer that has reached its last epoch trains nothing more
+        # A Lightning trainer that has reached its last epoch trains nothing more.
+        if self._used or self.trainer.max_epochs != self.epochs:
             self.module = self._module(self.datamodule)
             self.trainer = self._trainer()
         self._used = True

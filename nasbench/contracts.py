@@ -111,8 +111,10 @@ class Strategy(Protocol):
     asked for its wishes first; one that is `Deciding` tells why each label was decided.
 
     What a strategy may have beside this: `decided_by`, words for why a label has its candidate; `numbers`, what the
-    result keeps of the search; `searches(options) -> bool`, a static method: whether anything is trained; `resumable`,
-    whether a one-shot search can go on from its Lightning module's checkpoint, which `load_state_dict` names.
+    result keeps of the search; `searches(options) -> bool`, a static method: whether anything is trained;
+    `trainings(options, epochs) -> float`, likewise: how many networks it trains one by one, in trainings of all epochs;
+    `resumable`, whether a one-shot search can go on from its Lightning module's checkpoint, which `load_state_dict`
+    names.
     """
 
     def initialize(self, model_space: Any, engine: Any) -> Any:
@@ -189,7 +191,8 @@ class Evaluator(Protocol):
     the loss, and its `configure_optimizers` one optimiser. A `SearchModule` says how the gradient is clipped.
 
     May have `beside` and `restore`, see `Classification`: without them a run that was killed between training and test
-    repeats its last epoch. May have `numbers`, what the record keeps of the last training; of these `epochs` and
+    repeats its last epoch. May have `epochs`, which a strategy sets for the networks that are trained next. May have
+    `numbers`, what the record keeps of the last training; of these `epochs` and
     `best_epoch` (from 1, in the place of the last) are shown. May have `check_space(self, space) -> None`: raises an
     `OptionError` where networks of a space cannot be trained.
     """

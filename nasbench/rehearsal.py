@@ -1,5 +1,6 @@
 """A run in small, which tells beforehand what the whole takes: every stage for a few steps, in a folder that goes."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
+from nasbench import registry
 from nasbench.architecture import Architecture
 from nasbench.config import RunConfig
 from nasbench.derive import Found
@@ -66,10 +68,17 @@ def rehearse(config: RunConfig) -> Forecast:
     seconds["test"] = io.clocks["retrain"].test_seconds
     networks = None
     if io.trains_singly:
-        limits = (config.max_trials, config.strategy_options.get("trials"))  # the run's, and a strategy's own
-        networks = min((limit for limit in limits if limit), default=1)
-        seconds["search"] *= networks
+        trainings = _trainings(config)
+        seconds["search"] *= trainings
+        networks = math.ceil(trainings)
     return Forecast(processes * peak_bytes(), free, disk, seconds, networks)
+
+
+def _trainings(config: RunConfig) -> float:
+    """How many networks the search trains one by one, in trainings of all epochs; 1 where nothing limits them."""
+    told = registry.declared(registry.load("strategy", config.strategy or ""), "trainings", None)
+    limits = (config.max_trials, told and told(config.strategy_options, config.epochs or 1))
+    return min((float(limit) for limit in limits if limit), default=1.0)
 
 
 def _in_small(config: RunConfig) -> tuple[RunConfig, dict[str, list[int]]]:
@@ -80,6 +89,8 @@ def _in_small(config: RunConfig) -> tuple[RunConfig, dict[str, list[int]]]:
     search, retrain = [*_shared(warm), *_shared(every - warm)], _shared(config.retrain_epochs)
     in_small = {"epochs": None, "warmup_epochs": min(warm, TRIED)}
     options |= {name: value for name, value in in_small.items() if name in options}
+    if "trials" in options:  # of two all have all epochs; a single one is not trained by all strategies
+        options["trials"] = min(options["trials"], 2)
     trained = dict(config.evaluator_options)
     if trained.get("warmup_epochs"):  # which takes no other time than the rest
         trained["warmup_epochs"] = min(trained["warmup_epochs"], len(retrain) - 1)

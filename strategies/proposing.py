@@ -1,6 +1,7 @@
 """Base of the strategies that propose one network after another and hear how good each is."""
 
 from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 from nni.nas.strategy import Strategy
@@ -41,16 +42,16 @@ class Proposing(Drawing, Strategy):
         raise LimitError(f"none of {MOST_DRAWS:,} networks drawn at random keeps the limits: raise them")
 
     def _run(self) -> None:
-        proposals, measure = self.proposals(), None
-        while self.engine.budget_available():
-            try:
-                architecture = next(proposals) if measure is None else proposals.send(measure)
-            except StopIteration:
-                return
-            model: Any = self.model_space.freeze(architecture)
-            self.engine.submit_models(model)
-            self.engine.wait_models(model)
-            measure = FAILED if model.metric is None else float(model.metric)
+        with closing(self.proposals()) as proposals:
+            architecture = next(proposals, None)
+            while architecture is not None and self.engine.budget_available():
+                model: Any = self.model_space.freeze(architecture)
+                self.engine.submit_models(model)
+                self.engine.wait_models(model)
+                try:  # the last measure of a budget is told, too
+                    architecture = proposals.send(FAILED if model.metric is None else float(model.metric))
+                except StopIteration:
+                    return
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing needs to be kept: the seed tells all."""

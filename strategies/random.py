@@ -31,6 +31,11 @@ class Random(Proposing):
         """Whether networks are trained to be compared."""
         return bool(options["trials"] > 1)
 
+    @staticmethod
+    def trainings(options: Mapping[str, Any], epochs: int) -> float:
+        """How many networks are trained."""
+        return float(options["trials"])
+
     @property
     def decided_by(self) -> str:
         """Why a layer has its candidate."""

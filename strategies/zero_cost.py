@@ -73,6 +73,8 @@ class ZeroCost(Drawing, Strategy):
         architecture: Architecture = {}
         model_space.random(architecture, RandomState(self.seed))
         self._scored(model_space, architecture)
+        candidates = {label: list(mutable.grid()) for label, mutable in model_space.simplify().items()}
+        self.proposer.initialize(Answers.of(candidates), Lookup(self._measure, self.networks))
         return super()._initialize(model_space, engine)
 
     def _scored(self, model_space: Any, architecture: Architecture) -> float:
@@ -82,10 +84,9 @@ class ZeroCost(Drawing, Strategy):
         return self._scored(self.model_space, architecture) if self.allows(architecture) else FORBIDDEN
 
     def _run(self) -> None:
-        candidates = {label: list(mutable.grid()) for label, mutable in self.model_space.simplify().items()}
         if isinstance(self.proposer, Drawing):
             self.proposer.allows = self.allows
-        self.proposer(Answers.of(candidates), Lookup(self._measure, self.networks))
+        self.proposer.run()
         best: Any = next(iter(self.proposer.list_models(limit=1)))
         self._best = self.model_space.freeze(best.sample)
 
