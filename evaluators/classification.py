@@ -296,7 +296,7 @@ class Classification(Lightning):
         if self._used or self.trainer.max_epochs != self.epochs:
             self.module = self._module(self.datamodule)
             self.trainer = self._trainer()
-        self._used = True
+        self._used = self.datamodule.singly = True
         return super().evaluate(model)
 
     def beside(self) -> dict[str, Any]:

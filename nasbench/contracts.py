@@ -137,7 +137,8 @@ class Dataset(Protocol):
     `train_images`, `workers`, `download`, `seed`, and `meta_fraction` where the strategy wishes for one.
 
     Batches are (images (N, 3, S, S), labels (N,)) once `on_after_batch_transfer` has seen them. May have an attribute
-    `meta_fraction`: strategies check that it is as they wished.
+    `meta_fraction`: strategies check that it is as they wished. Its `singly` is set where a search trains networks one
+    by one: `val_dataloader` then gives images to measure them, all and in order.
 
     May have `train_counts(self) -> list[int]`: how many training images each class has, for losses that weigh classes.
     May have `test_files`: paths of the test images, in their order; pages name them.
@@ -157,7 +158,7 @@ class Dataset(Protocol):
         """Batches for the weights θ, shuffled."""
 
     def val_dataloader(self) -> Iterable[Any]:
-        """Search: batches for the architecture parameters α. Retraining: held-out images."""
+        """Search: batches for the architecture parameters α, see `singly`. Retraining: held-out images."""
 
     def test_dataloader(self) -> Iterable[Any]:
         """Test images; read once, after the retraining."""

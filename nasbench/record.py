@@ -30,14 +30,16 @@ from nasbench.gained import with_gained
 CONFIG, STATUS, ENVIRONMENT, DATA = "config.yaml", "status.json", "environment.json", "data.json"
 ARCHITECTURE, DECISIONS, RESULT = "architecture.json", "decisions.json", "result.json"
 SEARCH, METRICS, CONFUSION, COSTS = "search.csv", "metrics.csv", "confusion.csv", "costs.csv"
+TRIALS = "trials.csv"
 MODEL, CHECKPOINTS, LOG, LOCK = "model.safetensors", "checkpoints", "log.txt", ".lock"
 # What tells about a run: all but the weights, and what was only needed meanwhile.
-DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, SEARCH, METRICS, CONFUSION, COSTS)
+TABLES = (SEARCH, METRICS, CONFUSION, COSTS, TRIALS)
+DATA_FILES = (CONFIG, STATUS, ENVIRONMENT, DATA, ARCHITECTURE, DECISIONS, RESULT, *TABLES)
 STAGES = ("search", "retrain", "test")
 # What does not change any more once the record is made, and once a stage is finished.
 FOUNDED = (CONFIG, ENVIRONMENT)
 FINISHED = {
-    "search": (ARCHITECTURE, DECISIONS, SEARCH, COSTS),
+    "search": (ARCHITECTURE, DECISIONS, SEARCH, COSTS, TRIALS),
     "retrain": (DATA, MODEL),
     "test": (RESULT, CONFUSION, METRICS),
 }
@@ -46,6 +48,8 @@ HEADERS = {
     METRICS: ("stage", "epoch", "step", "name", "value"),
     CONFUSION: ("class", "predicted", "images"),  # classes as numbers, in the order of the data's names
     COSTS: ("kind", "label", "candidate", "input", "cost", "low", "high"),  # of an operator alone, with quartiles
+    # Of each network that a search trained: epochs, held-out accuracy, cost, and its architecture as JSON.
+    TRIALS: ("trial", "epochs", "accuracy", "params", "madds", "architecture"),
 }
 CHANGED = "it is not what the run wrote, since its SHA-256 is another"
 PLACES = {name for name, field in RunConfig.model_fields.items() if role(field) is Role.PLACE}

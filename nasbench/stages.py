@@ -116,6 +116,8 @@ class RecordIO(StageIO):
         architecture = found.architecture
         if search.budget is not None:
             self._record.write_csv(records.COSTS, search.budget.rows())
+        if search.engine is not None and (trials := search.engine.rows(search.image_size)):
+            self._record.write_csv(records.TRIALS, trials)
         self._record.write_json(records.DECISIONS, decisions(config, search.strategy, found))
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))

@@ -10,6 +10,7 @@ from nni.nas.space import ModelStatus
 from pytorch_lightning import Callback
 
 from nasbench.distributed import is_first
+from nasbench.profile import profile
 from nasbench.resume import Resumption, random_states, set_random_states
 
 
@@ -37,6 +38,19 @@ class Engine(SequentialExecutionEngine):
         if kept := resumption.kept():
             self._left, resumption.before = kept, kept["seconds"]
         return len(self._left["trials"])
+
+    def rows(self, image_size: int) -> list[tuple[Any, ...]]:
+        """The columns of `nasbench.record.TRIALS` for every network that was trained one by one, in their order."""
+        if self._resumption is None:
+            return []
+        rows: list[tuple[Any, ...]] = []
+        for model in self.list_models(ModelStatus.Trained):
+            cost = profile(model.executable_model(), image_size)
+            sample = json.dumps({str(label): value for label, value in model.sample.items()})
+            rows.append(
+                (len(rows) + 1, len(model.metrics.intermediates), model.metric, cost.params, cost.madds, sample)
+            )
+        return rows
 
     def _run_single_model(self, model: Any) -> None:
         if self._resumption is None:  # of a one-shot search, which keeps itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from nasbench.errors import OptionError, RecordError
 from nasbench.presets import resolve_config
 from nasbench.profile import last_map
+from nasbench.record import TRIALS, Record
 from nasbench.results.collect import Problem, collect
 from nasbench.results.figures import WHAT, plot
 from nasbench.results.formats import render
@@ -65,7 +67,9 @@ def runs(tmp_path: Path) -> Path:
         write_run(folder, 0.8 + 0.01 * seed, seed=seed, space_options={"candidates": "ablation"})
         found = {label: NAMES[(i + seed) % 3] for i, label in enumerate(LABELS)}
         space = {"candidates": "ablation"}
-        write_run(folder, 0.9, seed=seed, strategy="pmpl", architecture=found, steps=6, space_options=space)
+        path = write_run(folder, 0.9, seed=seed, strategy="pmpl", architecture=found, steps=6, space_options=space)
+        trials = [(1, 1, 0.5, 10, 100, "{}"), (2, 3, 0.7, 20, 200, json.dumps(found)), (3, 3, 0.6, 30, 300, "{}")]
+        Record(path).write_csv(TRIALS, trials)
     return folder
 
 
@@ -181,7 +185,7 @@ def test_every_figure_is_drawn_and_written(what: str, runs: Path, real: Path, tm
     before = dict(matplotlib.rcParams)
     drawn = plot(collect([real if what == "receptive-field" else runs]).frame, what)
     assert dict(matplotlib.rcParams) == before
-    assert len(drawn) == {"alphas": 2, "confusion": 4}.get(what, 1)
+    assert len(drawn) == {"alphas": 2, "trials": 2, "confusion": 4}.get(what, 1)
     for name, figure in drawn.items():
         png, svg = save(figure, tmp_path / "figures", name)
         width, height = Image.open(png).size
@@ -334,7 +338,7 @@ def test_the_report_in_a_browser(runs: Path, real: Path, tmp_path: Path) -> None
     path = report(collect([runs, real]).frame, tmp_path / "out")
     for width in (390, 1200):
         page = visit(path.as_uri(), tmp_path / f"profile{width}", width)
-        assert len(page.images) == 10
+        assert len(page.images) == 11
         assert all(image["complete"] and image["width"] > 0 and image["alt"] for image in page.images)
         assert [r for r in page.requests if not r.startswith("data:")] == [path.as_uri()]
         assert page.errors == []

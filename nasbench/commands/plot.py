@@ -16,8 +16,8 @@ def command(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="alphas, architecture, receptive-field, tradeoff, pareto, curves or confusion; may be repeated; "
-            "default: all."
+            help="alphas, trials, architecture, receptive-field, tradeoff, pareto, curves or confusion; may be "
+            "repeated; default: all."
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder that receives the PNG and SVG files.")] = Path("figures"),

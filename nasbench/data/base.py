@@ -125,6 +125,7 @@ class ImageData(LightningDataModule, ABC):
     fit = "stretch"  # how test images of other sizes become squares, see `nasbench.data.preparation.FITS`
     train_labels: NDArray[np.int64]  # (N,) classes of all training images
     test_labels: NDArray[np.int64]  # (N,) classes of all test images
+    singly = False  # whether networks are trained one by one, and the meta images measure each of them
     test_files: Sequence[str] = ()  # paths of all test images, in the order of `test_dataloader`, where they are files
 
     @checked
@@ -245,8 +246,8 @@ class ImageData(LightningDataModule, ABC):
         return self.training_loader(self.splits()[0], True)
 
     def val_dataloader(self) -> Any:
-        """Search: augmented batches for α. Retraining: the held-out images, in order."""
-        return self.training_loader(self.splits()[1], self.stage == "search")
+        """Search: augmented batches for α. Of a network that is trained alone: all of the second part, in order."""
+        return self.training_loader(self.splits()[1], self.stage == "search" and not self.singly)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment (while training) and normalise on the device; `dataloader_idx` is Lightning's and not used.

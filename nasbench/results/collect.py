@@ -118,8 +118,13 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def curves(record: Record, name: str) -> pd.DataFrame:
-    """`SEARCH` or `METRICS`, empty where there is none. RecordError: it is damaged, or a number in it is not finite."""
-    kinds: dict[str, Callable[[str], Any]] = {"epoch": int, "step": int, "fixed": int, "pi": finite, "value": finite}
+    """`SEARCH`, `METRICS` or `TRIALS`, empty where there is none.
+
+    Raises RecordError: it is damaged, or a number in it is not finite.
+    """
+    counts = ("epoch", "step", "fixed", "trial", "epochs", "params", "madds")
+    kinds: dict[str, Callable[[str], Any]] = {**dict.fromkeys(counts, int)}
+    kinds |= dict.fromkeys(("pi", "value", "accuracy"), finite)
     try:
         rows = [[kinds.get(key, str)(text) for key, text in row.items()] for row in record.curves(name)]
     except ValueError as e:

@@ -11,16 +11,17 @@ from matplotlib.patches import Rectangle
 from nasbench.errors import OptionError, RecordError, listed, quoted, unknown
 from nasbench.facts import Decision
 from nasbench.reasons import EVIDENCE, LEAD, REMOVAL, UNDECIDED
-from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, Record
+from nasbench.record import CONFUSION, METRICS, MODEL, SEARCH, TRIALS, Record
 from nasbench.results import style
 from nasbench.results.collect import RunRow, architecture_of, curves, grouped, is_searched, option
-from nasbench.results.pareto import pareto, tradeoff
+from nasbench.results.pareto import pareto, tradeoff, trials
 from nasbench.results.tables import records
 
-WHAT = ("alphas", "architecture", "receptive-field", "tradeoff", "pareto", "curves", "confusion")
+WHAT = ("alphas", "trials", "architecture", "receptive-field", "tradeoff", "pareto", "curves", "confusion")
 # What a record must have for a figure, and what to say where none has it.
 NEEDED = {
     "alphas": (SEARCH, f"a {SEARCH}: their strategies have no π"),
+    "trials": (TRIALS, f"a {TRIALS}: their strategies train no networks one by one"),
     "confusion": (CONFUSION, f"a {CONFUSION}: earlier versions did not count"),
     "receptive-field": (MODEL, f"a trained network ({MODEL})"),
 }
@@ -41,7 +42,7 @@ CURVES = (
 
 
 def plot(frame: pd.DataFrame, what: str, each: bool = True, trust: bool = False) -> dict[str, Figure]:
-    """Draw one kind of figure, one of `WHAT`; `alphas` and `confusion` are one figure a run, the others one in all.
+    """Draw one kind of figure, one of `WHAT`; of `OF_RUN` one figure a run, of the others one in all.
 
     With `each` off, those are drawn of the first run of each set-up only; `trust` as in `nasbench.networks.load_model`.
     Raises OptionError: unknown kind. RecordError: none of the runs has what the figure shows.
@@ -320,7 +321,7 @@ def _worst(axes: Axes, counts: Any, names: Sequence[str]) -> None:
     axes.set_title("most often taken for another class", loc="right")
 
 
-OF_RUN: dict[str, Callable[[RunRow], Figure]] = {"alphas": alphas, "confusion": confusion}
+OF_RUN: dict[str, Callable[[RunRow], Figure]] = {"alphas": alphas, "trials": trials, "confusion": confusion}
 OF_ALL: dict[str, Callable[[Sequence[RunRow]], Figure]] = {
     **{"architecture": architecture, "tradeoff": tradeoff, "pareto": pareto, "curves": learning_curves}
 }

@@ -1,5 +1,6 @@
 """Accuracy against cost: every set-up with its interval, and which no other beats at the same cost or less."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nasbench.results.collect import RunRow, grouped, option
+from nasbench.errors import RecordError
+from nasbench.record import TRIALS, Record
+from nasbench.results.collect import RunRow, curves, grouped, option
 from nasbench.results.statistics import Estimate, mean
 from nasbench.results.style import COLUMN, PAGE, legend_below, new_figure, panels_of, series
 from nasbench.results.tables import setting_parts
@@ -70,6 +73,35 @@ def pareto(runs: Sequence[RunRow]) -> Figure:
         axes.margins(x=0.1, y=0.12)
         axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.16), handlelength=0, handletextpad=0, markerscale=0)
     figure.suptitle("Squares: the Pareto front; circles: what it beats")
+    return figure
+
+
+def trials(run: RunRow) -> Figure:
+    """The networks that a search trained one by one, held-out accuracy against multiply-adds, and their front.
+
+    Networks that were trained for fewer epochs than others do not compare, and are drawn faintly.
+    RecordError: `trials.csv` is damaged, or has a single network.
+    """
+    record = Record(run["path"])
+    found = curves(record, TRIALS)
+    if len(found) < 2:
+        raise RecordError(f"{record.path} has a single network in its {TRIALS}: there is nothing to compare")
+    whole = found[found["epochs"] == found["epochs"].max()].sort_values(["madds", "accuracy"])
+    points = np.column_stack([whole["madds"] / 1e6, 100 * whole["accuracy"]])
+    best = points[front((points * (1, -1)).tolist())]
+    chosen = whole["architecture"].map(json.loads) == record.architecture()
+    figure = new_figure(COLUMN, 2.9)
+    (axes,) = _panels(figure, 1)
+    axes.set_ylabel("held-out top-1 (%)")
+    few = found.drop(whole.index)
+    axes.plot(few["madds"] / 1e6, 100 * few["accuracy"], ".", color="#BFBFBF", label="fewer epochs" if len(few) else "")
+    axes.plot(*points.T, "o", color="#7F7F7F", markerfacecolor="none", label="trained")
+    axes.plot(*best.T, "s-", color="#0072B2", drawstyle="steps-post", label="front")
+    axes.plot(*points[chosen.to_numpy()].T, "*", color="#D55E00", markersize=11, label="taken")
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.16), ncols=4)
+    axes.set_title(f"{run['label']}, seed {run['seed']}", loc="left")
+    axes.margins(x=0.1, y=0.12)
+    figure.suptitle("The networks that the search trained one by one")
     return figure
 
 

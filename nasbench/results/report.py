@@ -25,6 +25,7 @@ from nasbench.studies.tables import names, spec
 
 TITLES = {
     "alphas": "How each layer came to its choice",
+    "trials": "The networks that the search trained",
     "architecture": "What was chosen at which depth",
     "receptive-field": "What the networks see",
     "tradeoff": "Accuracy against cost",
@@ -34,6 +35,7 @@ TITLES = {
 }
 ALT = {
     "alphas": "Small multiples: π of each candidate over the steps of the search, one panel a layer.",
+    "trials": "Held-out accuracy against multiply-adds of every network that was trained, and their front.",
     "architecture": "Heat map: share of the runs that chose each candidate, by depth.",
     "receptive-field": "Theoretical and effective receptive fields of networks side by side.",
     "tradeoff": "Test accuracy against multiply-adds with 95 % confidence intervals.",
