@@ -22,8 +22,9 @@ from nasbench.results.tables import build, records
 from nasbench.studies.metapooling import TABLES
 
 HERE = Path(__file__).parent
-FASHION, PATIENT, DIGITS, STRATEGIES = (
-    HERE / "records" / f"{name}{SUFFIX}" for name in ("fashion_mnist", "fashion_mnist_patient", "digits", "strategies")
+FASHION, PATIENT, THIRD, DIGITS, STRATEGIES = (
+    HERE / "records" / f"{name}{SUFFIX}"
+    for name in ("fashion_mnist", "fashion_mnist_patient", "fashion_mnist_evidence", "digits", "strategies")
 )
 PAGE = HERE.parent / "docs" / "results.md"
 EARLY = range(1, 9)  # blocks before those that the paper's network makes global
@@ -40,12 +41,14 @@ def main() -> None:
         "# Results\n\nWritten by `python experiments/results.py` from the records in `experiments/records`; how they "
         "came about, and what was expected before the first run, stands in [experiments](../experiments/README.md). "
         "Intervals are 95 % confidence intervals over seeds.\n",
-        answers.short(_in_fashion() if FASHION.is_file() else []),
+        answers.short(_in_fashion() if THIRD.is_file() else []),
         *answers.pages(),
         costs(),
     ]
     if FASHION.is_file():
         parts.append(fashion_mnist())
+    if THIRD.is_file():
+        parts.append(third())
     if DIGITS.is_file():
         parts.append(digits())
     if STRATEGIES.is_file():
@@ -158,15 +161,24 @@ def fashion_mnist() -> str:
 
 def _in_fashion() -> list[str]:
     """What Table 3 on Fashion-MNIST says in short."""
-    found = records(collect([FASHION]).frame)
+    found = records(collect([THIRD]).frame)
     rows = {row.key: row for row in TABLES["table3"].rows}
     top1 = {key: {r["seed"]: r["top1"] for r in found if row.match(r)} for key, row in rows.items()}
     said = []
-    for key, title in (("local", "avg3"), ("global", "global")):
+    titles = {"local": "avg3 everywhere", "global": "global everywhere", "random": "a random choice"}
+    for key, title in (titles | {"evidence": "what PMPL finds by evidence"}).items():
         lead = difference(top1[key], top1["none"])
         half = 0.0 if lead.half is None else 100 * lead.half
-        said.append(f"{title} everywhere {100 * lead.value:+.1f} ± {half:.1f} points")
-    return [f"On Fashion-MNIST, against no enhancer: {', '.join(said)} (three seeds)."]
+        said.append(f"{title} {100 * lead.value:+.1f} ± {half:.1f} points")
+    return [f"On Fashion-MNIST, against no enhancer: {', '.join(said)} ({len(top1['none'])} seeds)."]
+
+
+def third() -> str:
+    """Table 3 on Fashion-MNIST with the searches as they are now."""
+    frame = collect([THIRD]).frame
+    is_evidence = next(row.match for row in TABLES["table3"].rows if row.key == "evidence")
+    choices = markdown(_choices(records(frame), is_evidence, "decided_by_evidence", "decided by evidence"))
+    return f"### A third time, with what the searches are now\n\n{markdown(build('table3', frame))}\n{choices}"
 
 
 def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], bool]) -> str:
@@ -255,7 +267,12 @@ def _depth(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bool
     return shares
 
 
-def _choices(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bool]) -> Table:
+def _choices(
+    runs: list[dict[str, Any]],
+    match: Callable[[Mapping[str, Any]], bool],
+    number: str = "fixed_by_threshold",
+    title: str = "fixed by ρ",
+) -> Table:
     rows = []
     for run in sorted((r for r in runs if match(r)), key=lambda r: int(r["seed"])):
         chosen = list(json.loads(run["architecture"]).values())
@@ -265,14 +282,14 @@ def _choices(runs: list[dict[str, Any]], match: Callable[[Mapping[str, Any]], bo
                 "seed": Cell(str(run["seed"])),
                 "early": Cell("".join(names[: len(EARLY)])),
                 "late": Cell("".join(names[len(EARLY) :])),
-                "fixed": Cell(run["search.fixed_by_threshold"]),
+                "fixed": Cell(run[f"search.{number}"]),
             }
         )
     columns = (
         Column("seed", "seed"),
         Column("early", "blocks 1–8"),
         Column("late", "blocks 9–17"),
-        Column("fixed", "fixed by ρ", "count"),
+        Column("fixed", title, "count"),
     )
     return Table("choices", "What PMPL chose: · none, a avg3, G global.", columns, tuple(rows))
 

@@ -30,7 +30,9 @@ def scored(name: str, build: Callable[[], nn.Module], images: Tensor, labels: Te
     """
     if name not in SCORES:
         raise OptionError(unknown("score", name, SCORES))
-    return float(SCORES[name](build().train(), images, labels))
+    layout = torch.channels_last  # up to four times faster on CPUs
+    network = build().train().to(memory_format=layout)
+    return float(SCORES[name](network, images.contiguous(memory_format=layout), labels))
 
 
 def _weights(network: nn.Module) -> list[Tensor]:
@@ -119,8 +121,9 @@ def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
 
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        code = (output.flatten(1) > 0).float()
-        kernel.add_((code @ code.T + (1 - code) @ (1 - code).T).double())
+        code = (output.flatten(1) > 0).float()  # c cᵀ + (1 − c)(1 − c)ᵀ = D + 2 c cᵀ − s − sᵀ, s the sums of c's rows
+        both, ones = (code @ code.T).double(), code.sum(1).double()
+        kernel.add_(code.shape[1] + 2 * both - ones - ones[:, None])
 
     with _hooked(network, ACTIVATIONS, note), torch.no_grad():
         network(images)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nasbench.benchmarks import kernel, step
+from nasbench.benchmarks import kernel, step, strategies
 from nasbench.cli import main
 from nasbench.machine import environment
 
@@ -17,12 +17,14 @@ KEYS = {
     "step": {"plain_ms", "all_global_ms", "ours_ms", "eager_ms", "nni_darts_ms", "over_all_global", "speedup_nni"},
     "memory": {"all_global_bytes", "ours_bytes", "nni_darts_bytes", "over_all_global", "over_nni"},
     "startup": {"help_s", "list_s"},
+    "strategies": {"tabular_ms", "nni_tabular_ms", "derived_ms", "naswot_ms", "speedup_nni"},
 }
 
 
 @pytest.mark.parametrize("name", KEYS)
 def test_one_repetition(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(step, "BATCH", 4)
+    monkeypatch.setattr(strategies, "TRIALS", 3)
     monkeypatch.setattr(sys, "argv", ["nasbench", "bench", name, "--repetitions", "1", "--json"])
     with pytest.raises(SystemExit) as stopped:
         main()

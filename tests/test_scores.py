@@ -144,7 +144,7 @@ def test_zen_of_a_linear_map_is_known(batch: tuple[Tensor, Tensor]) -> None:
 
 @pytest.mark.parametrize(("images", "rank"), [(torch.eye(8), 8.0), (torch.ones(8, 8), 1.0)])
 def test_near_counts_directions(images: Tensor, rank: float) -> None:
-    found = scored("near", lambda: nn.Sequential(nn.ReLU()), images, torch.zeros(8))
+    found = SCORES["near"](nn.Sequential(nn.ReLU()), images, torch.zeros(8))
     assert found == pytest.approx(2 * rank)  # before the activation and behind it
     maps = images.repeat(3, 1).reshape(3, 8, 8, 1).transpose(1, 2)  # channels of maps are the columns
     assert scored("near", lambda: nn.Sequential(nn.ReLU()), maps, torch.zeros(3)) == pytest.approx(2 * rank)

@@ -8,11 +8,13 @@ from nasbench.errors import OptionError, unknown
 from nasbench.show import benchmark_table
 from nasbench.terminal import plain_console, print_json
 
-BENCHMARKS = ("kernel", "step", "memory", "startup")
+BENCHMARKS = ("kernel", "step", "memory", "startup", "strategies")
 
 
 def command(
-    what: Annotated[list[str] | None, typer.Argument(help="kernel, step, memory or startup; by default all.")] = None,
+    what: Annotated[
+        list[str] | None, typer.Argument(help="kernel, step, memory, startup or strategies; by default all.")
+    ] = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every contender runs once.")] = 7,
     as_json: Json = False,
 ) -> None:
