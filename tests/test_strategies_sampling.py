@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from torch import nn
 from nasbench.errors import OptionError
 from nasbench.evaluators.classification import Classification
 from nasbench.networks import build_space
-from nasbench.pipeline import build_evaluator
+from nasbench.pipeline import build_evaluator, run
 from nasbench.presets import resolve_config
+from nasbench.record import SEARCH
 from nasbench.strategies import darts_pt
 from nasbench.strategies.darts import DARTS
 from nasbench.strategies.darts_pt import DartsPT
@@ -210,6 +213,21 @@ def test_darts_pt_keeps_the_candidate_whose_removal_hurts_most_whatever_its_prob
     assert max(decision["pi"], key=decision["pi"].get) != "avg5"
     assert min(decision["pi"].values()) > 0  # all were there again when the last had been tried
     assert after == [{name: float(name == "avg5") for name in names}]
+
+
+def test_darts_pt_decides_evenly_over_the_last_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(darts_pt, "held_out", lambda module, network, data: (0.5, -1.0))
+    settings: dict[str, Any] = {
+        **{"space_options": {"width": 0.05}, "dataset": "digits", "device": "cpu", "train_images": 200},
+        **{"strategy": "darts_pt", "strategy_options": {"selection": 0.4, "warmup_epochs": 0}},
+        **{"batch_size": 16, "epochs": 4, "retrain_epochs": 1},
+    }
+    record = run(resolve_config(settings), tmp_path)
+    steps = int(record.curves(SEARCH)[-1]["step"])
+    found = sorted(decision.step for decision in record.decisions().values())
+    begun = 0.6 * steps
+    due = [math.ceil(17 * (step - begun) / (steps - begun)) for step in range(1, steps + 1)]
+    assert [sum(step <= at for step in found) for at in range(1, steps + 1)] == [max(0, count) for count in due]
 
 
 def test_the_whole_held_out_part_is_measured_as_a_trained_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
