@@ -94,12 +94,13 @@ def test_nothing_is_left_out_that_is_not_there() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader types: with two runs, small data and the README's own space."""
+    """Where a reader types: with three runs, small data and the README's own space."""
     here = tmp_path_factory.mktemp("reader")
     found = [
         nasbench.run(out=here / "runs", strategy="pmpl", strategy_options={"warmup_epochs": 0}, epochs=1, **TINY),
         nasbench.run(out=here / "runs", architecture="global", **TINY),
     ]
+    nasbench.run(out=here / "runs", strategy="random", strategy_options={"trials": 2}, epochs=1, **TINY)
     for name, run in zip(("RUN_A", "RUN_B"), found, strict=True):
         (here / name).symlink_to(run.path)
     rng = np.random.default_rng(0)
