@@ -94,14 +94,15 @@ def test_nothing_is_left_out_that_is_not_there() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader types: with three runs, small data and the README's own space."""
+    """Where a reader types: with a few runs, small data and the README's own space."""
     here = tmp_path_factory.mktemp("reader")
     found = [
         nasbench.run(out=here / "runs", strategy="pmpl", strategy_options={"warmup_epochs": 0}, epochs=1, **TINY),
         nasbench.run(out=here / "runs", architecture="global", **TINY),
     ]
-    nasbench.run(out=here / "runs", strategy="random", strategy_options={"trials": 2}, epochs=1, **TINY)
-    for name, run in zip(("RUN_A", "RUN_B"), found, strict=True):
+    nasbench.run(out=here / "runs", strategy="pmpl", strategy_options={"warmup_epochs": 0}, epochs=1, seed=1, **TINY)
+    found.append(nasbench.run(out=here / "singly", strategy="random", strategy_options={"trials": 2}, epochs=1, **TINY))
+    for name, run in zip(("RUN_A", "RUN_B", "TRIALS"), found, strict=True):
         (here / name).symlink_to(run.path)
     rng = np.random.default_rng(0)
     for part in ("train", "val"):
@@ -122,7 +123,11 @@ def adapted(line: str, folder: Path) -> list[str]:
     """The words of a command for this folder and a machine without GPU."""
     for placeholder, path in (("RUNS…", "runs"), ("[RUN]", "RUN_A"), ("runs/*", "RUN_A"), ("/data", "DIR")):
         line = line.replace(placeholder, path)
-    line = re.sub(r"\bRUN\b", "RUN_A", line).replace("--device cuda", "--device cpu").replace("--precision 16", "")
+    line = (
+        re.sub(r"\bRUN\b", "TRIALS" if "trials" in line else "RUN_A", line)
+        .replace("--device cuda", "--device cpu")
+        .replace("--precision 16", "")
+    )
     line = re.sub(r"--devices \d", "--devices 2", line)
     _, command, *words = shlex.split(line)
     less = LESS.get(command, "").split()
