@@ -197,8 +197,8 @@ def figure(rows: Iterable[Row]) -> bytes:
                 if by_noise:
                     line(found, number, strategy, by_noise, hits)
                     line(wrong, number, strategy, by_noise, errors)
-        panels[0][0].set_ylabel("layers with the right candidate (%)\ndashed: by chance")
-        panels[1][0].set_ylabel(f"decided layers that are wrong (%)\ndashed: δ = {DELTA:g}")
+        panels[0][0].set_ylabel("right candidates (%)\ndashed: by chance")
+        panels[1][0].set_ylabel(f"decided wrongly (%)\ndashed: δ = {DELTA:g}")
         for axes in panels.flat:
             axes.set_ylim(-3, 103)
             axes.grid(axis="y")
