@@ -193,9 +193,9 @@ class Evaluator(Protocol):
 
     May have `beside` and `restore`, see `Classification`: without them a run that was killed between training and test
     repeats its last epoch. May have `epochs`, which a strategy sets for the networks that are trained next. May have
-    `numbers`, what the record keeps of the last training; of these `epochs` and
-    `best_epoch` (from 1, in the place of the last) are shown. May have `check_space(self, space) -> None`: raises an
-    `OptionError` where networks of a space cannot be trained.
+    `numbers`, what the record keeps of the last training; of these `epochs` and `best_epoch` (from 1, in the place of
+    the last) are shown. May have `check_space(self, space) -> None`: raises an `OptionError` where networks of a space
+    cannot be trained.
     """
 
     datamodule: Dataset  # the data set, set up

@@ -26,7 +26,7 @@ class SuccessiveHalving(Proposing):
         """Set how many networks are drawn for the first rung, and η."""
         super().__init__(seed)
         self.trials, self.reduction = trials, reduction
-        self._measured: list[tuple[float, Architecture]] = []  # in the last rung that was begun
+        self._measured: list[tuple[float, Architecture]] = []  # in the last rung of which one is trained
 
     @staticmethod
     def words(options: Mapping[str, Any]) -> dict[str, str]:
@@ -51,11 +51,12 @@ class SuccessiveHalving(Proposing):
         whole = evaluator.epochs
         try:
             for count, evaluator.epochs in rungs(self.trials, self.reduction, whole):
-                rung, self._measured = found[:count], []
-                for architecture in rung:
-                    self._measured.append(((yield architecture), architecture))
+                measured: list[tuple[float, Architecture]] = []
+                for architecture in found[:count]:
+                    measured.append(((yield architecture), architecture))
+                    self._measured = measured  # not before: the budget may end between two rungs
                 # Sorting is stable: of equal ones the first stays before the other.
-                found = [architecture for _, architecture in sorted(self._measured, key=lambda pair: -pair[0])]
+                found = [architecture for _, architecture in sorted(measured, key=lambda pair: -pair[0])]
         finally:
             evaluator.epochs = whole
 

@@ -84,6 +84,7 @@ def test_the_budget_may_end_it_in_any_rung() -> None:
     seen, models, epochs = searched(lambda network, epochs: network, budget=4)
     assert [each for _, each in seen] == [3] * 4
     assert models[0] == max(network for network, _ in seen)
+    assert len(searched(lambda network, epochs: network, budget=9)[1]) == 9  # none of the next rung
     assert len(searched(lambda network, epochs: network, budget=10)[1]) == 1
     assert epochs == 9
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from itertools import product
 from pathlib import Path
@@ -166,9 +167,15 @@ def test_a_changed_trial_is_named_and_a_run_without_any_says_so(record: Record, 
     with pytest.raises(RecordError, match=r"trials\.csv is damaged"):
         curves(record, TRIALS)
     file.write_bytes(whole)
+    unsealed = Record(shutil.copytree(record.path, tmp_path / "unsealed"))
+    for wrong in ((1, 1, "nan", 1, 1, "{}"), (1, 1, 0.5, 1, 1, "{")):
+        unsealed.write_csv(TRIALS, [(2, 1, 0.5, 1, 1, "{}"), wrong])
+        unsealed.seal([TRIALS])
+        with pytest.raises(RecordError, match=r"trials\.csv is damaged"):
+            plot(collect([unsealed.path]).frame, "trials")
     assert told.exit_code == 1
     assert TRIALS in told.stdout
-    none = run(resolve_config(SETTINGS | {"strategy": "random", "strategy_options": {}}), tmp_path)
+    none = run(resolve_config(SETTINGS | {"strategy": "random", "strategy_options": {}}), tmp_path / "none")
     assert none.file(TRIALS) is None
     with pytest.raises(RecordError, match="train no networks one by one"):
         plot(collect([none.path]).frame, "trials")

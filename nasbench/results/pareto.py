@@ -89,7 +89,10 @@ def trials(run: RunRow) -> Figure:
     whole = found[found["epochs"] == found["epochs"].max()].sort_values(["madds", "accuracy"])
     points = np.column_stack([whole["madds"] / 1e6, 100 * whole["accuracy"]])
     best = points[front((points * (1, -1)).tolist())]
-    chosen = whole["architecture"].map(json.loads) == record.architecture()
+    try:
+        chosen = whole["architecture"].map(json.loads) == record.architecture()
+    except (ValueError, RecursionError) as e:
+        raise RecordError(f"{record.path / TRIALS} is damaged: {e}") from e
     figure = new_figure(COLUMN, 2.9)
     (axes,) = _panels(figure, 1)
     axes.set_ylabel("held-out top-1 (%)")
