@@ -58,6 +58,7 @@ STRATEGY_TESTS: dict[str, Sequence[str]] = {
     "random": ("nni", "budget"),
     "restored": ("strategy_mathematics", "supernet"),
     "spos": ("strategies_sampling",),
+    "enas": ("enas",),
     "supernet": SUPERNET_TESTS,
     "tpe": ("tabular",),
     "turns": ("turns",),

@@ -50,16 +50,19 @@ class UniformModule(ProxylessModule):
 
     def on_train_end(self) -> None:
         """Let networks compete by their accuracy with the supernet's weights, and take the best."""
-        strategy = self.strategy
-        space = Answers.of({label: list(mutable.values) for label, mutable in strategy.mutables.items()})
-        engine = Lookup(self.measure, strategy.networks)
-        evolution = Evolution(seed=strategy.seed)
-        evolution(space, engine)
-        best: Any = next(iter(evolution.list_models(limit=1)))
-        self._taken = dict(best.sample)
+        self._taken = self.compete()
+        pi = self.probabilities() if self.open_alphas() else {}
         for label in self._taken:
-            self.decide(label, strategy.decided_by, {})
+            self.decide(label, self.strategy.decided_by, pi.get(label, {}))
         super().on_train_end()
+
+    def compete(self) -> Architecture:
+        """The best that evolution meets."""
+        space = Answers.of({label: list(mutable.values) for label, mutable in self.strategy.mutables.items()})
+        evolution = Evolution(seed=self.strategy.seed)
+        evolution(space, Lookup(self.measure, self.strategy.networks))
+        best: Any = next(iter(evolution.list_models(limit=1)))
+        return dict(best.sample)
 
     def measure(self, architecture: Architecture) -> float:
         """Accuracy on the meta images of a network with the supernet's weights; of equal ones the smaller loss is more.
@@ -119,10 +122,12 @@ class Spos(Drawing, Differentiable):
         model = super().mutate_model(model)
         layers = {str(m.label) for m in model.modules() if isinstance(m, PathLayer)}
         if others := [label for label in self.mutables if label not in layers]:
-            raise OptionError(f"spos draws paths of layers, and choice {others[0]!r} is of another kind")
+            raise OptionError(
+                f"{type(self).__name__.lower()} draws paths of layers, and choice {others[0]!r} is of another kind"
+            )
         return model
 
     def mutate_evaluator(self, evaluator: Any) -> Any:
         """See `Differentiable`; the evaluator's data set must give its held-out images in order."""
-        self.data = ordered(evaluator, "spos")
+        self.data = ordered(evaluator, type(self).__name__.lower())
         return super().mutate_evaluator(evaluator)

@@ -80,7 +80,7 @@ LEAD = {"fixing": "lead", "eta": 0.1, "rho": 0.05, "warmup_epochs": 1}
         ({"strategy": "darts", "strategy_options": {"order": 2}}, "search", 9),
         ({"strategy": "darts_pt", "strategy_options": {"warmup_epochs": 0}}, "search", 27),  # some layers are decided
         *(({"strategy": name}, "search", 20) for name in ("gdas", "drnas", "proxyless")),
-        ({"strategy": "spos", "strategy_options": {"networks": 5}}, "search", 20),
+        *(({"strategy": name, "strategy_options": {"networks": 5}}, "search", 20) for name in ("spos", "enas")),
         ({"architecture": "global", "evaluator_options": {"ema": 0.9}}, "retrain", 25),
         ({"architecture": "none", "evaluator_options": {"warmup_epochs": 2}}, "retrain", 11),
         ({"architecture": "none", "evaluator": "online_distillation"}, "retrain", 11),

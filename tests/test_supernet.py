@@ -24,6 +24,7 @@ from nasbench.spaces.operations.fused import GatedEnhancer
 from nasbench.strategies.darts import DARTS, DartsModule
 from nasbench.strategies.darts_pt import DartsPT
 from nasbench.strategies.drnas import DrNAS
+from nasbench.strategies.enas import Enas
 from nasbench.strategies.gdas import GDAS
 from nasbench.strategies.mixed import pooling_name
 from nasbench.strategies.pmpl import PMPL, ProgressiveModule
@@ -244,7 +245,7 @@ def planted(strategy: Any, dataset: str, seed: int) -> str:
     return str(module.export()["layer.enhancer"])
 
 
-@pytest.mark.parametrize("name", ["pmpl", "darts1", "darts2", "darts_pt", "drnas", "gdas", "proxyless", "spos"])
+@pytest.mark.parametrize("name", ["pmpl", "darts1", "darts2", "darts_pt", "drnas", "gdas", "proxyless", "spos", "enas"])
 @pytest.mark.parametrize(("dataset", "right"), [("Distant", REACHING), ("Checkerboard", KEEPING_SIGN)])
 def test_the_search_finds_the_planted_receptive_field(name: str, dataset: str, right: set[str]) -> None:
     made = {
@@ -256,6 +257,7 @@ def test_the_search_finds_the_planted_receptive_field(name: str, dataset: str, r
         "gdas": lambda: GDAS(eta=0.05, warmup_epochs=2),
         "proxyless": lambda: Proxyless(eta=0.1, warmup_epochs=2),
         "spos": lambda: Spos(networks=8),
+        "enas": lambda: Enas(eta=0.02),
     }
     found = [planted(made[name](), dataset, seed) for seed in SEEDS]
     # By chance (3/8 or 2/8 each) five of five happen in under 0.8 % of all cases.
