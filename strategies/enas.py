@@ -44,19 +44,17 @@ class Controller(nn.Module):
 
         With `noise`, (Σ K,) uniform between 0 and 1, they are drawn by π (Gumbel-max), without it the likeliest.
         """
-        drawn = [torch.zeros_like(head.weight[:, 0]) for head in self.heads] if noise is None else _gumbel(noise, self)
+        if noise is None:
+            noise = torch.full_like(self.begin[:1], 0.5).expand(sum(self.counts))  # the same for all
+        gumbel = (-(-noise.log()).log()).split(self.counts)
         x, state, places, log_pi = self.begin, None, list[int](), list[Tensor]()
-        for chosen, head, extra in zip(self.chosen, self.heads, drawn, strict=True):
+        for chosen, head, extra in zip(self.chosen, self.heads, gumbel, strict=True):
             state = self.cell(x, state)
             log_pi.append((LARGEST_LOGIT * torch.tanh(head(state[0]) / TEMPERATURE)).log_softmax(0))
             place = (log_pi[-1].detach() + extra).argmax()
             places.append(int(place))
             x = chosen(place)
         return places, log_pi
-
-
-def _gumbel(noise: Tensor, controller: Controller) -> list[Tensor]:
-    return list((-(-noise.log()).log()).split(controller.counts))
 
 
 class EnasModule(UniformModule):
@@ -76,7 +74,7 @@ class EnasModule(UniformModule):
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         """Adam for the controller, with the published β and ε."""
         super().configure_architecture_optimizers()
-        return torch.optim.Adam(self.controller.parameters(), self.strategy.eta, betas=(0.0, 0.999), eps=1e-3)
+        return torch.optim.Adam(self.controller.parameters(), self.eta, betas=(0.0, 0.999), eps=1e-3)
 
     def _train_alphas(self, train: Any, meta: Any) -> None:
         """REINFORCE with a baseline: ∇ Σ log π (R − b), where R is the accuracy on a meta batch plus w Σ entropies."""
@@ -134,8 +132,8 @@ class Enas(Spos):
     """ENAS: an LSTM, trained by REINFORCE, draws the paths of a supernet, and at the end the networks that compete.
 
     The paper trains θ for an epoch and then the controller for a number of steps; here they take turns step by step, as
-    in all our searches. NNI's own fails with today's Lightning. Source: Pham et al., "Efficient Neural
-    Architecture Search via Parameter Sharing", ICML 2018, sections 2.1, 2.2 and 3.2.
+    in all our searches. NNI's own fails with today's Lightning. Source: Pham et al., "Efficient Neural Architecture
+    Search via Parameter Sharing", ICML 2018, sections 2.1, 2.2 and 3.2.
     """
 
     module_class = EnasModule
