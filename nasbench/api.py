@@ -60,6 +60,8 @@ def run(
     evaluator: str | None = None,
     evaluator_options: Options | None = None,
     max_trials: int | None = None,
+    max_epochs: int | None = None,
+    max_minutes: float | None = None,
     limits: Mapping[str, str | float] | None = None,
 ) -> Run:
     """Search a space, train the network that was found, and test it, as `nasbench run` does; returns the finished run.

@@ -117,6 +117,10 @@ class RunConfig(BaseModel):
     """Option of the evaluator, in search and retraining alike."""
     max_trials: Annotated[int | None, Role.SEARCH] = Field(default=20, ge=1)
     """Networks a multi-trial strategy may train; none where nothing is searched."""
+    max_epochs: Annotated[int | None, Role.SEARCH] = Field(default=None, ge=1)
+    """Epochs that a search may train, those of all its networks together."""
+    max_minutes: Annotated[float | None, Role.SEARCH] = Field(default=None, gt=0, allow_inf_nan=False)
+    """Minutes a search may take; it ends after the last epoch or network that fits, another one on another machine."""
 
     @model_validator(mode="after")
     def _searched_or_given(self) -> RunConfig:
@@ -124,6 +128,8 @@ class RunConfig(BaseModel):
             raise ValueError("a run has either a strategy or an architecture that is given")
         if self.retrain == "finetune" and self.weights is None:
             raise ValueError("retrain=finetune starts from pretrained weights: give --weights FILE or default")
+        if self.max_epochs and self.epochs and self.epochs > self.max_epochs:
+            raise ValueError(f"max_epochs={self.max_epochs} does not suffice for one training of epochs={self.epochs}")
         return self
 
     @property

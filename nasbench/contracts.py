@@ -101,7 +101,7 @@ class Strategy(Protocol):
 
     A constructor argument `seed` is filled in with the run's seed. NNI's base class has `engine` and `model_space`;
     `_run` submits networks to the engine, which trains them at once. Whoever submits several asks
-    `engine.budget_available()` before each: it is over after `--max-trials` networks.
+    `engine.budget_available()` before each: it is over where `--max-trials`, `--max-epochs` or `--max-minutes` is.
 
     Under limits on the network's cost, one that is `Drawing` asks what it may draw; of others that submit networks the
     engine leaves out what is above, and of one-shot searches the best below is taken by π.

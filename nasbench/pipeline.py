@@ -37,7 +37,7 @@ from nasbench.record import Record, continues
 from nasbench.resume import Resumption
 from nasbench.signals import terminable
 from nasbench.stages import RecordIO, Search, StageIO
-from nasbench.trials import Engine
+from nasbench.trials import Engine, TimeLimit
 from nasbench.watch import Report
 from nasbench.weights import DEFAULT, Weights, cautions, fill, published, read
 
@@ -64,6 +64,9 @@ def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WIS
             if option not in registry.parameters(registry.load(kind, part)):
                 raise OptionError(f"strategy {config.strategy!r} sets {option}, which {kind} {part!r} does not have")
             taken[option] = wish
+    searching = wishes.epochs or config.epochs or 1
+    if stage == "search" and config.max_epochs and searching > config.max_epochs:
+        raise OptionError(f"max_epochs={config.max_epochs} does not suffice for one training of epochs={searching}")
     return registry.build(
         "evaluator",
         config.evaluator,
@@ -71,7 +74,7 @@ def build_evaluator(config: RunConfig, stage: str, wishes: SearchWishes = NO_WIS
         dataset=config.dataset,
         data=data,
         stage=stage,
-        epochs=(wishes.epochs or config.epochs or 1) if stage == "search" else config.retrain_epochs,
+        epochs=searching if stage == "search" else config.retrain_epochs,
         device=config.device,
         devices=config.devices,
         nodes=config.nodes,
@@ -119,7 +122,7 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
             return Search(space, size, notes, kept, architecture, budget=budget)
         one_shot = isinstance(strategy, OneShotStrategy)
         executable = (RawFormatModelSpace if one_shot else SimplifiedModelSpace).from_model(space, evaluator)
-        engine = Engine(None if one_shot else config.max_trials)
+        engine = Engine(config, lambda: registry.declared(evaluator, "epochs", config.epochs or 1))
         search = Search(space, size, notes, kept, None, strategy, evaluator, engine, budget)
         try:
             if isinstance(strategy, Drawing):
@@ -280,7 +283,8 @@ def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumpti
     assert search.engine is not None
     watching = io.watch("search")
     search.evaluator.observe(watching)
-    if not isinstance(search.strategy, OneShotStrategy):
+    one_shot = isinstance(search.strategy, OneShotStrategy)
+    if not one_shot:
         if known := search.engine.follow(resumption, watching):
             io.say(f"search goes on: {known} network(s) are trained already")
     elif (
@@ -289,9 +293,13 @@ def _search(config: RunConfig, io: StageIO, search: Search, resumption: Resumpti
         and (found := resumption.follow(search.evaluator))
     ):
         search.strategy.load_state_dict({"ckpt_path": found})
+    clock = TimeLimit(config.max_minutes, resumption) if one_shot and config.max_minutes else None
+    search.evaluator.observe([clock] if clock else [])
     seed_everything(config.seed, workers=True, verbose=False)
     search.strategy.run()
     search.engine.wait_models()
+    if ended := (clock or search.engine).ended:
+        io.say(f"the search trained {ended}")
     models = list(search.strategy.list_models(limit=1))
     if not models and config.limits:
         raise LimitError(f"strategy {config.strategy!r} found no network that keeps the limits: raise them")

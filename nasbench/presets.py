@@ -54,6 +54,8 @@ def resolve_config(given: Mapping[str, Any], say: Callable[[str], object] = lamb
     common = {**PRESETS[name], **registry.declared(dataset, "presets", {}).get(name, {})}
     common |= _epochs(name, dataset, chosen)
     settings = {**common, **chosen, "preset": name}
+    if "epochs" not in chosen and isinstance(most := chosen.get("max_epochs"), int):
+        settings["epochs"] = min(settings["epochs"], max(most, 1))
     rate = None  # of a preset
     settings["dataset_options"] = {**common.get("dataset_options", {}), **chosen.get("dataset_options", {})}
     for kind in KINDS:
@@ -125,7 +127,7 @@ def complete(config: RunConfig) -> RunConfig:
             given = options if kind == "space" else getattr(config, f"{kind}_options")
             changed[f"{kind}_options"] = registry.complete(kind, part, given)
     if config.strategy is None or not registry.searches(config.strategy, changed["strategy_options"]):
-        changed |= {"epochs": None, "max_trials": None}
+        changed |= dict.fromkeys(("epochs", "max_trials", "max_epochs", "max_minutes"))
     config = config.model_copy(update=changed)
     if config.architecture == FIRST:
         from nasbench.networks import default_architecture

@@ -71,13 +71,17 @@ def rehearse(config: RunConfig) -> Forecast:
         trainings = _trainings(config)
         seconds["search"] *= trainings
         networks = math.ceil(trainings)
+    if config.max_minutes:
+        seconds["search"] = min(seconds["search"], 60 * config.max_minutes)
     return Forecast(processes * peak_bytes(), free, disk, seconds, networks)
 
 
 def _trainings(config: RunConfig) -> float:
     """How many networks the search trains one by one, in trainings of all epochs; 1 where nothing limits them."""
     told = registry.declared(registry.load("strategy", config.strategy or ""), "trainings", None)
-    limits = (config.max_trials, told and told(config.strategy_options, config.epochs or 1))
+    epochs = config.epochs or 1
+    own = told and told(config.strategy_options, epochs)
+    limits = (config.max_trials, config.max_epochs and config.max_epochs / epochs, own)
     return min((float(limit) for limit in limits if limit), default=1.0)
 
 
@@ -95,7 +99,7 @@ def _in_small(config: RunConfig) -> tuple[RunConfig, dict[str, list[int]]]:
     if trained.get("warmup_epochs"):  # which takes no other time than the rest
         trained["warmup_epochs"] = min(trained["warmup_epochs"], len(retrain) - 1)
     small = {"epochs": len(search), "retrain_epochs": len(retrain), "strategy_options": options, "max_trials": 1}
-    small["evaluator_options"] = trained
+    small |= {"evaluator_options": trained, "max_epochs": None, "max_minutes": None}
     return config.model_copy(update=small), {"search": search, "retrain": retrain}
 
 

@@ -122,8 +122,6 @@ class RecordIO(StageIO):
         self._record.write_json(records.ARCHITECTURE, architecture)
         strategy_numbers = dict(registry.declared(search.strategy, "numbers", {}))
         seen = {} if search.evaluator is None else _sizes(search.evaluator.datamodule.description())
-        if search.engine is not None and not search.engine.budget_available():
-            self._display.say(f"the search trained {config.max_trials} networks, as many as --max-trials allows")
         names = names_of(search.space, architecture)
         facts = {"search": strategy_numbers, "limits": found.limits, "notes": search.notes, "weights": search.weights}
         self._finish("search", seconds, names=names, **facts, **seen)

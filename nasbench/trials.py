@@ -1,7 +1,7 @@
 """The networks that a search trains one by one: none is trained again when the search goes on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nni.nas.execution import SequentialExecutionEngine
@@ -9,9 +9,31 @@ from nni.nas.execution.event import FinalMetricEvent, IntermediateMetricEvent, T
 from nni.nas.space import ModelStatus
 from pytorch_lightning import Callback
 
-from nasbench.distributed import is_first
+from nasbench.config import RunConfig
+from nasbench.distributed import broadcast, is_first
 from nasbench.profile import profile
 from nasbench.resume import Resumption, random_states, set_random_states
+
+
+def too_long(seconds: float, done: int, minutes: float) -> bool:
+    """Whether one more of what was `done` in so many seconds would take longer than so many minutes."""
+    return seconds * (done + 1) / done > 60 * minutes
+
+
+class TimeLimit(Callback):
+    """Ends a one-shot search after the last epoch that fits into its time."""
+
+    def __init__(self, minutes: float, resumption: Resumption) -> None:
+        """Let the stage of `resumption` take so many minutes."""
+        self._minutes, self._resumption = minutes, resumption
+        self.ended: str | None = None  # what the search was ended by, in words
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look whether another epoch would fit."""
+        done = trainer.current_epoch + 1
+        if done < trainer.max_epochs and broadcast(too_long(self._resumption.seconds, done, self._minutes)):
+            self.ended = f"{done} of {trainer.max_epochs} epochs; another would take longer than --max-minutes"
+            trainer.should_stop = True
 
 
 class Engine(SequentialExecutionEngine):
@@ -21,9 +43,15 @@ class Engine(SequentialExecutionEngine):
     one that does not meets those that it has trained before.
     """
 
-    def __init__(self, trials: int | None) -> None:
-        """Train at most so many networks."""
-        super().__init__(max_model_count=trials)
+    def __init__(
+        self,
+        config: RunConfig,
+        epochs: Callable[[], int],  # of the network that is trained next
+    ) -> None:
+        """Train as many networks as the settings allow."""
+        super().__init__(max_model_count=config.max_trials)
+        self.ended: str | None = None  # what the search was ended by, in words
+        self._most_epochs, self._minutes, self._epochs, self._spent = config.max_epochs, config.max_minutes, epochs, 0
         self._trials: list[dict[str, Any]] = []
         self._left: dict[str, Any] = {"trials": []}
         self._resumption: Resumption | None = None
@@ -38,6 +66,17 @@ class Engine(SequentialExecutionEngine):
         if kept := resumption.kept():
             self._left, resumption.before = kept, kept["seconds"]
         return len(self._left["trials"])
+
+    def budget_available(self) -> bool:
+        """Whether another network may be trained; the first one always may. Every process must call it."""
+        seconds, count = self._resumption.seconds if self._resumption else 0.0, self._model_count
+        if not super().budget_available():
+            self.ended = f"{count} networks, as many as --max-trials allows"
+        elif self._most_epochs is not None and self._spent + self._epochs() > self._most_epochs:
+            self.ended = f"{self._spent} epochs; another network would be more than --max-epochs"
+        elif count and self._minutes is not None and broadcast(too_long(seconds, count, self._minutes)):
+            self.ended = f"{count} network(s); another would take longer than --max-minutes"
+        return self.ended is None
 
     def rows(self, image_size: int) -> list[tuple[Any, ...]]:
         """The columns of `nasbench.record.TRIALS` for every network that was trained one by one, in their order."""
@@ -56,6 +95,7 @@ class Engine(SequentialExecutionEngine):
         if self._resumption is None:  # of a one-shot search, which keeps itself
             super()._run_single_model(model)
             return
+        self._spent += self._epochs()
         key = json.dumps({str(label): repr(value) for label, value in model.sample.items()}, sort_keys=True)
         left = self._left["trials"]
         known = next((trial for trial in left if trial["key"] == key), None)
