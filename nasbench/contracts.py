@@ -114,7 +114,8 @@ class Strategy(Protocol):
     result keeps of the search; `searches(options) -> bool`, a static method: whether anything is trained;
     `trainings(options, epochs) -> float`, likewise: how many networks it trains one by one, in trainings of all epochs;
     `resumable`, whether a one-shot search can go on from its Lightning module's checkpoint, which `load_state_dict`
-    names.
+    names; `rivals`, architectures that are set before a one-shot search and compete at its end in place of its own, and
+    `measures`, then their accuracies with the supernet's weights.
     """
 
     def initialize(self, model_space: Any, engine: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,9 @@ class UniformModule(ProxylessModule):
 
     def on_train_end(self) -> None:
         """Let networks compete by their accuracy with the supernet's weights, and take the best."""
-        self._taken = self.compete()
+        rivals = self.strategy.rivals
+        self.strategy.measures = measures = [self.measure(each) for each in rivals]
+        self._taken = dict(rivals[measures.index(max(measures))]) if rivals else self.compete()
         pi = self.probabilities() if self.open_alphas() else {}
         for label in self._taken:
             self.decide(label, self.strategy.decided_by, pi.get(label, {}))
@@ -100,6 +103,8 @@ class Spos(Drawing, Differentiable):
     layer_class = UniformLayer
     rules = ("none",)
     decided_by = "the best that evolution met in the supernet"
+    rivals: Sequence[Architecture] = ()  # that compete in place of those that are proposed; see `Strategy`
+    measures: Sequence[float] = ()
 
     @checked
     def __init__(

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections import OrderedDict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from scipy.stats import kendalltau
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasbench.commands import rank as ranking
 from nasbench.errors import OptionError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
 from nasbench.results.ranking import table
 from nasbench.scores import MIXED, SCORES, scored
 from nasbench.strategies import zero_cost
+from nasbench.strategies.spos import UniformModule
 from nasbench.strategies.zero_cost import ZeroCost
-from nasbench.tabular import read
+from nasbench.tabular import Benchmark, read
 
 
 class Small(nn.Sequential):
@@ -274,3 +277,31 @@ def test_wrong_names_are_one_line(tmp_path: Path) -> None:
     ):
         done = rank(*words)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+def test_networks_are_ranked_by_their_accuracies_in_a_supernet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a table of a small space that the supernet itself could have written, τ is 1."""
+    labels, candidates = [f"stage{n}.enhancer" for n in range(1, 6)], ("none", "avg3", "global")
+    keys = list(product(candidates, repeat=5))[:8]
+    measured: dict[tuple[str, ...], float] = {}
+    whole = UniformModule.measure
+
+    def kept(self: Any, architecture: Any) -> float:
+        return measured.setdefault(tuple(architecture[label] for label in labels), whole(self, architecture))
+
+    def benchmark(name: str, root: Path) -> Benchmark:
+        accuracy = {key: measured.get(key, float(n)) for n, key in enumerate(keys)}
+        return Benchmark("small", "metapool_bench", dict.fromkeys(labels, candidates), accuracy, ())
+
+    monkeypatch.setattr(UniformModule, "measure", kept)
+    monkeypatch.setattr(ranking, "read", benchmark)
+    given: dict[str, Any] = {"score": None, "networks": 8, "batch_size": 16, "dataset": "digits", "seed": 0}
+    given |= {"supernet": "spos", "epochs": 1, "train_images": 100, "data_root": tmp_path, "figure": None}
+    for file in (tmp_path / "untold.json", tmp_path / "told.json"):
+        ranking.command("nasbench_macro", **given, how="json", output=file)
+    (before,), (after,) = (json.loads((tmp_path / f"{n}.json").read_text())["rows"] for n in ("untold", "told"))
+    assert measured.keys() == set(keys)  # and evolution has measured none
+    assert after["score"]["value"] == "spos, 1 epoch"
+    assert (before["tau"]["value"] < 1, after["tau"]["value"]) == (True, pytest.approx(1))
+    with pytest.raises(OptionError, match="strategy 'darts' measures no given networks"):
+        ranking.command("nasbench_macro", **given | {"supernet": "darts"}, how="json", output=None)
