@@ -17,6 +17,7 @@ from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Share, Width, checked
 from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures
 from nasbench.spaces.operations.enhancers import Candidates
+from nasbench.spaces.operations.fused import Recomputed
 from nasbench.spaces.operations.strides import FittedSpace, Rule, fit_strides
 
 SKIP = "skip"
@@ -123,7 +124,9 @@ SKELETONS = {
         ),
         head=(1280,),
     ),
-    # Wu et al., CVPR 2019, Table 1 and figure 4.
+    # Wu et al., CVPR 2019, Table 1 and figure 4, as timm and pytorchcv have it: 385 M multiply-adds, 5.57 M parameters.
+    # The paper prints 375 M and 5.5 M, the authors' repository (mobile-vision) 378.2 M and 5.5 M: there expansion 1 has
+    # no 1×1 convolution.
     "fbnet_c": Skeleton(
         stem=16,
         stages=(
@@ -138,7 +141,8 @@ SKELETONS = {
         head=(1984,),
         always_expands=True,
     ),
-    # Howard et al., ICCV 2019, Tables 1 and 2.
+    # Howard et al., ICCV 2019, Tables 1 and 2. The large one's 217 M and 5.48 M are 219 M and 5.4 M there, and 217 M,
+    # 5.4 M in the authors' repository; the small one's 56.5 M are 56 M.
     "mobilenet_v3_large": Skeleton(
         stem=16,
         stages=(
@@ -249,11 +253,12 @@ class Mobile(MeanOfFeatures, EnhancedSpace, FittedSpace, ModelSpace):
             make = partial(branch, shape, stage, inputs, channels, stride)
             keeps_shape = stride == 1 and inputs == channels
             name = f"block{len(layers):02d}"
-            chosen = make(published)
-            if len(layers) > 1:
-                label, skipping = f"{name}.conv", [SKIP] if keeps_shape else []
-                self._published[label] = published
-                chosen = LayerChoice({n: make(n) for n in dict.fromkeys([*GRID, published, *skipping])}, label=label)
+            if len(layers) == 1:
+                chosen = make(published)
+            else:
+                names = dict.fromkeys([*GRID, published, *([SKIP] if keeps_shape else [])])
+                chosen = LayerChoice({n: make(n) for n in names}, label=f"{name}.conv")
+                self._published[f"{name}.conv"] = published
             enhancer = nn.Identity() if self.candidate_names == ("none",) else self.choice(channels)
             layers[name] = Block(chosen, enhancer, keeps_shape).settled()
         *inner, final = shape.head
@@ -296,8 +301,8 @@ def branch(shape: Skeleton, stage: Stage, inputs: int, outputs: int, stride: int
     if hidden != inputs or shape.always_expands:
         layers.append(convolution(shape, inputs, hidden, 1, activation_layer=activation))
     layers.append(convolution(shape, hidden, hidden, int(kernel), stride, groups=hidden, activation_layer=activation))
-    if stage.squeezed and shape.hard_squeeze:
-        layers.append(SqueezeExcitation(hidden, make_divisible(hidden / 4), scale_activation=nn.Hardsigmoid))
-    elif stage.squeezed:
-        layers.append(SqueezeExcitation(hidden, inputs // 4))
-    return nn.Sequential(*layers, convolution(shape, hidden, outputs, 1, activation_layer=None))
+    if stage.squeezed:
+        quarter = make_divisible(hidden / 4) if shape.hard_squeeze else inputs // 4
+        gate = nn.Hardsigmoid if shape.hard_squeeze else nn.Sigmoid
+        layers.append(SqueezeExcitation(hidden, quarter, scale_activation=gate))
+    return Recomputed(*layers, convolution(shape, hidden, outputs, 1, activation_layer=None))
