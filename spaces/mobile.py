@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni.nas.nn.pytorch.base import MutableModule
-from timm.layers import make_divisible
+from timm.layers.helpers import make_divisible
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 

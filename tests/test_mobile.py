@@ -166,6 +166,8 @@ def test_a_random_architecture_is_frozen_as_it_is_built(skeleton: str, enhancers
     options = {**TINY, "skeleton": skeleton, "enhancers": enhancers}
     space = Mobile(**options)
     architecture = resolve(space, "random:1")
+    skipped = next(label for label, values in choices(space).items() if SKIP in values)
+    architecture |= {skipped: SKIP, **({f"{skipped[:7]}.enhancer": "global"} if enhancers != "none" else {})}
     built, again = network(architecture, **options), network(architecture, **options)
     frozen: nn.Module = space.freeze(architecture)
     assert list(frozen.state_dict()) == list(built.state_dict()) == list(again.state_dict())
