@@ -78,7 +78,7 @@ class Space(Protocol):
     - `notes(self) -> list[str]`: what a user should know of this network, one line each.
     - `profile_defaults`, a class attribute: classes and image size at which `nasbench profile` counts.
 
-    Candidates may say that they can be computed together with others, see `nasbench.spaces.operations.fused`.
+    Candidates may say how a supernet computes them with less time or memory, see `nasbench.spaces.operations.fused`.
     """
 
     def __call__(self, x: Tensor) -> Any:

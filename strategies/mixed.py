@@ -1,15 +1,18 @@
 """The mixed layer of the differentiable strategies."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nasbench.kernels import pooling_mixture, spatial_gate
 from nasbench.spaces.operations.choices import OnFirst
-from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm, is_identity
+from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm, Recomputed, is_identity
+from nasbench.strategies.restored import preserved
 
 
 class MixedLayer(DifferentiableMixedLayer):
@@ -17,7 +20,8 @@ class MixedLayer(DifferentiableMixedLayer):
 
     Those that are excluded before are not computed either. The candidates that declare themselves as pooling terms are
     computed by one fused operator, and those that declare themselves as gates of rows and columns are added by another
-    (see `nasbench.spaces.operations.fused`); of all others the forward pass is called. Source: Liu et al., DARTS, ICLR
+    (see `nasbench.spaces.operations.fused`); of all others the forward pass is called, of some again in the backward
+    pass. Source: Liu et al., DARTS, ICLR
     2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
     """
 
@@ -82,7 +86,7 @@ class MixedLayer(DifferentiableMixedLayer):
         pools = {self._pooling[name]: i for name, i in reversed(live.items()) if name in self._pooling}
         x = args[0][0] if self._several and args else args[0] if args else None
         if len(pools) < 2 or kwargs or len(args) != 1 or not isinstance(x, Tensor) or x.dim() != 4:
-            return self._reduction([self[name](*args, **kwargs) for name in live], pi[list(live.values())])
+            return self._reduction([_output(self[name], *args, **kwargs) for name in live], pi[list(live.values())])
         pooled = list(pools.values())
         result = pooling_mixture(x, pi[pooled], tuple(pools))
         for name, i in live.items():
@@ -125,6 +129,14 @@ def pooling_name(module: nn.Module) -> str | None:
     if type(module) is nn.MaxPool2d and module.dilation == 1 and not module.return_indices:
         return f"max{kernel}"
     return None
+
+
+def _output(candidate: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(candidate, Recomputed):
+        return candidate(*args, **kwargs)
+    # The second time shall not move the batch statistics again.
+    both: Any = {"context_fn": lambda: (nullcontext(), preserved(candidate.buffers())), "preserve_rng_state": False}
+    return checkpoint(candidate, *args, use_reentrant=False, **both, **kwargs)
 
 
 def _operation(candidate: nn.Module) -> nn.Module:

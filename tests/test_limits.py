@@ -88,7 +88,7 @@ def test_a_limit_that_is_none_is_named(written: dict[str, Any], what: str) -> No
         parse(written)
 
 
-@pytest.mark.parametrize("space", ["mbv2_metapool", "shufflenetv2_metapool", "menet", "cheap_resnet"])
+@pytest.mark.parametrize("space", ["mbv2_metapool", "shufflenetv2_metapool", "menet", "cheap_resnet", "mobile"])
 def test_counted_costs_of_candidates_add_up_to_those_of_networks(space: str) -> None:
     small = {"cheap_resnet": {}, "menet": {}}.get(space, {"width": 0.5})
     config = make_config(

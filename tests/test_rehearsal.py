@@ -169,6 +169,7 @@ print(json.dumps([estimated, rehearsal.rehearse(config).memory_bytes]))
         {"space": "mbv2_metapool", "strategy": "darts", "image_size": 96},
         {"space": "cheap_resnet", "strategy": "darts", "image_size": 32},
         {"space": "menet", "strategy": "darts", "image_size": 64},
+        {"space": "mobile", "strategy": "darts", "image_size": 32},
     ],
     ids=lambda settings: settings["space"],
 )

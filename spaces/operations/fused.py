@@ -1,4 +1,4 @@
-"""Candidates that say how a supernet may compute them in one pass with others."""
+"""Candidates that say how a supernet may compute them: in one pass with others, or twice for less memory."""
 
 from abc import abstractmethod
 from typing import Any, final
@@ -31,6 +31,13 @@ class PoolingTerm(nn.Module):
     def extra_repr(self) -> str:
         """The name."""
         return self.name
+
+
+class Recomputed(nn.Sequential):
+    """Layers of whose candidates a supernet keeps the outputs alone, and computes the rest again to go back through it.
+
+    For candidates that are many and much wider inside than their outputs: it takes one more forward pass.
+    """
 
 
 def is_identity(candidate: nn.Module) -> bool:
