@@ -400,7 +400,7 @@ def test_kept_pictures_are_those_of_the_files(tmp_path: Path, monkeypatch: pytes
         data = opened(tmp_path, stage=stage, jitter=0.1)
         data.train_dataloader(), data.val_dataloader()
         with monkeypatch.context() as nothing:
-            nothing.setattr(folders, "read_picture", None)  # no file is read any more
+            nothing.setattr("PIL.Image.open", None)  # no file is read any more
             kept = batches_of(data)
         assert len(read) == len(kept) > 2
         assert all(torch.equal(a, b) for a, b in zip(read, kept, strict=True))
@@ -410,8 +410,8 @@ def test_pictures_are_kept_up_to_a_share_of_the_free_memory(tmp_path: Path, monk
     folder = fill(tmp_path / "cat", 20)
     paths = [str(folder / f"{i}.png") for i in range(3)]
     size = 3 * 12 * 10 * 3
-    assert kept_pictures(paths, size).keys() == set(paths)
-    assert kept_pictures(paths, size - 1) == {}
+    assert kept_pictures(paths, read_picture, lambda _: 120, size).keys() == set(paths)
+    assert kept_pictures(paths, read_picture, lambda _: 120, size - 1) == {}
     fill(tmp_path / "dog", 20)
     data = opened(tmp_path)
     monkeypatch.setattr(folders, "free_bytes", lambda: 0)
