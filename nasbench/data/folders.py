@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -64,8 +65,9 @@ class RandomCrop:
         down, across = (read / full for read, full in zip(photo.pixels.shape[:2], photo.size, strict=True))
         rows = slice(round(drawn["top"] * down), round((drawn["top"] + drawn["height"]) * down))
         columns = slice(round(drawn["left"] * across), round((drawn["left"] + drawn["width"]) * across))
-        crop = torch.from_numpy(photo.pixels[rows, columns]).permute(2, 0, 1)[None]
-        resized = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        crop = np.ascontiguousarray(photo.pixels[rows, columns])  # PyTorch would share this out among its threads
+        images = torch.from_numpy(crop).permute(2, 0, 1)[None]
+        resized = interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
         pixels = resized.numpy()[:, :: -1 if torch.rand(1) < 0.5 else 1]
         return pixels if self.jitter is None else np.array(self.jitter(Image.fromarray(pixels)))
 
@@ -74,26 +76,20 @@ def _centre(path: str, size: int) -> NDArray[np.uint8]:
     return cropped(read_picture(path), size)
 
 
-class _Pictures(Dataset[Any]):
+class PictureBatches(Dataset[Any]):
     """Pictures and their classes, a batch at a time: read now, or `kept` since they were, then made ready."""
 
     def __init__(
         self,
         paths: Sequence[str],
-        labels: Indices,
+        labels: Tensor,
         read: Callable[[str], Any],
         prepare: Callable[[Any], NDArray[np.uint8]],
         kept: Mapping[str, Any],
         seed: int,
     ) -> None:
-        self.paths, self.labels, self.read, self.prepare, self.kept = (
-            paths,
-            torch.from_numpy(labels),
-            read,
-            prepare,
-            kept,
-        )
-        self.seed = seed
+        self.paths, self.labels, self.kept, self.seed = paths, labels, kept, seed
+        self.read, self.prepare = read, prepare
 
     def __getitem__(self, indices: Any) -> Any:
         paths = [self.paths[i] for i in indices]
@@ -291,7 +287,7 @@ class ImageFolder(ImageData):
     ) -> DataLoader[Any]:
         workers = self._usual_workers(len(paths)) if self.workers is None else self.workers
         return DataLoader(
-            _Pictures(paths, labels, read, prepare, kept, self.seed),
+            PictureBatches(paths, torch.from_numpy(labels), read, prepare, kept, self.seed),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
             num_workers=workers,
