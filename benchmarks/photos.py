@@ -64,10 +64,6 @@ def _measured(root: Path, side: int, repetitions: int) -> dict[str, Any]:
     )
     images = sum(map(len, batches))
     found = summarised({name: [1e3 * images / t for t in ms] for name, ms in times.items()}, "rate")
-    former, former_kept = found["former_files_rate"], found["former_kept_rate"]
-    speedups = {
-        "speedup": found["kept_rate"] / former,
-        "speedup_files": found["files_rate"] / former,
-        "speedup_kept": found["kept_rate"] / former_kept,
-    }
+    pairs = {"": ("kept", "files"), "_files": ("files", "files"), "_kept": ("kept", "kept")}
+    speedups = {f"speedup{k}": found[f"{now}_rate"] / found[f"former_{then}_rate"] for k, (now, then) in pairs.items()}
     return {"shape": [side, side], **found, **speedups, "goals": {"speedup": GOALS[side]}}
