@@ -150,12 +150,12 @@ def front_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def benchmark_table(name: str, measured: dict[str, Any] | list[dict[str, Any]]) -> RenderableType:
-    """Medians, ratios and quartiles of one benchmark."""
-    table = Table("what", "median", "quartiles", title=name, title_justify="left", box=None, header_style="dim")
+    """Medians, ratios and quartiles of one benchmark; beside ratios the least that is wanted, where it says so."""
+    table = Table("what", "median", "quartiles", "goal", title=name, title_justify="left", box=None, header_style="dim")
     for entry in measured if isinstance(measured, list) else [measured]:
         if "shape" in entry:
             table.add_row("×".join(map(str, entry["shape"])), style="bold")
-        quartiles = entry["spread"]
+        quartiles, goals = entry["spread"], entry.get("goals", {})
         for key, value in entry.items():
             if not isinstance(value, float):
                 continue
@@ -164,9 +164,11 @@ def benchmark_table(name: str, measured: dict[str, Any] | list[dict[str, Any]]) 
                 low, high = (_measure(v, unit) for v in quartiles[contender])
                 table.add_row(contender, _measure(value, unit), f"{low} – {high}")
             else:
-                table.add_row(key, f"{value:.2f}×", "")
+                table.add_row(key, f"{value:.2f}×", "", f"≥ {goals[key]:g}×" if key in goals else "")
     return Group(table, "")
 
 
 def _measure(value: float, unit: str) -> str:
+    if unit == "rate":
+        return f"{value:,.0f} images/s"
     return _bytes(round(value)) if unit == "bytes" else f"{value:.3g} {unit}"

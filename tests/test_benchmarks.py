@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nasbench.benchmarks import kernel, step, strategies
+from nasbench.benchmarks import kernel, photos, step, strategies
 from nasbench.cli import main
 from nasbench.machine import environment
 
@@ -40,6 +40,25 @@ def test_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(entry) == {
         *("shape", "ours_ms", "eager_nhwc_ms", "eager_nchw_ms", "speedup_nhwc", "speedup_nchw", "spread")
     }
+
+
+def test_photos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(photos, "PHOTOS", 24)
+    monkeypatch.setattr(photos, "BATCH", 4)
+    monkeypatch.setattr(sys, "argv", ["nasbench", "bench", "photos", "--repetitions", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    shown = capsys.readouterr().out
+    assert [line.split()[-2:] for line in shown.splitlines() if "speedup " in line] == [["≥", "4×"], ["≥", "1.5×"]]
+    assert shown.count("images/s") == 2 * 4 * 3
+    monkeypatch.setattr(photos, "GOALS", {16: 4.0})
+    (entry,) = photos.run(1)
+    rates = {name: entry[f"{name}_rate"] for name in ("former_files", "files", "former_kept", "kept")}
+    assert entry["speedup"] == rates["kept"] / rates["former_files"]
+    assert entry["speedup_files"] == rates["files"] / rates["former_files"]
+    assert entry["speedup_kept"] == rates["kept"] / rates["former_kept"]
+    assert entry["goals"] == {"speedup": 4.0}
 
 
 def test_the_contenders_compute_the_same() -> None:

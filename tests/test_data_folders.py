@@ -19,8 +19,8 @@ import yaml
 from PIL import Image
 
 from nasbench.data import folders
-from nasbench.data.folders import ImageFolder, ImageNet
-from nasbench.data.pictures import kept_pictures, read_picture
+from nasbench.data.folders import ImageFolder, ImageNet, RandomCrop
+from nasbench.data.pictures import BrokenPicture, kept_pictures, read_area, read_photo, read_picture
 from nasbench.errors import DataError, OptionError
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
@@ -381,6 +381,122 @@ def test_augmentation_has_bounds(options: dict[str, float], tmp_path: Path) -> N
         ImageFolder(data_root=tmp_path, **options)
 
 
+# Random crops
+
+
+def formerly(size: int, scale: float, jitter: float = 0.0) -> Any:
+    """Torchvision's own, on Pillow's pictures."""
+    from torchvision.transforms import v2
+
+    colours = [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
+    return v2.Compose([v2.RandomResizedCrop(size, (scale, 1.0)), v2.RandomHorizontalFlip(), *colours, np.array])
+
+
+def compared(path: str, size: int, scale: float, jitter: float = 0.0, draws: int = 20) -> np.ndarray:
+    """By how much each value of some crops differs from torchvision's at the same seeds."""
+    ours, theirs, differences = RandomCrop(size, scale, jitter), formerly(size, scale, jitter), []
+    seen = read_photo(path, ours.least)
+    for seed in range(draws):
+        torch.manual_seed(seed)
+        expected = theirs(read_picture(path))
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        crop = ours(seen)
+        assert crop.shape == (size, size, 3)
+        assert crop.dtype == np.uint8
+        assert torch.equal(torch.get_rng_state(), state)  # as much was drawn
+        differences.append(np.abs(crop.astype(int) - expected))
+    return np.stack(differences)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+@pytest.mark.parametrize("size", [8, 20, 50])
+def test_crops_are_those_of_torchvision_but_for_the_last_bit(size: int, jitter: float, tmp_path: Path) -> None:
+    picture("crops", 40).save(tmp_path / "a.png")
+    for scale in (0.08, 1.0):
+        differences = compared(str(tmp_path / "a.png"), size, scale, jitter)
+        assert (differences > 0).mean() < 0.04
+        assert differences.max() <= (2 if not jitter else 12)  # of one bit jitter can make several
+
+
+def coloured(width: int, height: int) -> Image.Image:
+    """A smooth picture in which no place looks like another, nor like itself turned."""
+    y, x = np.mgrid[:height, :width]
+    ripples = 20 * np.sin(x / 9) * np.sin(y / 7)
+    return Image.fromarray(np.stack([200 * x / width + 20, 200 * y / height + 20, 120 + ripples], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+def test_large_jpegs_are_scaled_down_while_they_are_decoded_and_cropped_at_the_same_places(
+    mode: str, orientation: int, tmp_path: Path
+) -> None:
+    exif, path = Image.Exif(), str(tmp_path / "a.jpg")
+    exif[0x0112] = orientation
+    coloured(801, 603).convert(mode).save(path, exif=exif, quality=95)
+    seen = read_photo(path, RandomCrop(24, 0.5, 0.0).least)  # 79 pixels
+    height, width = (801, 603) if orientation > 5 else (603, 801)
+    assert seen.size == (height, width)
+    assert seen.pixels.shape == (-(-height // 4), -(-width // 4), 3)
+    assert read_area(path, 79) == seen.pixels[..., 0].size
+    differences = compared(path, 24, 0.5)
+    assert differences.mean() < 1
+    assert differences.max() <= 8
+    assert np.abs(np.diff(np.array(read_picture(path)).astype(int), axis=1)).mean() > 0.1  # not plain
+
+
+def test_only_large_jpegs_are_scaled_down(tmp_path: Path) -> None:
+    crop = RandomCrop(24, 0.5, 0.0)
+    for name, side in (("a.png", 500), ("a.jpg", 2 * crop.least - 1)):
+        coloured(side, side).save(tmp_path / name)
+        seen = read_photo(str(tmp_path / name), crop.least)
+        assert seen.pixels.shape == (side, side, 3)
+        assert seen.size == (side, side)
+        assert np.array_equal(seen.pixels, np.array(read_picture(str(tmp_path / name))))
+    assert (compared(str(tmp_path / "a.jpg"), 24, 0.5) > 0).mean() < 0.04
+    for scale in (0.08, 0.5, 1.0):  # the smallest crop has twice the pixels a side
+        side = RandomCrop(24, scale, 0.0).least
+        area = scale * side**2
+        assert 47 < (area * 3 / 4) ** 0.5 < 50
+
+
+def test_large_jpegs_that_end_early_are_refused(tmp_path: Path) -> None:
+    coloured(800, 600).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BrokenPicture, match=r"a\.jpg cannot be read: .*truncated"):
+        read_photo(str(tmp_path / "a.jpg"), 79)
+
+
+def test_held_out_and_test_photos_are_decoded_in_full_and_resized_by_pillow(tmp_path: Path) -> None:
+    from nasbench.data.preparation import cropped
+
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(15):
+            coloured(300 + i, 200 + i).save(tmp_path / name / f"{i}.jpg")
+    data = opened(tmp_path, stage="retrain", crop_scale=1.0)
+    assert next(iter(data.train_dataloader().dataset.kept.values())).pixels.shape[0] < 30
+    held_out = [data._train_paths[i] for i in data.splits()[1]]
+    for paths, loader in ((held_out, data.val_dataloader()), (data.test_files, data.test_dataloader())):
+        images = torch.cat([images for images, _ in loader]).numpy()
+        assert np.array_equal(images, np.stack([cropped(read_picture(path), 8) for path in paths]))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp", "a.gif", "a.bmp", "a.ppm", "a.jpg"])
+def test_of_several_frames_the_first_is_read(name: str, tmp_path: Path) -> None:
+    frames, path = [Image.new("RGB", (16, 16), (200, shade, 0)) for shade in (0, 120, 240)], tmp_path / name
+    several = name in ("a.png", "a.tif", "a.webp", "a.gif")
+    frames[0].save(path, **({"save_all": True, "append_images": frames[1:]} if several else {}))
+    if several:
+        with Image.open(path) as image:
+            assert image.n_frames == 3
+    seen = read_picture(str(path))
+    path.unlink()
+    assert seen.mode == "RGB"
+    assert np.abs(np.array(seen.resize((4, 4))).astype(int) - [200, 0, 0]).max() <= 3
+
+
 # Decoded pictures, and processes
 
 
@@ -395,12 +511,15 @@ def test_kept_pictures_are_those_of_the_files(tmp_path: Path, monkeypatch: pytes
             photo(tmp_path / name / f"{i}.{'jpg' if i % 2 else 'png'}", f"{name}{i}")
     for stage in ("search", "retrain"):
         monkeypatch.setattr(folders, "KEPT_SHARE", 0.0)
-        read = batches_of(opened(tmp_path, stage=stage, jitter=0.1))
+        read = batches_of(opened(tmp_path, stage=stage, jitter=0.1, crop_scale=0.5))
         monkeypatch.setattr(folders, "KEPT_SHARE", 0.25)
-        data = opened(tmp_path, stage=stage, jitter=0.1)
-        data.train_dataloader(), data.val_dataloader()
+        data = opened(tmp_path, stage=stage, jitter=0.1, crop_scale=0.5)
+        memory, second = (loader.dataset.kept for loader in (data.train_dataloader(), data.val_dataloader()))
+        assert {photo.pixels.shape for photo in memory.values()} == {(62, 64, 3), (31, 32, 3)}  # PNG, JPEG
+        if stage == "retrain":  # these are the same every epoch, so that it is they that are kept
+            assert {pixels.shape for pixels in second.values()} == {(8, 8, 3)}
         with monkeypatch.context() as nothing:
-            nothing.setattr(folders, "read_picture", None)  # no file is read any more
+            nothing.setattr("PIL.Image.open", None)  # no file is read any more
             kept = batches_of(data)
         assert len(read) == len(kept) > 2
         assert all(torch.equal(a, b) for a, b in zip(read, kept, strict=True))
@@ -410,8 +529,8 @@ def test_pictures_are_kept_up_to_a_share_of_the_free_memory(tmp_path: Path, monk
     folder = fill(tmp_path / "cat", 20)
     paths = [str(folder / f"{i}.png") for i in range(3)]
     size = 3 * 12 * 10 * 3
-    assert kept_pictures(paths, size).keys() == set(paths)
-    assert kept_pictures(paths, size - 1) == {}
+    assert kept_pictures(paths, read_picture, lambda _: 120, size).keys() == set(paths)
+    assert kept_pictures(paths, read_picture, lambda _: 120, size - 1) == {}
     fill(tmp_path / "dog", 20)
     data = opened(tmp_path)
     monkeypatch.setattr(folders, "free_bytes", lambda: 0)

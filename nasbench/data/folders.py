@@ -1,7 +1,9 @@
+import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -9,13 +11,25 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from nasbench import machine
 from nasbench.data.base import SPLIT_NOTE, TEST_SHARE, ImageData, Indices, stratified
-from nasbench.data.pictures import EXTENSIONS, examined, is_image, kept_pictures, read_picture
+from nasbench.data.pictures import (
+    EXTENSIONS,
+    Photo,
+    examined,
+    is_image,
+    kept_pictures,
+    read_area,
+    read_photo,
+    read_picture,
+)
 from nasbench.data.preparation import cropped
 from nasbench.errors import DataError, listed
 from nasbench.memory import free_bytes
@@ -33,21 +47,54 @@ LAYOUTS = (
 )
 
 
-class _Pictures(Dataset[Any]):
-    """Pictures and their classes, a batch at a time: read now, or `kept` since they were."""
+class RandomCrop:
+    """A random crop of a photo, mirrored half of the times, in changed colours: (size, size, 3) uint8.
 
-    def __init__(
-        self, paths: Sequence[str], labels: Indices, transform: Any, kept: Mapping[str, Image.Image], seed: int
-    ) -> None:
-        self.paths, self.labels, self.transform, self.kept = paths, torch.from_numpy(labels), transform, kept
-        self.seed = seed
+    What is drawn, and in which order, is torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter. PyTorch
+    resizes several times as fast as Pillow; some two values in a hundred differ, nearly all by 1 of 255.
+    """
+
+    def __init__(self, size: int, scale: float, jitter: float) -> None:
+        self.size, self.crop = size, v2.RandomResizedCrop(size, (scale, 1.0))
+        self.jitter = v2.ColorJitter(jitter, jitter, jitter) if jitter else None
+        # Of a photo's shorter side, for the smallest crop to have twice as many pixels a side as are asked for.
+        self.least = math.ceil(2 * size / math.sqrt(scale * min(self.crop.ratio)))
+
+    def __call__(self, photo: Photo) -> NDArray[np.uint8]:
+        """Draw one; its borders are rounded where the photo was scaled down while it was read."""
+        drawn = self.crop.make_params([torch.empty(1).expand(3, *photo.size)])
+        down, across = (read / full for read, full in zip(photo.pixels.shape[:2], photo.size, strict=True))
+        rows = slice(round(drawn["top"] * down), round((drawn["top"] + drawn["height"]) * down))
+        columns = slice(round(drawn["left"] * across), round((drawn["left"] + drawn["width"]) * across))
+        crop = np.ascontiguousarray(photo.pixels[rows, columns])  # PyTorch would share this out among its threads
+        images = torch.from_numpy(crop).permute(2, 0, 1)[None]
+        resized = interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        pixels = resized.numpy()[:, :: -1 if torch.rand(1) < 0.5 else 1]
+        return pixels if self.jitter is None else np.array(self.jitter(Image.fromarray(pixels)))
+
+
+def _centre(path: str, size: int) -> NDArray[np.uint8]:
+    return cropped(read_picture(path), size)
+
+
+@dataclass(eq=False)
+class PictureBatches(Dataset[Any]):
+    """Pictures and their classes, a batch at a time: read now, or `kept` since they were, then made ready."""
+
+    paths: Sequence[str]
+    labels: Tensor
+    read: Callable[[str], Any]
+    prepare: Callable[[Any], NDArray[np.uint8]]  # of what was read
+    kept: Mapping[str, Any]
+    seed: int
 
     def __getitem__(self, indices: Any) -> Any:
         paths = [self.paths[i] for i in indices]
         with torch.random.fork_rng(devices=()):
             # What is drawn depends on the batch alone: not on which process reads it, nor on what that has read before.
             torch.manual_seed(crc32(np.asarray(indices).tobytes(), self.seed % 2**32))
-            pictures = [np.array(self.transform(self.kept.get(path) or read_picture(path))) for path in paths]
+            read = (self.kept[path] if path in self.kept else self.read(path) for path in paths)
+            pictures = [self.prepare(picture) for picture in read]
         return torch.from_numpy(np.stack(pictures)), self.labels[indices]
 
     def __len__(self) -> int:
@@ -61,8 +108,9 @@ class ImageFolder(ImageData):
     where there is neither, a fixed stratified fifth of the pictures. Files and folders whose names begin with a dot
     are not looked at. Training pictures are cropped at random (RandomResizedCrop) and mirrored, test pictures centrally
     cropped. Copies of a picture stay on one side: training pictures that are in a given test set, too, are left out,
-    and where we split, all copies go to the same part. Training pictures stay decoded in memory, in full, where they
-    all take at most a quarter of what is free.
+    and where we split, all copies go to the same part. JPEGs to be trained on are decoded scaled down where the least
+    crop keeps twice `image_size`; what a network is measured on is decoded in full. Training pictures stay
+    decoded in memory, where they all take at most a quarter of what is free.
     """
 
     name = "imagefolder"
@@ -92,7 +140,7 @@ class ImageFolder(ImageData):
     def load(self) -> None:
         """Index the folders and check the files; see `ImageData.load`."""
         self.mean, self.std = type(self).mean, type(self).std
-        self._kept: dict[str, Image.Image] = {}
+        self._kept: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # to be seen in full, to be cropped at random
         root, self._others = self._folder(), Counter[str]()
         self._counts = dict.fromkeys(("broken_files_left_out", "copies_left_out", "copies_kept_together"), 0)
         try:
@@ -202,20 +250,20 @@ class ImageFolder(ImageData):
 
     def training_loader(self, indices: Indices, shuffle: bool) -> DataLoader[Any]:
         """See `ImageData.training_loader`."""
-        size, chosen = self.image_size, [self._train_paths[i] for i in indices]
-        augmented = [v2.RandomResizedCrop(size, (self.crop_scale, 1.0)), v2.RandomHorizontalFlip()]
-        if self.jitter:
-            augmented.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
-        prepare = v2.Compose(augmented) if shuffle else partial(cropped, size=size)
-        missing = [path for path in chosen if path not in self._kept]
-        self._kept |= kept_pictures(missing, int(KEPT_SHARE * free_bytes() / self._processes()))
-        return self._loader(chosen, self.train_labels[indices], prepare, shuffle)
+        size, chosen, kept = self.image_size, [self._train_paths[i] for i in indices], self._kept[shuffle]
+        crop = RandomCrop(size, self.crop_scale, self.jitter)
+        drawn: Any = partial(read_photo, least=crop.least), crop, partial(read_area, least=crop.least)
+        missing = [path for path in chosen if path not in kept]
+        whole: Any = partial(_centre, size=size), np.asarray, lambda _: size**2  # the same every epoch
+        read, prepare, area = drawn if shuffle else whole
+        kept |= kept_pictures(missing, read, area, int(KEPT_SHARE * free_bytes() / self._processes()))
+        return self._loader(chosen, self.train_labels[indices], read, prepare, kept, shuffle)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """See `ImageData.test_dataloader`."""
         self.setup()
-        prepare = partial(cropped, size=self.image_size)
-        return self._loader(self.test_files, self.test_labels, prepare, False)
+        read = partial(_centre, size=self.image_size)
+        return self._loader(self.test_files, self.test_labels, read, np.asarray, {}, False)
 
     def _usual_workers(self, pictures: int) -> int:
         if pictures < FEW:
@@ -229,10 +277,12 @@ class ImageFolder(ImageData):
     def _processes(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
-    def _loader(self, paths: Sequence[str], labels: Indices, prepare: Any, shuffle: bool) -> DataLoader[Any]:
+    def _loader(
+        self, paths: Sequence[str], labels: Indices, read: Any, prepare: Any, kept: dict[str, Any], shuffle: bool
+    ) -> DataLoader[Any]:
         workers = self._usual_workers(len(paths)) if self.workers is None else self.workers
         return DataLoader(
-            _Pictures(paths, labels, prepare, self._kept, self.seed),
+            PictureBatches(paths, torch.from_numpy(labels), read, prepare, kept, self.seed),
             batch_size=None,
             sampler=self.batches(len(paths), shuffle),
             num_workers=workers,

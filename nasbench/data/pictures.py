@@ -4,14 +4,16 @@ import hashlib
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from nasbench.errors import DataError, listed
 
@@ -19,6 +21,14 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 # What these files may be inside. Pillow knows more, and for some of it would start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn: ¼ GiB of RGB
+T = TypeVar("T")
+
+
+class Photo(NamedTuple):
+    """A picture to be cropped."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3), of a large JPEG in a half, a quarter or an eighth of its size
+    size: tuple[int, int]  # height and width in its file
 
 
 def is_image(name: str) -> bool:
@@ -41,8 +51,18 @@ def read_picture(path: str) -> Image.Image:
     on white. Of several frames the first is read. BrokenPicture: no picture, damaged, over `MOST_PIXELS` pixels, or of
     32 bits a channel, which do not say what is black and what white.
     """
+    return _read(path)[0]
+
+
+def read_photo(path: str, least: int) -> Photo:
+    """Read a picture like `read_picture`; a JPEG scaled down while it is decoded, to `least` pixels a side or more."""
+    picture, (width, height) = _read(path, least)
+    return Photo(np.array(picture), (height, width))
+
+
+def _read(path: str, least: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
     try:
-        return _decoded(path)
+        return _decoded(path, least)
     except Exception as e:
         raise BrokenPicture(
             f"{listed([path])} cannot be read: {reason_of(e)}; repair or remove it, or leave such files out with "
@@ -66,19 +86,23 @@ def examined(paths: Iterable[str]) -> tuple[dict[str, str], dict[str, bytes]]:
     return {path: fault for path, (fault, _) in looks.items() if fault}, copies
 
 
-def kept_pictures(paths: Sequence[str], most_bytes: int) -> dict[str, Image.Image]:
-    """Path → picture of all that can be read, if they fit in `most_bytes` at three bytes a pixel; else nothing."""
+def kept_pictures(
+    paths: Sequence[str], read: Callable[[str], T], area: Callable[[str], int], most_bytes: int
+) -> dict[str, T]:
+    """Path → what `read` makes of it, for all that can be read, if three bytes for each of `area` fit; else nothing."""
     with ThreadPoolExecutor() as threads:
-        if 3 * sum(threads.map(_area, paths)) > most_bytes:
+        if 3 * sum(threads.map(area, paths)) > most_bytes:
             return {}
-        found = [(path, threads.submit(read_picture, path)) for path in paths]
+        found = [(path, threads.submit(read, path)) for path in paths]
     return {path: picture.result() for path, picture in found if not picture.exception()}  # which is told on its use
 
 
-def _area(path: str) -> int:
+def read_area(path: str, least: int) -> int:
+    """How many pixels `read_photo` will read; none of what is no picture."""
     with suppress(Exception):
         if stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for somebody to write
             with Image.open(path, formats=FORMATS) as image:
+                image.draft(None, (least, least))
                 return image.width * image.height
     return 0
 
@@ -105,7 +129,7 @@ def _look(path: str) -> tuple[str | None, bytes]:
 def _look_at(path: str, size: int, changed: int) -> tuple[str | None, bytes]:
     """What is wrong with a file, if anything, and a digest of its pixels, an eighth of a JPEG's in each direction."""
     try:
-        return None, _pixels(_decoded(path, quick=True))
+        return None, _pixels(_decoded(path, least=1)[0])
     except Exception as e:
         return reason_of(e), b""
 
@@ -118,7 +142,8 @@ def reason_of(error: BaseException) -> str:
     return listed([" ".join(text.split()) or type(error).__name__])
 
 
-def _decoded(path: str, quick: bool = False) -> Image.Image:
+def _decoded(path: str, least: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, of a JPEG as little as has `least` pixels a side; and its size (width, height) in full."""
     facts = Path(path).stat()
     if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for somebody to write
         raise ValueError("not a regular file")
@@ -127,14 +152,17 @@ def _decoded(path: str, quick: bool = False) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width}×{image.height} pixels")
-        if quick:  # all of a JPEG is read, but an eighth of its pixels made in each direction
-            image.draft(None, (1, 1))
+        full = image.size
+        if least:  # all of a JPEG is read, but down to an eighth of its pixels made in each direction
+            image.draft(None, (least, least))
         # The format is lost when the picture is turned.
         sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
         image.load()
         upright: Image.Image = image
         with suppress(Exception):  # an orientation that cannot be read is none
-            upright = ImageOps.exif_transpose(image)
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else this would copy it
+                upright = ImageOps.exif_transpose(image)
+        full = full if upright.size == image.size else full[::-1]
         if sixteen:
             values = np.asarray(upright)
             grey = (values >> 8).astype(np.uint8)
@@ -146,4 +174,4 @@ def _decoded(path: str, quick: bool = False) -> Image.Image:
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        return upright.convert("RGB")
+        return upright if upright.mode == "RGB" else upright.convert("RGB"), full
