@@ -21,8 +21,7 @@ class MixedLayer(DifferentiableMixedLayer):
     Those that are excluded before are not computed either. The candidates that declare themselves as pooling terms are
     computed by one fused operator, and those that declare themselves as gates of rows and columns are added by another
     (see `nasbench.spaces.operations.fused`); of all others the forward pass is called, of some again in the backward
-    pass. Source: Liu et al., DARTS, ICLR
-    2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
+    pass. Source: Liu et al., DARTS, ICLR 2019, eq. 2; Dong et al., ICASSP 2023, eq. 1.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
