@@ -21,7 +21,8 @@ def run(repetitions: int = 3) -> dict[str, Any]:
             peaks[name].append(float(done.stdout.split()[-1]))
     found = summarised(peaks, "bytes")
     ours = found["ours_bytes"]
-    return {**found, "over_all_global": ours / found["all_global_bytes"], "over_nni": ours / found["nni_darts_bytes"]}
+    over = {"over_all_global": ours / found["all_global_bytes"], "over_nni": ours / found["nni_darts_bytes"]}
+    return {**found, **over, "goals": {"over_all_global": "≤ 1.1×"}}
 
 
 def measure(name: str) -> int:

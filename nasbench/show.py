@@ -150,7 +150,7 @@ def front_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def benchmark_table(name: str, measured: dict[str, Any] | list[dict[str, Any]]) -> RenderableType:
-    """Medians, ratios and quartiles of one benchmark; beside ratios the least that is wanted, where it says so."""
+    """Medians, ratios and quartiles of one benchmark; beside them what is wanted, where it says so."""
     table = Table("what", "median", "quartiles", "goal", title=name, title_justify="left", box=None, header_style="dim")
     for entry in measured if isinstance(measured, list) else [measured]:
         if "shape" in entry:
@@ -162,9 +162,9 @@ def benchmark_table(name: str, measured: dict[str, Any] | list[dict[str, Any]]) 
             contender, _, unit = key.rpartition("_")
             if contender in quartiles:
                 low, high = (_measure(v, unit) for v in quartiles[contender])
-                table.add_row(contender, _measure(value, unit), f"{low} – {high}")
+                table.add_row(contender, _measure(value, unit), f"{low} – {high}", goals.get(key, ""))
             else:
-                table.add_row(key, f"{value:.2f}×", "", f"≥ {goals[key]:g}×" if key in goals else "")
+                table.add_row(key, f"{value:.2f}×", "", goals.get(key, ""))
     return Group(table, "")
 
 
