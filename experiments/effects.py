@@ -13,8 +13,8 @@ import matplotlib
 import metapool_bench
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import chi2, kendalltau
 from scipy.stats import f as f_distribution
-from scipy.stats import kendalltau
 from scipy.stats import t as t_distribution
 
 from nasbench.files import write_atomic
@@ -30,6 +30,7 @@ BENCH = HERE / "records" / f"metapool_bench{SUFFIX}"
 IMAGES = HERE.parent / "docs" / "images"
 SPACE = " (ablation) in metapool_bench"  # how labels of searches there end
 SIGNIFICANT = 0.001
+FEWEST = 10  # networks with several seeds, of which more are needed to tell a seed's accident from the choice
 STAGES = 5
 CANDIDATES = metapool_bench.CANDIDATES
 
@@ -53,6 +54,46 @@ def balanced(found: Networks) -> Networks:
     ]
     seeds = set.intersection(*(set(found.get(name, {})) for name in names))
     return {name: {seed: found[name][seed] for seed in seeds} for name in names} if seeds else {}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much of what networks differ by is a seed's accident; deviations of the accuracy of one training."""
+
+    networks: int
+    seed: float  # of one network between its seeds
+    low: float  # of its 95 % interval, by χ²
+    high: float
+    choice: float  # of networks, without that; 0 where seeds alone explain as much
+
+    def words(self) -> str:
+        """In a sentence."""
+        total = self.seed**2 + self.choice**2
+        return (
+            f"Between seeds the same network differs by {100 * self.seed:.2f} points ({100 * self.low:.2f} to "
+            f"{100 * self.high:.2f}), networks beyond that by {100 * self.choice:.2f} (deviations, {self.networks} "
+            f"networks with several seeds): a single training is {self.choice**2 / total:.0%} choice and "
+            f"{self.seed**2 / total:.0%} accident."
+        )
+
+
+def noise(found: Networks) -> Noise | None:
+    """The components of variance of a one-way analysis with networks as groups; `None` of too few repeated ones.
+
+    The mean of each seed is taken out first: it is the same accident for all.
+    """
+    seeds = {seed for by_seed in found.values() for seed in by_seed}
+    whole = [v for v in found.values() if len(v) == len(seeds)]
+    if len(whole) <= FEWEST or len(seeds) < 2:
+        return None
+    values = np.array([[v[seed] for seed in sorted(seeds)] for v in whole])
+    values = values - values.mean(0)
+    count, repeats = values.shape
+    free = (count - 1) * (repeats - 1)
+    within = float(((values - values.mean(1, keepdims=True)) ** 2).sum()) / free
+    between = repeats * float(values.mean(1).var(ddof=1))
+    low, high = (np.sqrt(within * free / chi2.ppf(q, free)) for q in (0.975, 0.025))
+    return Noise(count, within**0.5, float(low), float(high), max(0.0, (between - within) / repeats) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -99,7 +140,7 @@ def matters() -> list[str]:
         f"differ by {spread:.1f} points (deviation; the test set's sampling alone makes {sampling:.1f}). The choice "
         f"matters in {' and '.join(clear) if clear else 'no stage'} at p < {SIGNIFICANT:g}; it is clearest in stage "
         f"{first.stage}, where {worst} is {100 * (first.means[best] - first.means[worst]):.1f} points below {best} "
-        f"(p = {first.p:.2g})."
+        f"(p = {first.p:.2g})." + (f" {repeated.words()}" if (repeated := noise(networks())) is not None else "")
     ]
 
 
@@ -129,10 +170,18 @@ def page(searches: Answers) -> str:
             "candidates equally often."
         )
     for one, other in itertools.combinations(seeds, 2):
-        both = [(v[one], v[other]) for v in found.values() if one in v and other in v]
-        if len(both) > 10:
-            tau = kendalltau(*zip(*both, strict=True))
-            notes.append(f"Kendall's τ between seeds {one} and {other}: {tau.statistic:.2f} over {len(both)} networks.")
+        both = np.array([(v[one], v[other]) for v in found.values() if one in v and other in v])
+        if len(both) > FEWEST:
+            tau = kendalltau(*both.T).statistic
+            rng = np.random.default_rng(0)
+            drawn = [kendalltau(*both[rng.integers(0, len(both), len(both))].T).statistic for _ in range(1000)]
+            low, high = np.nanquantile(drawn, (0.025, 0.975))
+            notes.append(
+                f"Kendall's τ between seeds {one} and {other}: {tau:.2f} ({low:.2f} to {high:.2f}, bootstrap over "
+                f"networks) over {len(both)} networks."
+            )
+    if (repeated := noise(found)) is not None:
+        notes.append(repeated.words())
     caption = "Mean test accuracy by the choice of a stage, and p of its main effect (analysis of variance)."
     table = markdown(Table("bench", caption, columns, tuple(rows), tuple(notes)))
     if not measured:

@@ -205,6 +205,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def dump_config(config: RunConfig) -> str:
-    """The configuration as YAML, in the order of the fields."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_config(config: RunConfig | Mapping[str, Any]) -> str:
+    """The configuration, or settings as `read_config` found them, as YAML, in the order of the fields."""
+    settings = config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config)
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

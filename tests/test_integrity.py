@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from nasbench.cli import app
@@ -18,7 +19,7 @@ from nasbench.errors import RecordError
 from nasbench.networks import load_model
 from nasbench.pipeline import run
 from nasbench.presets import resolve_config
-from nasbench.record import DATA_FILES, MODEL, STATUS, TRIALS, Record
+from nasbench.record import CONFIG, DATA_FILES, MODEL, STATUS, TRIALS, Record
 from nasbench.watch import Watcher
 from tests.records import write_run
 from tests.test_resume import TINY, assert_alike
@@ -112,6 +113,19 @@ def test_a_pack_is_verified_too(record: Path, tmp_path: Path) -> None:
     assert told.exit_code == 0
     assert told.stdout.startswith("unsealed")
     assert "2 of 2 record(s) are whole" in told.stderr
+
+
+def test_a_pack_of_what_an_older_version_wrote_is_whole(record: Path, tmp_path: Path) -> None:
+    """Which knew fewer settings."""
+    settings = yaml.safe_load((record / CONFIG).read_text())
+    del settings["max_epochs"], settings["max_minutes"]
+    (record / CONFIG).write_text(yaml.safe_dump(settings, sort_keys=False))
+    Record(record).seal([CONFIG])
+    assert call("verify", record).exit_code == 0
+    pack = tmp_path / "all.records.xz"
+    assert call("pack", record, "-o", pack).exit_code == 0
+    assert call("verify", pack).exit_code == 0
+    assert Record(pack / "run").config().max_epochs is None
 
 
 def test_the_run_of_a_dead_process_is_interrupted(record: Path) -> None:

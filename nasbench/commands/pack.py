@@ -7,7 +7,7 @@ import typer
 
 from nasbench.commands.found import records, write_file
 from nasbench.commands.shared import Records
-from nasbench.config import dump_config
+from nasbench.config import dump_config, read_config
 from nasbench.errors import NasbenchError, OptionError, RecordError
 from nasbench.packs import SUFFIX, write_pack
 from nasbench.record import CONFIG, DATA_FILES, ENVIRONMENT, RESULT, STATUS, Record, with_sums
@@ -51,7 +51,8 @@ def _content(record: Record, name: str) -> dict[str, bytes]:
     files = {file: path.read_bytes() for file in DATA_FILES if (path := record.file(file)) is not None}
     environment = json.loads(files[ENVIRONMENT])
     environment["command"] = [_without_folder(word) for word in environment.get("command", ())]
-    files[CONFIG] = dump_config(record.config().model_copy(update={"data_root": DATA_ROOT})).encode()
+    # As it was written: settings that the version of the run did not have would change its SHA-256.
+    files[CONFIG] = dump_config({**read_config(record.intact(CONFIG)), "data_root": str(DATA_ROOT)}).encode()
     files[ENVIRONMENT] = _json(environment)
     files[RESULT] = _json({**record.result().model_dump(mode="json"), "record": name})
     files[STATUS] = _json(with_sums(json.loads(files[STATUS]), files))
