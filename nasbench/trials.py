@@ -70,11 +70,12 @@ class Engine(SequentialExecutionEngine):
     def budget_available(self) -> bool:
         """Whether another network may be trained; the first one always may. Every process must call it."""
         seconds, count = self._resumption.seconds if self._resumption else 0.0, self._model_count
+        done = count + len(self._left["trials"])  # whose time is in the seconds, too
         if not super().budget_available():
             self.ended = f"{count} networks, as many as --max-trials allows"
         elif self._most_epochs is not None and self._spent + self._epochs() > self._most_epochs:
             self.ended = f"{self._spent} epochs; another network would be more than --max-epochs"
-        elif count and self._minutes is not None and broadcast(too_long(seconds, count, self._minutes)):
+        elif count and self._minutes is not None and broadcast(too_long(seconds, done, self._minutes)):
             self.ended = f"{count} network(s); another would take longer than --max-minutes"
         return self.ended is None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nni.nas.execution import SequentialExecutionEngine
 from rich.console import Console
 
 from nasbench.errors import OptionError
@@ -121,3 +122,23 @@ def test_a_search_ends_where_another_epoch_or_network_would_take_too_long(
 def test_one_network_is_trained_however_short_the_time(tmp_path: Path) -> None:
     record = run(resolve_config(TINY | {"strategy": "evolution", "max_minutes": 1e-6}), tmp_path)
     assert len(record.curves(TRIALS)) == 1
+
+
+def test_time_that_an_earlier_process_took_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five networks of 25 s each, which fit into 132 s, three are trained before an interruption."""
+    done, whole = [0], SequentialExecutionEngine._run_single_model
+
+    def interrupted(self: Any, model: Any) -> None:
+        if done[0] == 3:
+            done[0] += 1000
+            raise KeyboardInterrupt
+        whole(self, model)
+        done[0] += 1
+
+    monkeypatch.setattr(SequentialExecutionEngine, "_run_single_model", interrupted)
+    monkeypatch.setattr(Resumption, "seconds", property(lambda self: 25.0 * (done[0] % 1000)))
+    config = resolve_config(TINY | {"strategy": "evolution", "max_minutes": 2.2})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path)
+    record = run(config, next(tmp_path.iterdir()))
+    assert len(record.curves(TRIALS)) == 5
