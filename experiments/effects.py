@@ -65,6 +65,7 @@ class Noise:
     low: float  # of its 95 % interval, by χ²
     high: float
     choice: float  # of networks, without that; 0 where seeds alone explain as much
+    p: float  # of the F test that it is 0
 
     def words(self) -> str:
         """In a sentence."""
@@ -72,8 +73,8 @@ class Noise:
         return (
             f"Between seeds the same network differs by {100 * self.seed:.2f} points ({100 * self.low:.2f} to "
             f"{100 * self.high:.2f}), networks beyond that by {100 * self.choice:.2f} (deviations, {self.networks} "
-            f"networks with several seeds): a single training is {self.choice**2 / total:.0%} choice and "
-            f"{self.seed**2 / total:.0%} accident."
+            f"networks with several seeds; p = {self.p:.2g} for no difference): a single training is "
+            f"{self.choice**2 / total:.0%} choice and {self.seed**2 / total:.0%} accident."
         )
 
 
@@ -93,7 +94,9 @@ def noise(found: Networks) -> Noise | None:
     within = float(((values - values.mean(1, keepdims=True)) ** 2).sum()) / free
     between = repeats * float(values.mean(1).var(ddof=1))
     low, high = (np.sqrt(within * free / chi2.ppf(q, free)) for q in (0.975, 0.025))
-    return Noise(count, within**0.5, float(low), float(high), max(0.0, (between - within) / repeats) ** 0.5)
+    choice = max(0.0, (between - within) / repeats) ** 0.5
+    p = float(f_distribution.sf(between / within, count - 1, free))
+    return Noise(count, within**0.5, float(low), float(high), choice, p)
 
 
 @dataclass(frozen=True)
