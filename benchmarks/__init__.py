@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nasbench.memory import freed_memory_kept
+
 
 def summarised(measured: Mapping[str, list[float]], unit: str) -> dict[str, Any]:
     """The median of each contender as `NAME_UNIT`, and `spread`: first and third quartile by contender."""
@@ -15,12 +17,16 @@ def summarised(measured: Mapping[str, list[float]], unit: str) -> dict[str, Any]
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Milliseconds of contenders that take turns, so that a neighbour's load falls on all, after a round to warm up."""
+    """Milliseconds of contenders that take turns, so that a neighbour's load falls on all, after a round to warm up.
+
+    Memory is kept as in a run.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repetition in range(repetitions + 1):
-        for name, function in contenders.items():
-            start = perf_counter()
-            function()
-            if repetition:
-                times[name].append(1e3 * (perf_counter() - start))
+    with freed_memory_kept():
+        for repetition in range(repetitions + 1):
+            for name, function in contenders.items():
+                start = perf_counter()
+                function()
+                if repetition:
+                    times[name].append(1e3 * (perf_counter() - start))
     return times

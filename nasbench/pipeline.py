@@ -28,7 +28,7 @@ from nasbench.integrity import repair
 from nasbench.limits.budget import budget_of
 from nasbench.loggers import Logs, check
 from nasbench.machine import deterministic
-from nasbench.memory import LESS, as_exhausted, of_training
+from nasbench.memory import LESS, as_exhausted, freed_memory_kept, of_training
 from nasbench.networks import build_space, derived, put
 from nasbench.presets import complete
 from nasbench.progress import Display
@@ -138,6 +138,7 @@ def prepare(config: RunConfig, weights: Weights | None = None) -> Search:
     return search
 
 
+@freed_memory_kept()
 def run_stages(
     config: RunConfig,  # complete
     io: StageIO,  # of this process
