@@ -17,12 +17,14 @@ GOALS = {"global_over_plain": "≤ 1.25×", "over_plain": "≤ 1.6×", "speedup_
 NAMES = ("plain", "all_global", "ours", "eager", "nni_darts")
 
 
-def _space() -> MobileNetV2MetaPooling:
-    return MobileNetV2MetaPooling(num_classes=10, image_size=SIZE)
+def space(image_size: int = SIZE) -> MobileNetV2MetaPooling:
+    """The space of all contenders, at width 1.0."""
+    return MobileNetV2MetaPooling(num_classes=10, image_size=image_size)
 
 
-def _fixed(choice: str) -> nn.Module:
-    return instantiate(_space, resolve(_space(), choice))
+def fixed(choice: str, image_size: int = SIZE) -> nn.Module:
+    """A network that has one candidate in all blocks."""
+    return instantiate(lambda: space(image_size), resolve(space(image_size), choice))
 
 
 def build(name: str) -> tuple[nn.Module, str, torch.memory_format]:
@@ -34,9 +36,9 @@ def build(name: str) -> tuple[nn.Module, str, torch.memory_format]:
     torch.manual_seed(0)
     layout = torch.contiguous_format if name == "nni_darts" else torch.channels_last
     if name in ("plain", "all_global"):
-        network: Any = _fixed("none" if name == "plain" else "global")
+        network: Any = fixed("none" if name == "plain" else "global")
     else:
-        network = (nni.nas.strategy.DARTS() if name == "nni_darts" else PMPL()).mutate_model(_space())
+        network = (nni.nas.strategy.DARTS() if name == "nni_darts" else PMPL()).mutate_model(space())
     return network.to(memory_format=layout).train(), "reference" if name in ("eager", "nni_darts") else "auto", layout
 
 

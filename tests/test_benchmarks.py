@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from nasbench.benchmarks import kernel, photos, step, strategies
+from nasbench.benchmarks import kernel, latency, photos, step, strategies
 from nasbench.cli import main
 from nasbench.machine import environment
 
 KEYS = {
     "step": {"plain_ms", "all_global_ms", "ours_ms", "eager_ms", "nni_darts_ms", "over_all_global", "speedup_nni"}
     | {"global_over_plain", "over_plain", "goals"},
+    "latency": {"plain_ms", "global_ms", "onnx_plain_ms", "onnx_global_ms", "goals"}
+    | {"global_over_plain", "onnx_global_over_plain"},
     "memory": {"all_global_bytes", "ours_bytes", "nni_darts_bytes", "over_all_global", "over_nni", "goals"},
     "startup": {"help_s", "list_s", "first_step_s", "goals"},
     "strategies": {"tabular_ms", "nni_tabular_ms", "derived_ms", "naswot_ms", "speedup_nni", "goals"},
@@ -25,6 +27,7 @@ KEYS = {
 @pytest.mark.parametrize("name", KEYS)
 def test_one_repetition(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(step, "BATCH", 4)
+    monkeypatch.setattr(latency, "SIZE", 64)
     monkeypatch.setattr(strategies, "TRIALS", 3)
     monkeypatch.setattr(sys, "argv", ["nasbench", "bench", name, "--repetitions", "1", "--json"])
     with pytest.raises(SystemExit) as stopped:

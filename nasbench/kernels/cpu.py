@@ -90,6 +90,12 @@ def launch(kernel: Callable[[Any], None], fields: Sequence[int], workers: int) -
     threads.run(body(kernel), ctypes.addressof(arguments), workers)
 
 
+def span_of(x: Tensor, workers: int) -> int:
+    """Channels of a task that goes through an image as it lies: as many as leave each thread a few tasks."""
+    images, channels = x.shape[:2]
+    return max(LANES, images * channels // (_IMAGES_PER_THREAD * workers) // LANES * LANES)
+
+
 def _run(x: Tensor, y: Tensor, pi: Tensor, codes: Sequence[int], g: Tensor | None, dots: Tensor | None) -> None:
     """Run the kernels over channels_last tensors; `g` and `dots` make it the backward pass."""
     images, channels, height, width = x.shape

@@ -27,13 +27,19 @@ AHEAD = 32
 
 
 @compiled
-def read(array: Any, index: int, count: int) -> Any:
-    """Read a block's channels of one pixel: all lanes, or `count` where the last block is not full."""
-    # The blocks of an image follow each other, but its pixels are far apart: no hardware prefetcher sees the pattern.
-    prefetch(array, index + AHEAD)
+def read_next(array: Any, index: int, count: int) -> Any:
+    """Read a block's channels of one pixel, all lanes, or `count` where the last block is not full, after the last."""
     if count >= LANES:
         return load(array, index)
     return load_part(array, index, count)
+
+
+@compiled
+def read(array: Any, index: int, count: int) -> Any:
+    """Read the same block of one pixel after another."""
+    # The blocks of an image follow each other, but its pixels are far apart: no hardware prefetcher sees the pattern.
+    prefetch(array, index + AHEAD)
+    return read_next(array, index, count)
 
 
 @compiled

@@ -9,26 +9,27 @@ from torch import Tensor
 
 from nasbench.kernels import threads
 from nasbench.kernels.compilation import carray, compiled
-from nasbench.kernels.cpu import FIELDS, TYPES, address_of, computes_in, launch, nhwc
-from nasbench.kernels.cpu_forward import ZERO, read, write
+from nasbench.kernels.cpu import FIELDS, TYPES, address_of, computes_in, launch, nhwc, span_of
+from nasbench.kernels.cpu_forward import read_next, write
 from nasbench.kernels.vector import LANES, fetch_add, lane_sum, pointer, splat
 
 
 @compiled
 def _forward(x: Any, base: Any, rows: Any, columns: Any, y: Any, weight: Any, has_base: bool, sizes: Any) -> None:
-    """Gate the channels first to last of one image; all tensors are flat and NHWC."""
+    """Gate the channels first to last of one image; all tensors are flat and NHWC, and read as they lie."""
     image, first, last, height, width, channels = sizes
     for h in range(height):
-        place = (image * height + h) * width * channels
-        for c in range(first, last, LANES):
-            count = min(LANES, channels - c)
-            row = read(rows, (image * height + h) * channels + c, count) * splat(x, weight)
-            for w in range(width):
-                at = place + w * channels + c
-                value = read(x, at, count) * (row * read(columns, (image * width + w) * channels + c, count))
+        row = (image * height + h) * channels
+        for w in range(width):
+            pixel = ((image * height + h) * width + w) * channels
+            column = (image * width + w) * channels
+            for c in range(first, last, LANES):
+                count = min(LANES, channels - c)
+                gate = read_next(rows, row + c, count) * splat(x, weight) * read_next(columns, column + c, count)
+                value = read_next(x, pixel + c, count) * gate
                 if has_base:
-                    value = value + read(base, at, count)
-                write(y, at, count, value)
+                    value = value + read_next(base, pixel + c, count)
+                write(y, pixel + c, count, value)
 
 
 @compiled
@@ -39,25 +40,26 @@ def _backward(
     image, first, last, height, width, channels = sizes
     dot = 0.0
     for h in range(height):
-        place = (image * height + h) * width * channels
+        line = (image * height + h) * channels
+        for w in range(width):
+            pixel = ((image * height + h) * width + w) * channels
+            post = (image * width + w) * channels
+            for c in range(first, last, LANES):
+                count = min(LANES, channels - c)
+                row, column = read_next(rows, line + c, count), read_next(columns, post + c, count)
+                gradient = read_next(g, pixel + c, count)
+                write(dx, pixel + c, count, gradient * (row * column * splat(x, weight)))
+                product = gradient * read_next(x, pixel + c, count)
+                drow, dcolumn = product * column, product * row
+                if w > 0:
+                    drow = drow + read_next(drows, line + c, count)
+                if h > 0:
+                    dcolumn = dcolumn + read_next(dcolumns, post + c, count)
+                write(drows, line + c, count, drow)
+                write(dcolumns, post + c, count, dcolumn)
         for c in range(first, last, LANES):
             count = min(LANES, channels - c)
-            row = read(rows, (image * height + h) * channels + c, count)
-            drow = splat(x, ZERO)
-            for w in range(width):
-                at = place + w * channels + c
-                line = (image * width + w) * channels + c
-                column = read(columns, line, count)
-                gradient = read(g, at, count)
-                write(dx, at, count, gradient * (row * column * splat(x, weight)))
-                product = gradient * read(x, at, count)
-                drow = drow + product * column
-                dcolumn = product * row
-                if h > 0:
-                    dcolumn = dcolumn + read(dcolumns, line, count)
-                write(dcolumns, line, count, dcolumn)
-            write(drows, (image * height + h) * channels + c, count, drow)
-            dot += lane_sum(drow * row)
+            dot += lane_sum(read_next(drows, line + c, count) * read_next(rows, line + c, count))
     return dot
 
 
@@ -98,11 +100,6 @@ def _body(kind: Any, inner: Any) -> Callable[[Any], None]:
 _BODIES = {dtype: _body(*types) for dtype, types in TYPES.items()}
 
 
-def _span(x: Tensor, workers: int) -> int:
-    """Channels of a task: all of an image's, which lie together, if there are enough images for all threads."""
-    return x.shape[1] if x.shape[0] >= 4 * workers else LANES
-
-
 def _run(
     x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, y: Tensor, other: Tensor | None, *sums: Tensor
 ) -> None:
@@ -110,7 +107,7 @@ def _run(
     images, channels, height, width = x.shape
     scale = weight.detach().to(computes_in(x.dtype)).contiguous()
     places = map(address_of, (scale, x, rows, columns, y, other, *sums))
-    launch(_BODIES[x.dtype], [0, images, height, width, channels, _span(x, workers), *places], workers)
+    launch(_BODIES[x.dtype], [0, images, height, width, channels, span_of(x, workers), *places], workers)
 
 
 def forward(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor, base: Tensor | None) -> Tensor:
@@ -133,7 +130,7 @@ def backward(
     drows, dcolumns = (
         torch.empty_like(gate, dtype=inner, memory_format=torch.channels_last) for gate in (rows, columns)
     )
-    tasks = x.shape[0] * -(-x.shape[1] // _span(x, threads.count())) if x.numel() else 0
+    tasks = x.shape[0] * -(-x.shape[1] // span_of(x, threads.count())) if x.numel() else 0
     dots = torch.zeros(tasks, dtype=torch.float64)
     if x.numel():
         _run(x, rows, columns, weight, dx, g, drows, dcolumns, dots)

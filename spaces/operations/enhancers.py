@@ -10,9 +10,10 @@ from typing import Annotated, cast
 import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nasbench.errors import OptionError, unknown
-from nasbench.kernels.reference import POOLING_NAMES
+from nasbench.kernels import POOLING_NAMES, strip_means
 from nasbench.spaces.operations.attention import ATTENTION
 from nasbench.spaces.operations.fused import GatedEnhancer, PoolingTerm
 from nasbench.spaces.operations.pooling import ENHANCERS as POOLING
@@ -51,12 +52,17 @@ class SpatialSeparablePooling(GatedEnhancer):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The gates a_h (N, C, H, 1) and a_w (N, C, 1, W) of `x` (N, C, H, W), each in 0–1 (0–2 with a `gain`)."""
         height, width = x.shape[2:]
-        rows = x.mean(3, keepdim=True)
-        columns = x.mean(2, keepdim=True).transpose(2, 3)
-        squeezed = self.activation(self.norm(self.squeeze(torch.cat([rows, columns], 2))))
-        rows, columns = squeezed.split([height, width], 2)
-        rows, columns = self.rows(rows).sigmoid(), self.columns(columns.transpose(2, 3)).sigmoid()
+        if self.norm.training:
+            rows, columns = self._squeezed(strip_means(x)).split([height, width], 2)
+            columns = columns.transpose(2, 3)
+        else:  # without statistics of both each goes apart: of what every exporter knows that measured fastest
+            rows, columns = (self._squeezed(F.avg_pool2d(x, size)) for size in ((1, width), (height, 1)))
+        rows, columns = self.rows(rows).sigmoid(), self.columns(columns).sigmoid()
         return (rows, columns) if self.gain is None else (rows * self.gain, columns * self.gain)
+
+    def _squeezed(self, means: Tensor) -> Tensor:
+        squeezed: Tensor = self.activation(self.norm(self.squeeze(means)))
+        return squeezed
 
 
 def _pooling(name: str) -> Callable[[int], nn.Module]:
