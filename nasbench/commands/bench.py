@@ -13,7 +13,8 @@ BENCHMARKS = ("kernel", "step", "latency", "memory", "startup", "strategies", "p
 
 def command(
     what: Annotated[
-        list[str] | None, typer.Argument(help="kernel, step, latency, memory, startup, strategies or photos; by default all.")
+        list[str] | None,
+        typer.Argument(help="kernel, step, latency, memory, startup, strategies or photos; by default all."),
     ] = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every contender runs once.")] = 7,
     as_json: Json = False,

@@ -66,7 +66,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, g: Tensor) -> Tensor:
-    return _strips_backward(g, ctx.height, ctx.channels_last)  # type: ignore[no-any-return]
+    return _strips_backward(g, ctx.height, ctx.channels_last)
 
 
 def _refuse(ctx: Any, *gradients: Tensor | None) -> None:
