@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from nasbench.benchmarks import kernel, latency, photos, step, strategies
+from nasbench.benchmarks import kernel, latency, modes, photos, search, step, strategies
 from nasbench.cli import main
 from nasbench.machine import environment
 
@@ -18,6 +19,10 @@ KEYS = {
     | {"global_over_plain", "over_plain", "goals"},
     "latency": {"plain_ms", "global_ms", "onnx_plain_ms", "onnx_global_ms", "goals"}
     | {"global_over_plain", "onnx_global_over_plain"},
+    "modes": {f"{w}_{m}_ms" for w in ("training", "inference") for m in ("eager", "compiled", "bf16")}
+    | {f"{w}_{m}_over_eager" for w in ("training", "inference") for m in ("compiled", "bf16")}
+    | {"compiling_s", "goals"},
+    "search": {"steps", "passes", "search_ms", "plain_ms", "over_plain", "goals"},
     "memory": {"all_global_bytes", "ours_bytes", "nni_darts_bytes", "over_all_global", "over_nni", "goals"},
     "startup": {"help_s", "list_s", "first_step_s", "goals"},
     "strategies": {"tabular_ms", "nni_tabular_ms", "derived_ms", "naswot_ms", "speedup_nni", "goals"},
@@ -27,6 +32,8 @@ KEYS = {
 @pytest.mark.parametrize("name", KEYS)
 def test_one_repetition(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(step, "BATCH", 4)
+    monkeypatch.setattr(modes, "BACKEND", "eager")
+    monkeypatch.setattr(search, "run", partial(search.run, train_images=160, batch_size=16, epochs=4))
     monkeypatch.setattr(latency, "SIZE", 64)
     monkeypatch.setattr(strategies, "TRIALS", 3)
     monkeypatch.setattr(sys, "argv", ["nasbench", "bench", name, "--repetitions", "1", "--json"])

@@ -8,13 +8,15 @@ from nasbench.errors import OptionError, unknown
 from nasbench.show import benchmark_table
 from nasbench.terminal import plain_console, print_json
 
-BENCHMARKS = ("kernel", "step", "latency", "memory", "startup", "strategies", "photos")
+BENCHMARKS = ("kernel", "step", "search", "modes", "latency", "memory", "startup", "strategies", "photos")
 
 
 def command(
     what: Annotated[
         list[str] | None,
-        typer.Argument(help="kernel, step, latency, memory, startup, strategies or photos; by default all."),
+        typer.Argument(
+            help="kernel, step, search, modes, latency, memory, startup, strategies or photos; by default all."
+        ),
     ] = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every contender runs once.")] = 7,
     as_json: Json = False,
