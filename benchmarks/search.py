@@ -65,5 +65,5 @@ def run(repetitions: int = 1, **settings: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":  # Fashion-MNIST, as in docs/performance.md
-    given: dict[str, Any] = {"data_root": sys.argv[1], "train_images": 10_000, "epochs": 5, "space_options": {"width": 0.25}}
-    print(run(dataset="fashion_mnist", **given))
+    given: dict[str, Any] = {"data_root": sys.argv[1], "train_images": 10_000, "space_options": {"width": 0.25}}
+    print(run(dataset="fashion_mnist", epochs=5, **given))

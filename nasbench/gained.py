@@ -13,7 +13,11 @@ GAINED: dict[str, dict[str, dict[str, Any]]] = {
     "dataset": {name: {"crop_scale": 0.08, "jitter": 0.0} for name in ("imagefolder", "imagenet")},
     "space": {"menet": {"join": "input_first"}},
     "evaluator": dict.fromkeys(("classification", "online_distillation"), _TRAINING),
-    "strategy": {"pmpl": {"fixing": "lead", **_EVIDENCE}, "darts": {"fixing": "none", **_EVIDENCE}},
+    "strategy": {
+        "pmpl": {"fixing": "lead", **_EVIDENCE},
+        "darts": {"fixing": "none", **_EVIDENCE},
+        "zero_cost": {"trained": 1},
+    },
 }
 
 

@@ -1,11 +1,10 @@
-"""Search without training: networks compete by a zero-cost score."""
+"""Zero-cost scores in place of training, or as a filter before it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
-from nni.nas.strategy import Strategy
 from numpy.random import RandomState
 
 from nasbench import registry
@@ -16,14 +15,14 @@ from nasbench.errors import OptionError, unknown
 from nasbench.options import Count, Seed, checked
 from nasbench.scores import SCORES, scored
 from nasbench.strategies.held_out import ordered
+from nasbench.strategies.proposing import FAILED, Proposing
 
-FORBIDDEN = float("-inf")
 
-
-class ZeroCost(Drawing, Strategy):
+class ZeroCost(Proposing):
     """Training-free search: a strategy that trains networks one by one asks a zero-cost score in place of training.
 
-    The scores are those of `nasbench.scores`, of fresh weights and one batch of training images. Source: Abdelfattah et
+    With `trained` > 1 the score is a filter: that many of the best are trained, and compared on held-out images. The
+    scores are those of `nasbench.scores`, of fresh weights and one batch of training images. Source: Abdelfattah et
     al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021.
     """
 
@@ -34,10 +33,11 @@ class ZeroCost(Drawing, Strategy):
         score: str = "naswot",  # see `nasbench rank --help`; how much each says of a space, `nasbench rank` measures
         by: str = "evolution",  # the strategy that proposes networks, with its defaults
         networks: Count = 200,  # that are scored
+        trained: Count = 1,  # of the best by score; one alone is the answer as it is
         seed: Seed = 0,
     ) -> None:
         """Set the options. Raises OptionError: there is no such score, or no such strategy that trains networks."""
-        super().__init__()
+        super().__init__(seed)
         if score not in SCORES:
             raise OptionError(unknown("score", score, SCORES))
         several = "trials" in registry.parameters(registry.load("strategy", by))  # of a strategy that tries one else
@@ -46,23 +46,33 @@ class ZeroCost(Drawing, Strategy):
         trains = registry.searches(by, registry.complete("strategy", by, options))
         if not trains or isinstance(self.proposer, OneShotStrategy):
             raise OptionError(f"by={by} trains no networks one by one: evolution, local_search, random and tpe do")
-        self.score, self.by, self.networks, self.seed = score, by, networks, seed
-        self._best: Any = None
+        if trained > networks:
+            raise OptionError(f"trained={trained} are more than the networks={networks} that are scored")
+        self.score, self.by, self.networks, self.trained, self.seed = score, by, networks, trained, seed
+        self._single: Any = None
 
     @staticmethod
     def words(options: Mapping[str, Any]) -> dict[str, str]:
         """What a run's label says of the options."""
-        return {"score": str(options["score"])}
+        trained = options["trained"]
+        return {"score": str(options["score"]), "trained": f"best of {trained}" if trained > 1 else ""}
 
     @staticmethod
     def searches(options: Mapping[str, Any]) -> bool:
-        """Whether networks are trained: none is."""
-        return False
+        """Whether networks are trained to be compared."""
+        return bool(options["trained"] > 1)
+
+    @staticmethod
+    def trainings(options: Mapping[str, Any], epochs: int) -> float:
+        """How many networks are trained."""
+        return float(options["trained"])
 
     @property
     def decided_by(self) -> str:
         """Why a layer has its candidate."""
-        return f"the best by {self.score} that {self.by} met"
+        if self.trained == 1:
+            return f"the best by {self.score} that {self.by} met"
+        return f"the best of the {self.trained} that {self.score} put first of those that {self.by} met"
 
     def _initialize(self, model_space: Any, engine: Any) -> Any:
         """Take a batch of training images, and score a network, so that it is known beforehand whether that can be."""
@@ -81,22 +91,27 @@ class ZeroCost(Drawing, Strategy):
         return scored(self.score, model_space.freeze(architecture).executable_model, self._images, self._labels)
 
     def _measure(self, architecture: Architecture) -> float:
-        return self._scored(self.model_space, architecture) if self.allows(architecture) else FORBIDDEN
+        return self._scored(self.model_space, architecture) if self.allows(architecture) else FAILED
 
-    def _run(self) -> None:
+    def proposals(self) -> Generator[Architecture, float, None]:
+        """The best by score, each once."""
         if isinstance(self.proposer, Drawing):
             self.proposer.allows = self.allows
         self.proposer.run()
-        best: Any = next(iter(self.proposer.list_models(limit=1)))
-        self._best = self.model_space.freeze(best.sample)
+        found: list[Architecture] = []
+        for model in self.proposer.list_models():
+            if model.metric > FAILED and model.sample not in found:
+                found.append(dict(model.sample))
+                yield found[-1]
+            if len(found) == self.trained:
+                return
 
-    def list_models(self, sort: bool = True, limit: int | None = None) -> Iterator[Any]:
-        """The best."""
-        return iter([self._best])
+    def _run(self) -> None:
+        if self.trained > 1:
+            super()._run()
+        elif (best := next(self.proposals(), None)) is not None:
+            self._single = self.model_space.freeze(best)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing needs to be kept: the seed tells all."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `state_dict`."""
+    def list_models(self, sort: bool = True, limit: int | None = None) -> Any:
+        """The best by score, or those that were trained, the best on held-out images first."""
+        return super().list_models(sort, limit) if self._single is None else iter([self._single])

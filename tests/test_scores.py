@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
@@ -261,6 +262,30 @@ def test_a_search_without_training_takes_the_best_score_that_it_meets(
     assert found.result().params == max(value for value, _ in seen)
     assert found.architecture() == max(seen, key=lambda pair: pair[0])[1]
     assert {d.by for d in found.decisions().values()} == {f"the best by params that {by} met"}
+
+
+def test_a_score_as_a_filter_before_training(tmp_path: Path) -> None:
+    settings = {
+        **{"space": "metapool_bench", "space_options": {"width": 0.1}, "dataset": "digits", "image_size": 8},
+        **{"train_images": 100, "batch_size": 16, "epochs": 1, "retrain_epochs": 1, "device": "cpu"},
+        **{"limits": {"params": "14k"}, "strategy": "zero_cost"},
+    }
+    options = {"score": "params", "by": "random", "networks": 25}
+    best = run(resolve_config({**settings, "strategy_options": options, "epochs": None}), tmp_path / "best")
+    found = run(resolve_config({**settings, "strategy_options": {**options, "trained": 3}}), tmp_path / "found")
+    trials = list(csv.DictReader((found.path / "trials.csv").open()))
+    sizes = [int(row["params"]) for row in trials]
+    assert len(sizes) == 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == best.result().params
+    assert len({row["architecture"] for row in trials}) == 3
+    of_best = max(trials, key=lambda row: float(row["accuracy"]))
+    assert found.result().params == int(of_best["params"])
+    assert {d.by for d in found.decisions().values()} == {
+        "the best of the 3 that params put first of those that random met"
+    }
+    with pytest.raises(OptionError, match="trained=4 are more than the networks=3"):
+        ZeroCost(networks=3, trained=4)
 
 
 @pytest.mark.parametrize("by", ["pmpl", "zero_cost", "nonsense", "nni.nas.strategy:DARTS"])
