@@ -27,6 +27,7 @@ class Proposing(Drawing, Strategy):
         """Set the seed of everything that is drawn."""
         super().__init__()
         self.state = RandomState(seed)
+        self.compared = 0  # networks that were trained and measured
 
     def proposals(self) -> Generator[Architecture, float, None]:
         """Yield architectures that are allowed; each `yield` gives the measure of that network, larger is better."""
@@ -48,6 +49,7 @@ class Proposing(Drawing, Strategy):
                 model: Any = self.model_space.freeze(architecture)
                 self.engine.submit_models(model)
                 self.engine.wait_models(model)
+                self.compared += model.metric is not None
                 try:  # the last measure of a budget is told, too
                     architecture = proposals.send(FAILED if model.metric is None else float(model.metric))
                 except StopIteration:

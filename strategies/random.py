@@ -39,7 +39,7 @@ class Random(Proposing):
     @property
     def decided_by(self) -> str:
         """Why a layer has its candidate."""
-        return "drawn at random" if self.trials == 1 else f"the best of {self.trials} drawn at random"
+        return "drawn at random" if self.trials == 1 else f"the best of {self.compared} drawn at random"
 
     def proposals(self) -> Generator[Architecture, float, None]:
         """As many as there are trials, with repetition."""

@@ -72,7 +72,7 @@ class ZeroCost(Proposing):
         """Why a layer has its candidate."""
         if self.trained == 1:
             return f"the best by {self.score} that {self.by} met"
-        return f"the best of the {self.trained} that {self.score} put first of those that {self.by} met"
+        return f"the best of the {self.compared} that {self.score} put first of those that {self.by} met"
 
     def _initialize(self, model_space: Any, engine: Any) -> Any:
         """Take a batch of training images, and score a network, so that it is known beforehand whether that can be."""

@@ -284,6 +284,12 @@ def test_a_score_as_a_filter_before_training(tmp_path: Path) -> None:
     assert {d.by for d in found.decisions().values()} == {
         "the best of the 3 that params put first of those that random met"
     }
+    ended = run(
+        resolve_config({**settings, "strategy_options": {**options, "trained": 3}, "max_trials": 2}), tmp_path / "ended"
+    )
+    assert {d.by for d in ended.decisions().values()} == {
+        "the best of the 2 that params put first of those that random met"
+    }
     with pytest.raises(OptionError, match="trained=4 are more than the networks=3"):
         ZeroCost(networks=3, trained=4)
 
