@@ -65,10 +65,10 @@ def shrinking(rng: np.random.Generator, step: int, shape: tuple[int, int]) -> Fl
 
 
 class Again:
-    """The same images ten times over: a batch's h is mostly what it was before."""
+    """The same images ten times over: a batch's h is in part what it was before."""
 
-    def __init__(self, batches: int = 150, kept: float = 0.9) -> None:
-        """Set the number of batches that have all images once, and the share of h's variance that is the images'."""
+    def __init__(self, kept: float, batches: int = 150) -> None:
+        """Set the share of h's variance that is the images', and the number of batches that have all images once."""
         self.batches, self.kept, self.first = batches, kept, []
 
     def __call__(self, rng: np.random.Generator, step: int, shape: tuple[int, int]) -> Floats:
@@ -105,7 +105,9 @@ NULL: Mapping[str, Callable[[], Draw]] = {
     "autocorrelation 0.1": lambda: Sluggish(0.1),
     "autocorrelation 0.3": lambda: Sluggish(0.3),
     "autocorrelation 0.5": lambda: Sluggish(0.5),
-    "every image ten times": Again,
+    "every image ten times, alike": lambda: Again(0.9),
+    "every image ten times, half alike": lambda: Again(0.5),
+    "every image ten times, as if new": lambda: Again(0.0),
 }
 
 
@@ -128,8 +130,8 @@ def simulate(draw: Draw, candidates: int, searches: int, steps: int, seed: int, 
     races = Races([candidates] * rows, DELTA, LAYERS * candidates * (candidates - 1))
     out, decided = np.zeros((rows, candidates), int), np.full(rows, steps + 1)
     for step in range(steps):
-        looks = (step + 1) / draw.batches if isinstance(draw, Again) else 1.0
-        for loser in races.update(draw(rng, step, (rows, candidates)) + means(step), looks=looks):
+        batch = step % draw.batches if isinstance(draw, Again) else None
+        for loser in races.update(draw(rng, step, (rows, candidates)) + means(step), batch=batch):
             out[loser.layer, loser.candidate] = step + 1
             if races.alive[loser.layer].sum() == 1:
                 decided[loser.layer] = step + 1
@@ -150,9 +152,11 @@ def without_signal(scenario: str, candidates: int, searches: int, steps: int) ->
     return {"wrong_searches": wrong_searches, "wrong": wrong, "excluded": wrong}
 
 
-def with_signal(candidates: int, searches: int, steps: int, means: Callable[[int], Floats]) -> dict[str, Any]:
+def with_signal(
+    candidates: int, searches: int, steps: int, means: Callable[[int], Floats], draw: Draw = normal
+) -> dict[str, Any]:
     """The first candidate is the best in the end: it being out is wrong."""
-    out, decided = simulate(normal, candidates, searches, steps, 1, means)
+    out, decided = simulate(draw, candidates, searches, steps, 1, means)
     wrong = out[:, 0] > 0
     right = (decided <= steps) & ~wrong
     return {
@@ -186,6 +190,9 @@ def jobs(searches: int) -> Iterator[tuple[str, int, int, int, Callable[[], dict[
     for k in (3, 8, 13):
         for sigma in (0.05, 0.1, 0.2, 0.3, 0.5):
             yield f"{sigma} σ", k, few, 1500, lambda k=k, s=sigma: with_signal(k, few, 1500, advantage(s, k))
+        for how, kept in (("alike", 0.9), ("half alike", 0.5), ("as if new", 0.0)):
+            name = f"0.2 σ, every image ten times, {how}"
+            yield name, k, few, 1500, lambda k=k, r=kept: with_signal(k, few, 1500, advantage(0.2, k), Again(r))
         for early, at in ((0.1, 150), (0.2, 150), (0.1, 300), (0.3, 150)):
             name = f"-{early} σ for {at} steps, then 0.3 σ"
             yield name, k, few, 1500, lambda k=k, e=early, a=at: with_signal(k, few, 1500, reversal(e, 0.3, a, k))

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 
 from nasbench.facts import Doubt, Exclusion
+from nasbench.registry import declared
 from nasbench.strategies.evidence import Races
 from nasbench.strategies.mixed import layers_of
 
@@ -28,12 +30,17 @@ class Evidence:
         self.excluded: dict[str, dict[str, dict[str, Any]]] = {label: {} for label in self._values}
 
     def observe(
-        self, gradients: Mapping[str, Tensor], alphas: Mapping[str, Tensor], second_half: bool, looks: float, step: int
+        self,
+        gradients: Mapping[str, Tensor],
+        alphas: Mapping[str, Tensor],
+        second_half: bool,
+        batch: int | None,
+        step: int,
     ) -> list[tuple[str, Any]]:
         """Take in the gradients ∂L/∂α (K,) of a step at α (K,), by label; returns label and candidate of who is out.
 
-        With π = softmax(α), ∂L/∂α_k = π_k (h_k − Σ π_j h_j): a gradient divided by π is h up to a constant. `looks` is
-        how often an image was seen so far, on average.
+        With π = softmax(α), ∂L/∂α_k = π_k (h_k − Σ π_j h_j): a gradient divided by π is h up to a constant. `batch`
+        is the number of the meta batch, which has the same images in every pass, `None` where none has.
         """
         if not gradients:
             return []
@@ -45,7 +52,7 @@ class Evidence:
             h[self._rows[label], :size], flat = flat[:size], flat[size:]
         labels = list(self._values)
         found = []
-        for loser in self.races.update(h, second_half, looks):
+        for loser in self.races.update(h, second_half, batch):
             label = labels[loser.layer]
             candidate, by = self._values[label][loser.candidate], self._values[label][loser.by]
             self.excluded[label][str(candidate)] = Exclusion(step=step, by=str(by), odds=loser.odds).model_dump()
@@ -74,6 +81,14 @@ class Evidence:
         """Go on from a checkpoint's `state`."""
         self.excluded = state["excluded"]
         self.races.load({k: v.numpy() for k, v in state["races"].items()})
+
+
+def repeated(loader: Any) -> bool:
+    """Whether every batch of a `DataLoader` has the same images in every pass, if need be by its sampler's `repeat`."""
+    repeat = declared(loader.sampler, "repeat", None)
+    if repeat is not None:
+        repeat()
+    return repeat is not None or isinstance(loader.sampler, SequentialSampler)
 
 
 def pick(rule: Undecided, label: str, survivors: Sequence[Any], pi: Mapping[Any, float], network: nn.Module) -> Any:

@@ -11,7 +11,7 @@ from nasbench.contracts import Deciding, SearchWishes, Wishing
 from nasbench.errors import OptionError
 from nasbench.options import Count, Fraction, Rate, Whole, checked
 from nasbench.registry import declared
-from nasbench.strategies.deciding import Undecided
+from nasbench.strategies.deciding import Undecided, repeated
 from nasbench.strategies.mixed import MixedLayer
 from nasbench.strategies.supernet import DifferentiableModule, granted
 
@@ -65,7 +65,7 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         self.fixing, self.delta, self.undecided = fixing, delta, undecided
         self.eta, self.zeta, self.warmup_epochs = eta, zeta, warmup_epochs
         self.epochs, self.meta_fraction = epochs, meta_fraction
-        self.meta_batches = 1  # that have all meta images once
+        self.meta_batches, self.repeats = 1, False  # of one pass; whether each has the same images in every pass
         self.alphas: dict[str, nn.Parameter] = {}
         self.mutables: dict[str, Any] = {}
 
@@ -139,8 +139,17 @@ class Differentiable(Wishing, Deciding, nni.nas.strategy.DARTS):
         return super().mutate_evaluator(evaluator)
 
     def train_dataloader(self, train_dataloader_fn: Any, val_dataloader_fn: Any) -> Any:
-        """NNI's pairs of batches; the number of meta batches is kept."""
+        """NNI's pairs of batches; where evidence is gathered, meta batches have the same images in every pass.
+
+        OptionError: they do not, and evidence cannot tell what is new.
+        """
         loaders = super().train_dataloader(train_dataloader_fn, val_dataloader_fn)
+        self.repeats = "evidence" in self.rules and repeated(loaders["val"])
+        if self.fixing == "evidence" and not self.repeats:
+            raise OptionError(
+                "evidence needs the same meta batches in every pass: give the evaluator a val_dataloader that does not "
+                "shuffle"
+            )
         self.meta_batches = max(1, len(loaders["val"]))
         return loaders
 

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasbench.errors import RecordError
+
 BURN_IN = 20  # steps that only set the scales
 SCALE_MEMORY = 0.98  # of a layer's running scale, from step to step
 LAGS = 3  # steps over which a layer's d may be correlated
 FLOOR = 1e-4  # of the largest scale in the network: smaller differences are rounding, and matter to nobody
 MOST_STEPS = 2**29  # beyond which nothing is forecast
+GROUPS = 256  # of batches whose looks are told apart; of more, several make a group
 
 Floats = NDArray[np.float64]
 
@@ -60,8 +63,13 @@ class Races:
     h is divided by a running scale of its layer that is known before the step, so that steps count alike while the loss
     falls. r is V of the first steps, which are then thrown away. S² is divided by what adds to its variance beyond the
     theory: by 1 + 2 Σ ρ_l over the first lags l (never less than 1), since weights move slowly and d is correlated with
-    its own past; and by the number of times that an image was seen, since a second look at the same images says little
-    about others. So the odds are about images that were not seen, and few images never suffice, however many steps.
+    its own past.
+
+    A batch of images that is seen again says in part what it said before, and how large a part the steps tell: V is
+    Σ_b T_b² over the batches b, T_b = Σ d of all looks at b (and never less than Σ d²). Where the second look repeats
+    the first, S and √V both double, and nothing is gained; where it is as good as new images, V is what theirs would
+    be. So the odds are about images that were not seen, and as S² is at most V times the number of batches, few images
+    never suffice, however many steps. (Variance by clusters: Liang and Zeger, Biometrika 73, 1986.)
     """
 
     def __init__(self, sizes: Sequence[int], delta: float, comparisons: int | None = None) -> None:
@@ -73,7 +81,8 @@ class Races:
         shared = sum(k * (k - 1) for k in sizes) if comparisons is None else comparisons
         self._log_comparisons = math.log(max(shared, 1))
         self._log_needed = math.log(1 / delta)
-        self._sum, self._square, self._prior = (np.zeros((layers, len(self._first))) for _ in range(3))
+        self._sum, self._square, self._prior, self._grouped = (np.zeros((layers, len(self._first))) for _ in range(4))
+        self._groups = np.zeros((0, *self._sum.shape))  # T of each group of batches so far; `_grouped` is Σ T²
         self._past = np.zeros((LAGS, layers, len(self._first)))  # the last d, the latest first
         self._lagged = np.zeros(layers)  # Σ over lags and pairs of d_t d_{t−l}
         self._scale = np.zeros(layers)  # running mean of d²
@@ -81,10 +90,11 @@ class Races:
         # Σ h over each half of the search; infinite for who was not there to its end.
         self._halves = np.where(self.alive, 0.0, np.inf)[None].repeat(2, 0)
 
-    def update(self, h: Floats, second_half: bool = False, looks: float = 1.0) -> list[Loser]:
+    def update(self, h: Floats, second_half: bool = False, batch: int | None = None) -> list[Loser]:
         """Take in h (layers, K), not a number where a candidate takes no part; returns who is out now.
 
-        `second_half`: more than half of the search is over; `looks`: how often an image was seen, on average.
+        `second_half`: more than half of the search is over; `batch`: of which images h is, a number that is the same
+        whenever they come again, `None` for images that never do.
         """
         seen = np.isfinite(h) & self.alive
         values = np.where(seen, h, 0.0)
@@ -99,6 +109,7 @@ class Races:
             told = np.where(np.abs(d) < FLOOR * math.sqrt(self._scale.max()), 0.0, d) / unit
             self._sum += told
             self._square += told * told
+            self._grouped += told * (told + 2 * self._look(batch, told))
             self._lagged += (told * self._past.sum(0)).sum(1)
             self._past = np.concatenate([told[None], self._past[:-1]])
             self.steps += running
@@ -107,13 +118,15 @@ class Races:
             self._scale = np.where(running, mixed, self._scale)
         if burning.any():
             self._burn_in(burning, d, mean_square)
-        return self._losers(second_half, max(1.0, looks)) if running.any() else []
+        return self._losers(second_half) if running.any() else []
 
     def can_decide(self, steps: int, batches: int) -> bool:
         """Whether a candidate can be out in so many steps on so many batches of images if all prefer another alike."""
-        step = np.arange(BURN_IN + 1, steps + 1)
-        gained = (step - BURN_IN) ** 2 / (2 * step * np.maximum(1, step / batches))
-        log_odds = gained - 0.5 * np.log(step / BURN_IN) - self._log_comparisons
+        step = np.arange(1, steps - BURN_IN + 1)
+        passes, rest = np.divmod(step, min(batches, GROUPS))
+        grouped = rest * (passes + 1) ** 2 + (min(batches, GROUPS) - rest) * passes**2
+        spread = grouped + BURN_IN
+        log_odds = step**2 / (2 * spread) - 0.5 * np.log(spread / BURN_IN) - self._log_comparisons
         return bool((log_odds >= self._log_needed).any())
 
     def comparison(self, layer: int) -> Comparison | None:
@@ -141,7 +154,9 @@ class Races:
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     def load(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`. RecordError: it is of a version that judges otherwise."""
+        if state.keys() != self.state().keys():
+            raise RecordError("the search was begun by another version, which weighs evidence otherwise: begin it anew")
         vars(self).update({name: value.copy() for name, value in state.items()})
 
     def _burn_in(self, burning: NDArray[np.bool_], d: Floats, mean_square: Floats) -> None:
@@ -152,10 +167,22 @@ class Races:
         unit = np.where(over & (self._scale > 0), self._scale, 1.0)
         self._prior /= unit[:, None]
 
-    def _losers(self, second_half: bool, looks: float) -> list[Loser]:
-        spread = self._square + self._prior
+    def _look(self, batch: int | None, told: Floats) -> Floats:
+        """T of a batch's group before this look, which is added to it."""
+        if batch is None:
+            return np.zeros_like(told)
+        group = batch % GROUPS
+        if group >= len(self._groups):
+            missing = group + 1 - len(self._groups)
+            self._groups = np.concatenate([self._groups, np.zeros((missing, *told.shape))])
+        before = self._groups[group].copy()
+        self._groups[group] += told
+        return before
+
+    def _losers(self, second_half: bool) -> list[Loser]:
+        spread = np.maximum(self._square, self._grouped) + self._prior
         with np.errstate(divide="ignore", invalid="ignore"):
-            gained = self._sum**2 / (2 * spread * looks * self._inflation()[:, None])
+            gained = self._sum**2 / (2 * spread * self._inflation()[:, None])
             log_odds = 0.5 * np.log(self._prior / spread) + gained - self._log_comparisons
         found: dict[tuple[int, int], Loser] = {}
         for layer, pair in zip(*np.nonzero(log_odds >= self._log_needed), strict=True):

@@ -57,6 +57,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
         # α of NNI's mixed operations, inputs and repeats, which know no fixing: a hard α makes their softmax exact.
         self._soft: set[int] = set()
         self._searched, self._total = 0, 0  # steps of α so far, and in all
+        self._meta_batch: int | None = None  # which of the meta batches this step has, if they are the same every pass
         self._taken: dict[str, Any] = {}  # of layers that stayed undecided
         self._out: list[tuple[str, Any]] = []  # labels and candidates, by evidence, in this step
         self._unreachable: list[str] = []  # choices inside candidates that have left the network
@@ -161,6 +162,7 @@ class DifferentiableModule(BaseOneShotLightningModule):
             self.model.turn = self.steps % len(self.model.networks)
         searching = self.trainer.current_epoch >= self.strategy.warmup_epochs
         if searching and self.open_alphas():
+            self._meta_batch = batch_idx % self.strategy.meta_batches if self.strategy.repeats else None
             self._train_alphas(train, meta)
         with without_gradient(self.all_alphas):
             outcome = self.training_module.training_step(train, batch_idx)
@@ -186,8 +188,8 @@ class DifferentiableModule(BaseOneShotLightningModule):
         searched = {k: of_label[id(a)] for k, a in self.alphas.items() if id(a) in of_label}
         self._searched += 1
         if "evidence" in self.strategy.rules:
-            looks, is_late = self._searched / self.strategy.meta_batches, 2 * self._searched > self._total
-            self._out = self.evidence.observe(searched, self.alphas, is_late, looks, self.steps + 1)
+            is_late = 2 * self._searched > self._total
+            self._out = self.evidence.observe(searched, self.alphas, is_late, self._meta_batch, self.steps + 1)
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         optimizer.step()

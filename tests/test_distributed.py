@@ -141,6 +141,28 @@ def test_the_parts_make_up_the_batches_of_one_process(
         assert joined == list(whole)
 
 
+@given(images=st.integers(5, 70), batch=st.integers(1, 24), world=st.integers(1, 5), seed=st.integers(0, 3))
+def test_batches_that_repeat_are_the_same_in_every_pass_and_of_one_size(
+    images: int, batch: int, world: int, seed: int
+) -> None:
+    parts = [SharedBatches(images, batch * world, True, seed, rank, world) for rank in range(world)]
+    usual = len(parts[0])
+    for part in parts:
+        part.repeat()
+    first, second = ([list(part) for part in parts] for _ in range(2))
+    assert first == second
+    assert {len(own) for own in first} == {len(parts[0])}
+    (size,) = {len(b) for own in first for b in own}
+    assert size <= batch
+    seen = [i for own in first for b in own for i in b]
+    assert len(seen) == len(set(seen)) == size * world * len(parts[0])
+    assert len(parts[0]) >= usual
+    assert images - len(seen) < max(size * world, len(parts[0]) + world)
+    other = SharedBatches(images, batch * world, True, seed + 1)
+    other.repeat()
+    assert images < 30 or list(other) != list(parts[0])
+
+
 # Whole runs
 
 TINY: dict[str, Any] = {

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nasbench.errors import RecordError
 from nasbench.strategies.evidence import BURN_IN, FLOOR, LAGS, SCALE_MEMORY, Loser, Races
 
 Floats = NDArray[np.float64]
@@ -24,10 +25,8 @@ def race(h: Floats, races: Races | None = None, **options: Any) -> list[tuple[in
     """Who is out of a search, and at which step; `h` is (steps, layers, K), not a number where a layer has fewer."""
     if races is None:
         races = Races([int(np.isfinite(layer).any(0).sum()) for layer in h.swapaxes(0, 1)], DELTA)
-    late, looks = options.get("late", len(h) // 2), options.get("looks", lambda step: 1.0)
-    return [
-        (step, loser) for step, now in enumerate(h, 1) for loser in races.update(now, step > late, looks=looks(step))
-    ]
+    late, batch = options.get("late", len(h) // 2), options.get("batch", lambda step: None)
+    return [(step, loser) for step, now in enumerate(h, 1) for loser in races.update(now, step > late, batch(step))]
 
 
 def signal(seed: int, layers: int = 3, candidates: int = 4, steps: int = 300, strength: float = 0.4) -> Floats:
@@ -55,10 +54,11 @@ class Plain:
         self.pairs = list(itertools.combinations(range(candidates), 2))
         self.alive, self.comparisons = set(range(candidates)), comparisons
         self.d: dict[tuple[int, int], list[float]] = {pair: [] for pair in self.pairs}
+        self.batches: list[int] = []  # of each step after the burn-in
         self.burnt: list[dict[tuple[int, int], float]] = []
         self.scale = 0.0
 
-    def step(self, h: Floats, looks: float) -> dict[tuple[int, int], float]:
+    def step(self, h: Floats, batch: int) -> dict[tuple[int, int], float]:
         """(worse, better) → odds."""
         present = [pair for pair in self.pairs if self.alive.issuperset(pair)]
         raw = {(i, j): float(h[i] - h[j]) for i, j in present}
@@ -70,15 +70,21 @@ class Plain:
             self.scale += square / BURN_IN
             self.first_scale = self.scale
             return {}
+        self.batches.append(batch)
         for pair in self.pairs:
             self.d[pair].append(raw.get(pair, 0.0) / math.sqrt(self.scale))
         self.scale = SCALE_MEMORY * self.scale + (1 - SCALE_MEMORY) * square
         inflation = self.inflation()
         odds = {}
         for i, j in present:
-            total, variance = sum(self.d[i, j]), sum(x * x for x in self.d[i, j])
+            total, alone = sum(self.d[i, j]), sum(x * x for x in self.d[i, j])
+            of_batches = [
+                sum(x for x, b in zip(self.d[i, j], self.batches, strict=True) if b == batch)
+                for batch in set(self.batches)
+            ]
+            variance = max(alone, sum(x * x for x in of_batches))
             prior = sum(b[i, j] ** 2 for b in self.burnt) / self.first_scale
-            shrunk = total / math.sqrt(looks * inflation)
+            shrunk = total / math.sqrt(inflation)
             odds[(i, j) if total > 0 else (j, i)] = integral(shrunk, variance, prior) / self.comparisons
         return odds
 
@@ -93,19 +99,20 @@ class Plain:
         return max(1.0, 1 + 2 * lagged / variance) if variance > 0 else 1.0
 
 
-@pytest.mark.parametrize(("smooth", "batches"), [(0.0, 10**9), (0.5, 10**9), (0.0, 70)])
+@pytest.mark.parametrize(("smooth", "batches"), [(0.0, 10**9), (0.5, 10**9), (0.0, 30)])
 def test_the_odds_are_those_of_the_definition(smooth: float, batches: int) -> None:
     h, delta = signal(1, layers=2, steps=130), 0.4
     for step in range(1, len(h)):  # correlated from step to step
         h[step] += smooth * h[step - 1]
+    h[batches:] += h[: max(0, len(h) - batches)]  # and from pass to pass
     races = Races([4, 4], delta)
     plain = [Plain(4, comparisons=2 * 4 * 3) for _ in range(2)]
     seen = 0
     for step, now in enumerate(h, 1):
-        looks = max(1.0, step / batches)
-        losers = races.update(now, looks=looks)
+        batch = step % batches
+        losers = races.update(now, batch=batch if batches < len(h) else None)
         for layer, own in enumerate(plain):
-            odds = own.step(now[layer], looks)
+            odds = own.step(now[layer], batch)
             best: dict[int, tuple[float, int]] = {}
             for (worse, better), value in odds.items():
                 if value >= 1 / delta:
@@ -169,9 +176,17 @@ LAYERS, SEARCHES = 6, 300
 
 
 def wrong_searches(
-    races: type[Races], autocorrelation: float = 0.0, batches: int | None = None, told: bool = True, steps: int = 400
+    races: type[Races],
+    autocorrelation: float = 0.0,
+    batches: int | None = None,
+    told: bool = True,
+    steps: int = 400,
+    kept: float = 0.9,
 ) -> float:
-    """The share of searches without any signal that throw something out; those with `batches` see them again."""
+    """The share of searches without any signal that throw something out; those with `batches` see them again.
+
+    `kept`: the share of the variance of a batch's h that is that of its images, and the same in every pass.
+    """
     rng, candidates = np.random.default_rng(0), 4
     rows = LAYERS * SEARCHES
     raced = races([candidates] * rows, DELTA, LAYERS * candidates * (candidates - 1))
@@ -179,12 +194,12 @@ def wrong_searches(
     for step in range(1, steps + 1):
         h = rng.standard_normal((rows, candidates))
         if batches is not None and step > batches:
-            h = np.sqrt(0.9) * before[step % batches] + np.sqrt(0.1) * h
+            h = np.sqrt(kept) * before[step % batches] + np.sqrt(1 - kept) * h
         elif step > 1:
             h = autocorrelation * before[-1] + np.sqrt(1 - autocorrelation**2) * h
         before = [*before, h] if batches is None or step <= batches else before
         before = before[-1:] if batches is None else before
-        raced.update(h, looks=step / batches if batches is not None and told else 1.0)
+        raced.update(h, batch=step % batches if batches is not None and told else None)
     return float((~raced.alive).reshape(SEARCHES, -1).any(1).mean())
 
 
@@ -202,9 +217,35 @@ def test_without_a_signal_candidates_leave_in_few_searches() -> None:
     assert wrong_searches(Races) <= ALLOWED
 
 
-def test_images_that_are_seen_again_are_no_new_evidence() -> None:
-    assert wrong_searches(Races, batches=40) <= ALLOWED
-    assert wrong_searches(Races, batches=40, told=False) > 3 * ALLOWED  # the correction is needed
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("batches", [8, 40])
+def test_images_that_are_seen_again_are_no_new_evidence(batches: int, kept: float) -> None:
+    assert wrong_searches(Races, batches=batches, kept=kept) <= ALLOWED
+
+
+def test_what_images_say_again_must_be_told_from_what_is_new() -> None:
+    assert wrong_searches(Races, batches=40, told=False) > 3 * ALLOWED
+
+
+def test_a_second_look_counts_as_far_as_it_says_something_else() -> None:
+    """A preference of 0.25 deviations in 50 batches, seen ten times: what is new each time is worth new images."""
+
+    def decided(kept: float) -> float:
+        rng, first, rows = np.random.default_rng(0), np.zeros((50, 60, 3)), 60
+        races = Races([3] * rows, DELTA, 6)
+        for step in range(500):
+            own = rng.standard_normal((rows, 3))
+            if step < 50:
+                first[step] = own
+            h = np.sqrt(kept) * first[step % 50] + np.sqrt(1 - kept) * rng.standard_normal((rows, 3))
+            races.update(h + np.array([0.0, 0.25, 0.25]) * math.sqrt(2), batch=step % 50)
+        assert races.alive[:, 0].mean() > 1 - DELTA
+        return float((races.alive.sum(1) == 1).mean())
+
+    same, mostly_new, new = decided(1.0), decided(0.1), decided(0.0)
+    assert same < 0.1
+    assert mostly_new > same + 0.2
+    assert new > mostly_new + 0.4
 
 
 def test_steps_that_resemble_each_other_are_less_evidence() -> None:
@@ -369,7 +410,10 @@ def test_who_leaves_late_was_there_in_the_first_half() -> None:
 def test_of_several_that_are_better_the_one_with_the_largest_odds_is_named() -> None:
     h = np.random.default_rng(0).normal([1.2, 0.2, 0.0], size=(80, 1, 3))
     for order in itertools.permutations(range(3)):
-        found = race(h[:, :, order], looks=lambda step: 1.0 if step == 80 else 1e9)
+        races = Races([3], 1e-12)
+        race(h[:79, :, order], races)
+        races._log_needed = -math.log(DELTA)  # all at once
+        found = [(80, loser) for loser in races.update(h[79, :, order].T)]
         assert [(step, order[x.candidate], order[x.by]) for step, x in found] == [(80, 0, 2)]
 
 
@@ -388,11 +432,17 @@ def test_a_search_that_is_saved_and_loaded_goes_on_as_if_it_had_not() -> None:
     assert [second.preferred(k) for k in range(3)] == [whole.preferred(k) for k in range(3)]
 
 
+def test_a_state_of_a_version_that_judges_otherwise_is_refused() -> None:
+    races = Races([3], DELTA)
+    with pytest.raises(RecordError, match="begun by another version"):
+        races.load({name: value for name, value in races.state().items() if name != "_groups"})
+
+
 def wins(steps: int, batches: int, layers: int = 17, candidates: int = 3) -> bool:
     """Whether a candidate that wins every step alike throws another out."""
     h = np.tile(np.arange(candidates) > 0, (layers, 1)).astype(float)
     races = Races([candidates] * layers, DELTA)
-    return any(races.update(h, looks=step / batches) for step in range(1, steps + 1))
+    return any(races.update(h, batch=step % batches) for step in range(1, steps + 1))
 
 
 @pytest.mark.parametrize("batches", [5, 22, 25, 30, 47, 48, 1000])

@@ -286,7 +286,7 @@ def test_a_gradient_of_alpha_divided_by_pi_is_the_derivative_by_the_weights_of_t
         for row, values_of_layer in enumerate(h):
             rows[row, : len(values_of_layer)] = values_of_layer.numpy()
         expected = races.update(rows)
-        found = evidence.observe(dict(zip(alphas, alpha_gradients, strict=True)), alphas, False, 1.0, step)
+        found = evidence.observe(dict(zip(alphas, alpha_gradients, strict=True)), alphas, False, None, step)
         names = [(list(values)[x.layer], x.candidate, x.by) for x in expected]
         why = [evidence.excluded[label][str(candidate)] for label, candidate in found]
         places = [(label, values[label].index(candidate)) for label, candidate in found]

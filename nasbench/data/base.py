@@ -88,11 +88,20 @@ class SharedBatches(DistributedSampler[Any]):
         if images < world:
             raise DataError(f"{images} image(s) cannot be shared out among {world} processes")
         self._part = max(1, min(batch_size, images) // world)
+        self._repeats = False
         self.generator = torch.Generator().manual_seed(seed)
         self._order = RandomSampler(everything, generator=self.generator) if shuffle else everything
 
+    def repeat(self) -> None:
+        """Have the same images in the same batches in every pass, all equally large."""
+        images, whole = len(self._order), self._part * self.num_replicas
+        self._part = max(1, images // -(-images // whole) // self.num_replicas)
+        self._repeats = True
+
     def __iter__(self) -> Iterator[list[int]]:
         """This process's part of one batch after the other."""
+        if self._repeats:
+            self.generator.manual_seed(self.seed)
         if self.shuffle:
             order, whole = iter(self._order), self._part * self.num_replicas
             while len(batch := list(islice(order, whole))) == whole:
