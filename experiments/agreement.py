@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,22 @@ from nasbench.errors import NasbenchError
 from nasbench.studies.plan import plan, run_missing
 from nasbench.studies.study import Study, make_study
 
+SUPERNETS = 3
 EVIDENCE = {"fixing": "evidence", "undecided": "largest_pi"}
 SEARCHES: dict[str, dict[str, Any]] = {
     "lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead"}},
     "evidence": {"strategy": "pmpl", "strategy_options": EVIDENCE},
-    "evidence, 3 supernets": {"strategy": "pmpl", "strategy_options": {**EVIDENCE, "supernets": 3}},
+    "evidence, 3 supernets": {"strategy": "pmpl", "strategy_options": {**EVIDENCE, "supernets": SUPERNETS}},
     "darts": {"strategy": "darts"},
 }
+LONGER = "evidence, 3 supernets, each trained as long as one"
 
 
 def studies(imagenette: Path) -> list[Study]:
     """The searches on digits, and on Imagenette in `metapool_bench`; there half of the images are for α."""
     bench = read_config(Path(__file__).with_name("metapool_bench.yaml"))
     bases = {
-        "digits": {"dataset": "digits", "preset": "quick", "retrain_epochs": 1},
+        "digits": {"dataset": "digits", "preset": "quick", "epochs": 12, "retrain_epochs": 1},
         "imagenette": {
             **bench,
             "data_root": str(imagenette),
@@ -40,7 +43,15 @@ def studies(imagenette: Path) -> list[Study]:
         },
     }
     grid = {"seed": list(range(5))}
-    return [make_study({"name": k, "base": base, "variants": SEARCHES, "grid": grid}) for k, base in bases.items()]
+    return [
+        make_study({"name": name, "base": base, "grid": grid, "variants": {**SEARCHES, LONGER: longer(base)}})
+        for name, base in bases.items()
+    ]
+
+
+def longer(base: Mapping[str, Any]) -> dict[str, Any]:
+    """Several supernets, with so many times the epochs, since they take turns."""
+    return {**SEARCHES["evidence, 3 supernets"], "epochs": SUPERNETS * base["epochs"]}
 
 
 def main() -> int:

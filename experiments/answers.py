@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import effects
 import matplotlib
@@ -13,14 +12,17 @@ import numpy as np
 import planted
 import trashnet
 
+from nasbench.facts import Decision
 from nasbench.files import write_atomic
 from nasbench.packs import SUFFIX
-from nasbench.results.collect import architecture_of, collect
+from nasbench.record import Record
+from nasbench.results.collect import RunRow, architecture_of, collect, grouped
 from nasbench.results.formats import markdown
 from nasbench.results.repeats import repeats
 from nasbench.results.statistics import chance, kappa, share, tally, votes
 from nasbench.results.style import PAGE, SETTINGS, encode, new_figure
 from nasbench.results.tables import records
+from nasbench.spaces.metapool_bench import LABELS
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "docs" / "images"
@@ -34,9 +36,11 @@ def short(fashion: Sequence[str]) -> str:
     Args:
         fashion: what Table 3 on Fashion-MNIST says, in sentences.
     """
-    lines = [" ".join(["**Does the choice of enhancers matter here?**", *fashion, *effects.matters()])]
+    asked = "**Does the choice of enhancers matter here?**"
+    lines = [" ".join(filter(None, [asked, effects.verdict(), *fashion, *effects.matters()]))]
     if PLANTED.is_file():
-        lines.append(f"**Does the search find it?** {_finds()}")
+        found = effects.success(_in_bench(), effects.SEARCH)
+        lines.append(" ".join(filter(None, ["**Does the search find it?**", found, _finds()])))
     if AGREEMENT.is_file():
         lines.append(f"**Does it repeat?** {_repeats()}")
     if TRASHNET.is_file() and (answer := trashnet.short(_of_trashnet())):
@@ -48,7 +52,7 @@ def pages() -> list[str]:
     """The sections with the evidence for that; draws their figures."""
     sections = []
     if effects.BENCH.is_file():
-        sections.append(effects.page(_in_bench()))
+        sections.append(effects.page(_in_bench(), _excluded_in_bench()))
     if PLANTED.is_file():
         rows = list(planted.read(PLANTED).values())
         write_atomic(IMAGES / "planted.png", planted.figure(rows))
@@ -91,37 +95,74 @@ def _finds() -> str:
         + "; ".join(parts).replace("of what it decides – is wrong", "decides nothing")
         + "."
         + effects.found(_in_bench())
+        + effects.exclusions(_excluded_in_bench(), _in_bench())
     )
 
 
-def _groups() -> Mapping[tuple[str, str], list[Any]]:
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for run in records(collect([AGREEMENT]).frame):
-        groups.setdefault((run["dataset"], run["label"]), []).append(run)
-    return groups
+def _groups() -> dict[tuple[str, str], list[RunRow]]:
+    """The searches of one setting on one data set, by data set and what they are called."""
+    return grouped(records(collect([AGREEMENT]).frame), lambda run: (str(run["dataset"]), _name(run)))
+
+
+def _name(run: RunRow) -> str:
+    config = Record(run["path"]).config()
+    supernets = config.strategy_options.get("supernets", 1)
+    return str(run["label"]) + (f", {supernets} supernets for {config.epochs} epochs" if supernets > 1 else "")
 
 
 def _in_bench() -> dict[str, list[tuple[str, ...]]]:
     """The answers of the searches in space `metapool_bench`, by strategy."""
     groups = _groups().items() if AGREEMENT.is_file() else ()
     return {
-        label.removesuffix(effects.SPACE): [tuple(architecture_of(run).values()) for run in runs]
-        for (_, label), runs in groups
-        if label.endswith(effects.SPACE)
+        name.replace(effects.SPACE, ""): [tuple(architecture_of(run).values()) for run in runs]
+        for (_, name), runs in groups
+        if effects.SPACE in name
     }
 
 
+def _decisions() -> dict[tuple[str, str], list[Mapping[str, Decision]]]:
+    """Why each seed of a search chose what, by data set and search."""
+    return {key: [Record(run["path"]).decisions() for run in runs] for key, runs in _groups().items()}
+
+
+def _excluded_in_bench() -> dict[str, list[tuple[int, str]]]:
+    """Stage and candidate of what all seeds of a search in space `metapool_bench` exclude, by strategy."""
+    found = {}
+    for name, every in ((name, every) for (_, name), every in _decisions().items() if effects.SPACE in name):
+        gone = [(LABELS.index(label) + 1, c) for made in every for label in made for c in made[label].excluded]
+        if gone:
+            found[name.replace(effects.SPACE, "")] = gone
+    return found
+
+
 def _repeats() -> str:
-    parts = []
-    for (dataset, label), runs in _groups().items():
+    parts, beyond_chance = [], []
+    for (dataset, name), runs in _groups().items():
         ballots = votes([architecture_of(run) for run in runs])
         agreed, measured = share(map(tally, ballots.values())), kappa(ballots)
         half = "" if measured.half is None else f" ± {measured.half:.2f}"
         beyond = measured.why if measured.value is None else f"κ = {measured.value:.2f}{half}"
         by_chance = 100 * (chance(ballots.values()) or 0)
         if agreed is not None:
-            parts.append(f"{label} on {dataset} {100 * agreed.value:.0f} % (by chance {by_chance:.0f} %, {beyond})")
-    return "Layers in which two seeds agree: " + "; ".join(parts) + "."
+            parts.append(f"{name} on {dataset} {100 * agreed.value:.0f} % (by chance {by_chance:.0f} %, {beyond})")
+        if measured.value is not None and measured.half is not None and measured.value > measured.half:
+            beyond_chance.append(name)
+    verdict = f"Beyond chance only {' and '.join(beyond_chance)}." if beyond_chance else "No more than by chance."
+    same, pairs = _agreeing_decisions()
+    if pairs:
+        verdict += f" What two seeds both decide by evidence is the same in {same} of {pairs} cases."
+    return f"{verdict} Layers in which two seeds agree: {'; '.join(parts)}."
+
+
+def _agreeing_decisions() -> tuple[int, int]:
+    """Of all pairs of seeds that both decided a layer by evidence, those that decided alike, and how many there are."""
+    tallies = []
+    for key, runs in _groups().items():
+        chosen, made = votes([architecture_of(run) for run in runs]), _decisions()[key]
+        for label, of_layer in chosen.items():
+            told = zip(of_layer, made, strict=True)
+            tallies.append(tally([c for c, decisions in told if decisions[label].by == "evidence"]))
+    return sum(same for same, _ in tallies), sum(pairs for _, pairs in tallies)
 
 
 # The simulation

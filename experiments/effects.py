@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 BENCH = HERE / "records" / f"metapool_bench{SUFFIX}"
 IMAGES = HERE.parent / "docs" / "images"
 SPACE = " (ablation) in metapool_bench"  # how labels of searches there end
+SEARCH = "pmpl by evidence"  # what searches in the space are called whose exclusions are drawn
 SIGNIFICANT = 0.001
 FEWEST = 10  # networks with several seeds, of which more are needed to tell a seed's accident from the choice
 STAGES = 5
@@ -126,8 +127,20 @@ def effects(block: Networks) -> list[Effect]:
     return result
 
 
+def verdict() -> str:
+    """Whether the choices matter, in a few words or none."""
+    block = balanced(networks()) if BENCH.is_file() else {}
+    if not block:
+        return ""
+    if all(e.p >= SIGNIFICANT for e in effects(block)):
+        return "Not measurably."
+    repeated = noise(networks())
+    is_loud = repeated is not None and repeated.seed > repeated.choice
+    return "Yes, but less than a seed's accident." if is_loud else "Yes."
+
+
 def matters() -> list[str]:
-    """Whether the choices matter, in a sentence or none."""
+    """How much the choices matter, in sentences or none."""
     block = balanced(networks()) if BENCH.is_file() else {}
     if not block:
         return []
@@ -147,8 +160,8 @@ def matters() -> list[str]:
     ]
 
 
-def page(searches: Answers) -> str:
-    """The section on the bench; draws its figure."""
+def page(searches: Answers, excluded: Mapping[str, Sequence[tuple[int, str]]]) -> str:
+    """The section on the bench; draws its figure. `excluded`: as in `exclusions`."""
     found = networks()
     block = balanced(found)
     measured = effects(block) if block else []
@@ -189,9 +202,15 @@ def page(searches: Answers) -> str:
     table = markdown(Table("bench", caption, columns, tuple(rows), tuple(notes)))
     if not measured:
         return f"## metapool-bench\n\n{table}"
-    write_atomic(IMAGES / "metapool_bench.png", encode(_effects_figure(measured), "png"))
+    drawn = _effects_figure(measured, Counter(excluded.get(SEARCH, ())), len(searches.get(SEARCH, ())))
+    write_atomic(IMAGES / "metapool_bench.png", encode(drawn, "png"))
     picture = "![Accuracy by the choice of each stage](images/metapool_bench.png)"
-    return f"## metapool-bench\n\n{picture}\n\n{table}\n{_merits_table(block, measured, searches)}"
+    words = (
+        "Means over the networks with a candidate in a stage, and their 95 % intervals. Below a candidate: how many of "
+        "the searches by evidence, which saw no test image, have excluded it. An asterisk: the stage matters at "
+        f"p < {SIGNIFICANT:g}."
+    )
+    return f"## metapool-bench\n\n{picture}\n\n{words}\n\n{table}\n{_merits_table(block, measured, searches)}"
 
 
 @dataclass(frozen=True)
@@ -257,7 +276,7 @@ def _merits_table(block: Networks, measured: Sequence[Effect], searches: Answers
     return markdown(Table("merits", caption, columns, tuple(rows), notes))
 
 
-def _effects_figure(measured: Sequence[Effect]) -> Figure:
+def _effects_figure(measured: Sequence[Effect], excluded: Mapping[tuple[int, str], int], searches: int) -> Figure:
     with matplotlib.rc_context(fname=SETTINGS):
         drawn = new_figure(PAGE, 2.2)
         panels = drawn.subplots(1, len(measured), sharey=True)
@@ -266,6 +285,12 @@ def _effects_figure(measured: Sequence[Effect]) -> Figure:
             axes.errorbar(
                 range(len(values)), values, 100 * effect.half, color="black", fmt="o", markersize=3, capsize=2
             )
+            for place, (candidate, value) in enumerate(zip(CANDIDATES, values, strict=True)):
+                if count := excluded.get((effect.stage, candidate)):
+                    at = (place, value - 100 * effect.half)
+                    words = f"out in\n{count} of {searches}"
+                    axes.annotate(words, at, (0, -3), textcoords="offset points", ha="center", va="top", fontsize=7)
+            axes.margins(y=0.28)
             axes.set_xticks(range(len(values)), CANDIDATES)
             axes.set_xlim(-0.5, len(values) - 0.5)
             axes.set_title(f"stage {effect.stage}" + (" *" if effect.p < SIGNIFICANT else ""), loc="left")
@@ -284,6 +309,36 @@ def found(searches: Answers) -> str:
         f" In metapool-bench, against the mean network and by the stages' effects: {told}; none everywhere has "
         f"{_points(known['none everywhere'])}, the best network {100 * best_gain(effects(block)):+.1f}."
     )
+
+
+def success(searches: Answers, name: str) -> str:
+    """How good what one of the searches finds is, in a few words or none."""
+    block = balanced(networks()) if BENCH.is_file() else {}
+    if not block or name not in searches:
+        return ""
+    known = merits(block, effects(block), searches)
+    found, plain = known[name], known["none everywhere"]
+    if found.gain - found.half <= 0:
+        return "In metapool-bench it is not told apart from a random choice."
+    beyond = "better than" if found.gain - found.half > plain.gain + plain.half else "not better than"
+    return f"In metapool-bench it is better than a random choice, and {beyond} no enhancer at all."
+
+
+def exclusions(excluded: Mapping[str, Sequence[tuple[int, str]]], searches: Answers) -> str:
+    """What searches by evidence exclude here and what it is worth, in sentences; stage (from 1) and candidate each."""
+    block = balanced(networks()) if BENCH.is_file() else {}
+    said = []
+    for name, gone in excluded.items() if block else ():
+        stages = {e.stage: e for e in effects(block)}
+        lacks = {(s, c): max(stages[s].means.values()) - stages[s].means[c] for s, c in gone}
+        told = ", ".join(
+            f"{c} in stage {s} ({gone.count((s, c))} of {len(searches[name])} searches; by the trainings "
+            f"{-100 * lack:.1f} points to the stage's best)"
+            for (s, c), lack in sorted(lacks.items())
+        )
+        wrong = sum(lacks[key] == 0 for key in gone)
+        said.append(f" {name} excludes {told}: {wrong or 'none'} of {len(gone)} is the best of its stage.")
+    return "".join(said)
 
 
 def _points(merit: Merit) -> str:

@@ -41,7 +41,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     **{name: {"strategy": name} for name in ("darts", "darts_pt", "drnas", "gdas", "proxyless", "spos")},
     "pmpl, hasty lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead", "eta": 0.1}},
     "pmpl, lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead"}},
-    "pmpl, evidence": {"strategy": "pmpl", "strategy_options": {"fixing": "evidence"}},
+    "pmpl, evidence": {"strategy": "pmpl", "strategy_options": {"fixing": "evidence", "undecided": "cheapest"}},
     "pmpl, evidence, largest π": {
         "strategy": "pmpl",
         "strategy_options": {"fixing": "evidence", "undecided": "largest_pi"},
