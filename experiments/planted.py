@@ -40,6 +40,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"strategy": "random"},
     **{name: {"strategy": name} for name in ("darts", "darts_pt", "drnas", "gdas", "proxyless", "spos")},
     "pmpl, hasty lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead", "eta": 0.1}},
+    "pmpl, paper's lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead", "eta": 3e-4}},
     "pmpl, lead": {"strategy": "pmpl", "strategy_options": {"fixing": "lead"}},
     "pmpl, evidence": {"strategy": "pmpl", "strategy_options": {"fixing": "evidence", "undecided": "cheapest"}},
     "pmpl, evidence, largest π": {
