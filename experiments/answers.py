@@ -79,6 +79,7 @@ def _finds() -> str:
     size = next(iter(planted.DATA))
     told = {
         "a random choice": "random",
+        "PMPL with the paper's lead": "pmpl, paper's lead",
         "PMPL with a hasty lead": "pmpl, hasty lead",
         "PMPL with the lead": "pmpl, lead",
         "PMPL by evidence, with the best guess elsewhere": "pmpl, evidence, largest π",

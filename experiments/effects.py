@@ -49,12 +49,19 @@ def networks() -> Networks:
 
 
 def balanced(found: Networks) -> Networks:
-    """Of the networks so far, those of the balanced fraction, with the seeds that all of them have; else none."""
-    names = [
-        tuple(a.values()) for a in metapool_bench.networks().values() if metapool_bench.in_fraction(list(a.values()))
-    ]
-    seeds = set.intersection(*(set(found.get(name, {})) for name in names))
-    return {name: {seed: found[name][seed] for seed in seeds} for name in names} if seeds else {}
+    """All networks where each was trained, else those of the fraction, with the seeds that all of these have, or none.
+
+    What a seed adds to every network, by its mean over the fraction, is taken out: not all networks have all seeds.
+    """
+    every = [tuple(a.values()) for a in metapool_bench.networks().values()]
+    fraction = [name for name in every if metapool_bench.in_fraction(name)]
+    seeds = set.intersection(*(set(found.get(name, {})) for name in fraction))
+    if not seeds:
+        return {}
+    means = {seed: float(np.mean([found[name][seed] for name in fraction])) for seed in seeds}
+    middle = float(np.mean(list(means.values())))
+    shown = every if all(seeds & set(found.get(name, {})) for name in every) else fraction
+    return {name: {s: found[name][s] + middle - means[s] for s in seeds & set(found[name])} for name in shown}
 
 
 @dataclass(frozen=True)
@@ -145,19 +152,24 @@ def matters() -> list[str]:
     if not block:
         return []
     spread = 100 * float(np.std([np.mean(list(v.values())) for v in block.values()], ddof=1))
-    seeds = len(next(iter(block.values())))
+    trainings = sum(map(len, block.values()))
     sampling = 100 * (0.62 * 0.38 / 3925) ** 0.5
     measured = effects(block)
     first = min(measured, key=lambda e: e.p)
     worst, best = (pick(first.means, key=lambda c: first.means[c]) for pick in (min, max))
     clear = [f"stage {e.stage}" for e in measured if e.p < SIGNIFICANT]
     return [
-        f"On Imagenette at 48 px, {len(block)} networks of a balanced design ({seeds} seed{'s' * (seeds > 1)} each) "
-        f"differ by {spread:.1f} points (deviation; the test set's sampling alone makes {sampling:.1f}). The choice "
+        f"On Imagenette at 48 px, {_which(block)} ({trainings} trainings) differ by {spread:.1f} points (deviation; "
+        f"the test set's sampling alone makes {sampling:.1f}). The choice "
         f"matters in {' and '.join(clear) if clear else 'no stage'} at p < {SIGNIFICANT:g}; it is clearest in stage "
         f"{first.stage}, where {worst} is {100 * (first.means[best] - first.means[worst]):.1f} points below {best} "
         f"(p = {first.p:.2g})." + (f" {repeated.words()}" if (repeated := noise(networks())) is not None else "")
     ]
+
+
+def _which(block: Networks) -> str:
+    is_whole = len(block) == len(CANDIDATES) ** STAGES
+    return f"all {len(block)} networks" if is_whole else f"the {len(block)} networks of a balanced design"
 
 
 def page(searches: Answers, excluded: Mapping[str, Sequence[tuple[int, str]]]) -> str:
@@ -181,10 +193,7 @@ def page(searches: Answers, excluded: Mapping[str, Sequence[tuple[int, str]]]) -
     seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
     notes = [f"{sum(map(len, found.values()))} of 729 runs are done: {len(found)} networks, seeds {seeds}."]
     if block:
-        notes.append(
-            f"Shown: the {len(block)} networks of a balanced design, in which every two stages have all pairs of "
-            "candidates equally often."
-        )
+        notes.append(f"Shown: {_which(block)}, in which every two stages have all pairs of candidates equally often.")
     for one, other in itertools.combinations(seeds, 2):
         both = np.array([(v[one], v[other]) for v in found.values() if one in v and other in v])
         if len(both) > FEWEST:

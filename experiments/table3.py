@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nasbench.config import read_config
 from nasbench.errors import NasbenchError
+from nasbench.packs import SUFFIX
 from nasbench.studies.plan import plan, run_missing
 from nasbench.studies.tables import ABLATION, table_study
 
@@ -23,7 +24,9 @@ def main() -> int:
     out = given.out or Path("runs") / given.config.stem
     try:
         study = table_study("table3", read_config(given.config), given.seeds, given.rows)
-        results = run_missing(plan(study, out, others=[Path(__file__).parent / "records"]), out, print)
+        # The same setting in another experiment's records is a training by earlier code.
+        pack = Path(__file__).parent / "records" / f"{given.config.stem}{SUFFIX}"
+        results = run_missing(plan(study, out, [pack] if pack.is_file() else []), out, print)
     except NasbenchError as e:
         sys.exit(f"error: {e}")
     return 1 if any(result.error for result in results) else 0

@@ -1,13 +1,15 @@
 """Benchmarks with known answers: every architecture of a space with its accuracy, so that a search takes milliseconds.
 
-Tables are read from the data root: `nas-bench-macro_cifar10.json` as its authors publish it (Su et al., CVPR 2021), and
-`nasbench201.csv` (Dong and Yang, ICLR 2020), a row a cell with the columns named in `nasbench201`.
+`metapool_bench.csv` comes with the package. The others are read from the data root: `nas-bench-macro_cifar10.json` as
+its authors publish it (Su et al., CVPR 2021), and `nasbench201.csv` (Dong and Yang, ICLR 2020), a row a cell with the
+columns named in `nasbench201`.
 """
 
 import csv
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,27 @@ def nasbench_macro(root: Path) -> Benchmark:
     )
 
 
+def metapool_bench(root: Path) -> Benchmark:
+    """metapool-bench: the test accuracy to be expected on Imagenette at 48 px; the proxy is a single training.
+
+    Our own trainings of every network of space `metapool_bench` (`experiments/metapool_bench.py`). A single one is
+    mostly a seed's accident, so that the best measured network is not the best one: what counts as final is the column
+    `expected`, a prediction from all trainings (`experiments/bench_table.py`). The table is in the package, not in
+    `root`.
+    """
+    from nasbench.spaces.metapool_bench import LABELS
+    from nasbench.spaces.operations.enhancers import CANDIDATE_SETS
+
+    text = files("nasbench.spaces").joinpath("metapool_bench.csv").read_text(encoding="utf-8")
+    rows = {tuple(row[label.partition(".")[0]] for label in LABELS): row for row in csv.DictReader(text.splitlines())}
+    expected = {key: float(row["expected"]) / 100 for key, row in rows.items()}
+    seeds = [name for name in next(iter(rows.values())) if name.startswith("seed")]
+    whole = [name for name in seeds if all(row[name] for row in rows.values())]
+    single = tuple({key: float(row[name]) / 100 for key, row in rows.items()} for name in whole)
+    candidates = dict.fromkeys(LABELS, tuple(CANDIDATE_SETS["ablation"]))
+    return Benchmark("metapool-bench, Imagenette at 48 px", "metapool_bench", candidates, expected, single)
+
+
 def nasbench201(dataset: str) -> Callable[[Path], Benchmark]:
     """NAS-Bench-201 on one of its sets: test accuracy after 200 epochs; the proxy is held-out accuracy after 12.
 
@@ -97,6 +120,7 @@ def _file(root: Path, *names: str) -> Path:
 
 
 BENCHMARKS = {
+    "metapool_bench": metapool_bench,
     "nasbench_macro": nasbench_macro,
     **{f"nasbench201_{name}": nasbench201(name) for name in ("cifar10", "cifar100", "imagenet16_120")},
 }

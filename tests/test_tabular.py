@@ -25,6 +25,7 @@ from nasbench.cli import app
 from nasbench.errors import DataError, LimitError, OptionError
 from nasbench.profile import profile
 from nasbench.results import regret
+from nasbench.spaces.metapool_bench import MetaPoolBench
 from nasbench.spaces.nasbench_macro import CANDIDATES, LABELS, NasBenchMacro
 from nasbench.tabular import Benchmark, read, regrets
 
@@ -199,6 +200,19 @@ def test_tables_are_read_and_their_best_networks_found(tmp_path: Path) -> None:
     cells = read("nasbench201_cifar10", cell_file(tmp_path))
     assert cells.accuracy["conv_3x3", "none", "conv_3x3", "none", "none", "conv_3x3"] == pytest.approx(0.5)
     assert regrets(cells, "local_search", {}, 0, 200)[-1] == 0
+
+
+def test_the_table_that_comes_with_the_package_needs_no_folder(tmp_path: Path) -> None:
+    benchmark = read("metapool_bench", tmp_path / "absent")
+    space = MetaPoolBench().simplify()
+    assert {str(label): tuple(mutable.values) for label, mutable in space.items()} == benchmark.candidates
+    assert len(benchmark.accuracy) == 243
+    assert len(benchmark.proxies) >= 1
+    for proxy in benchmark.proxies:
+        # What is expected differs less than what was measured, around the same mean.
+        assert np.std(list(proxy.values())) > np.std(list(benchmark.accuracy.values()))
+        assert np.mean(list(proxy.values())) == pytest.approx(np.mean(list(benchmark.accuracy.values())), abs=0.005)
+    assert regrets(benchmark, "local_search", {}, 0, 200)[-1] < 0.005
 
 
 @pytest.mark.parametrize(
