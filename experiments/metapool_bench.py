@@ -17,13 +17,11 @@ from nasbench.config import read_config
 from nasbench.data.arrays import Arrays
 from nasbench.errors import NasbenchError
 from nasbench.pipeline import run
-from nasbench.spaces.metapool_bench import LABELS
-from nasbench.spaces.operations.enhancers import CANDIDATE_SETS
+from nasbench.spaces.metapool_bench import CANDIDATES, LABELS
 from nasbench.studies.plan import plan
 from nasbench.studies.study import Study, make_study
 
 CONFIG = Path(__file__).with_suffix(".yaml")
-CANDIDATES = tuple(CANDIDATE_SETS["ablation"])
 
 
 def networks() -> dict[str, dict[str, str]]:

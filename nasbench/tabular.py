@@ -74,8 +74,7 @@ def metapool_bench(root: Path) -> Benchmark:
     `expected`, a prediction from all trainings (`experiments/bench_table.py`). The table is in the package, not in
     `root`.
     """
-    from nasbench.spaces.metapool_bench import LABELS
-    from nasbench.spaces.operations.enhancers import CANDIDATE_SETS
+    from nasbench.spaces.metapool_bench import CANDIDATES, LABELS
 
     text = files("nasbench.spaces").joinpath("metapool_bench.csv").read_text(encoding="utf-8")
     rows = {tuple(row[label.partition(".")[0]] for label in LABELS): row for row in csv.DictReader(text.splitlines())}
@@ -83,8 +82,8 @@ def metapool_bench(root: Path) -> Benchmark:
     seeds = [name for name in next(iter(rows.values())) if name.startswith("seed")]
     whole = [name for name in seeds if all(row[name] for row in rows.values())]
     single = tuple({key: float(row[name]) / 100 for key, row in rows.items()} for name in whole)
-    candidates = dict.fromkeys(LABELS, tuple(CANDIDATE_SETS["ablation"]))
-    return Benchmark("metapool-bench, Imagenette at 48 px", "metapool_bench", candidates, expected, single)
+    space = dict.fromkeys(LABELS, CANDIDATES)
+    return Benchmark("metapool-bench, Imagenette at 48 px", "metapool_bench", space, expected, single)
 
 
 def nasbench201(dataset: str) -> Callable[[Path], Benchmark]:

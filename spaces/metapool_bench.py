@@ -10,12 +10,13 @@ from torchvision.ops import Conv2dNormActivation
 from nasbench.options import Count, Width, checked
 from nasbench.spaces.mbv2_metapool import EnhancedInvertedResidual
 from nasbench.spaces.operations.choices import EnhancedSpace, MeanOfFeatures
-from nasbench.spaces.operations.enhancers import Candidates
+from nasbench.spaces.operations.enhancers import CANDIDATE_SETS, Candidates
 
 # Expansion, channels, blocks and stride of the stages; with the stem's stride a map is an eighth of the image.
 SETTING = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 1), (6, 96, 1, 1))
 HEAD = 256  # channels before the classifier; MobileNetV2's 1,280 would take most of the time of so small a network
 LABELS = tuple(f"stage{number}.enhancer" for number in range(1, len(SETTING) + 1))
+CANDIDATES = CANDIDATE_SETS["ablation"]  # of which every network has been trained
 
 
 class MetaPoolBench(MeanOfFeatures, EnhancedSpace, ModelSpace):
