@@ -55,6 +55,12 @@ DATA: dict[str, dict[str, Any]] = {
 }
 WARMUP_SHARE = 1 / 3
 NOISE = ("0.0", "0.5", "0.8", "0.9", "0.95", "1.0")
+# Lines of the figure's panels; chance and the rule of the presets are in all.
+PANELS = {
+    "PMPL": ["random", *(name for name in STRATEGIES if name.startswith("pmpl, "))],
+    "other strategies": [*(name for name in STRATEGIES if not name.startswith("pmpl, ")), "pmpl, evidence, largest π"],
+}
+SPREAD = 0.5  # of a panel's lines at one noise, in steps of noise
 LEGEND = 5  # names in a line
 DELTA = 0.05  # what `evidence` may be wrong in
 DECIDED = ("evidence", "threshold")  # anything else was chosen, and nothing claimed of it
@@ -176,47 +182,64 @@ def percent(share: Share) -> str:
 
 
 def figure(rows: Iterable[Row]) -> bytes:
-    """Found and wrongly decided against noise, a column a size of the data; PNG."""
+    """Found and wrongly decided against noise: PMPL's rules beside other strategies, and on fewer images; PNG."""
     groups = grouped(rows)
-    shown = [data for data in DATA if any(key[0] == data for key in groups)]
+    shown = [
+        (f"{data}, {title}", {s: of for s in strategies if (of := _by_noise(groups, data, s))})
+        for data in DATA
+        for title, strategies in PANELS.items()
+    ]
+    shared = set.intersection(*map(set, PANELS.values()))
+    shown = [(title, lines) for title, lines in shown if lines.keys() - shared]
+    levels = [noise for noise in NOISE if any(noise == key[2] for key in groups)]
     needing = [len(right) for right in TRUTH if len(right) < len(CANDIDATES)]
     chance = sum(needing) / len(CANDIDATES) / len(needing)
     with matplotlib.rc_context(fname=SETTINGS):
         drawn = new_figure(PAGE, 4.2)
         panels = drawn.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
-        for column, data in enumerate(shown):
-            found, wrong = panels[0][column], panels[1][column]
-            found.set_title(data)
-            wrong.set_xlabel("noise: share of the bits drawn by lot")
+        for (title, lines), (found, wrong) in zip(shown, panels.T, strict=True):
+            found.set_title(title, fontsize="medium")
             found.axhline(100 * chance, color="#808080", linewidth=0.8, linestyle=(0, (2, 2)))
             wrong.axhline(100 * DELTA, color="#808080", linewidth=0.8, linestyle=(0, (2, 2)))
-            wrong.set_xticks(range(len(NOISE)), NOISE)
-            for number, strategy in enumerate(STRATEGIES):
-                by_noise = {
-                    noise: groups[data, strategy, noise] for noise in NOISE if (data, strategy, noise) in groups
-                }
-                if by_noise:
-                    line(found, number, strategy, by_noise, hits)
-                    line(wrong, number, strategy, by_noise, errors)
+            wrong.set_xticks(range(len(levels)), levels)
+            wrong.set_xlabel("noise: share of the bits drawn by lot")
+            for place, (strategy, by_noise) in enumerate(lines.items()):
+                shift = SPREAD * (place / (len(lines) - 1) - 0.5)
+                at = {levels.index(noise) + shift: kept for noise, kept in by_noise.items()}
+                for axes, share in ((found, hits), (wrong, errors)):
+                    line(axes, list(STRATEGIES).index(strategy), strategy, at, share)
         panels[0][0].set_ylabel("right candidates (%)\ndashed: by chance")
         panels[1][0].set_ylabel(f"decided wrongly (%)\ndashed: δ = {DELTA:g}")
         for axes in panels.flat:
             axes.set_ylim(-3, 103)
             axes.grid(axis="y")
-        drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND)
+        named = {}
+        for axes in panels[0]:
+            handles, labels = axes.get_legend_handles_labels()
+            named.update(zip(labels, handles, strict=True))
+        ordered = [name for name in STRATEGIES if name in named]
+        drawn.legend([named[name] for name in ordered], ordered, loc="outside lower center", ncols=LEGEND)
     return encode(drawn, "png")
 
 
+def _by_noise(groups: Mapping[tuple[str, str, str], list[Row]], data: str, strategy: str) -> dict[str, list[Row]]:
+    return {noise: groups[data, strategy, noise] for noise in NOISE if (data, strategy, noise) in groups}
+
+
 def line(
-    axes: Any, number: int, label: str, by_noise: Mapping[str, list[Row]], share: Callable[[Iterable[Row]], Share]
+    axes: Any,
+    number: int,
+    label: str,
+    at: Mapping[float, list[Row]],
+    share: Callable[[Iterable[Row]], Share],
 ) -> None:
-    """One strategy's share against noise, with exact binomial 95 % intervals; nothing where it is of nothing."""
+    """One strategy's share at places of noise, with exact binomial 95 % intervals; nothing where it is of nothing."""
     places, middles, below, above = [], [], [], []
-    for noise, rows in by_noise.items():
+    for place, rows in at.items():
         part, whole = share(rows)
         if whole:
             interval = binomtest(part, whole).proportion_ci(0.95, "exact")
-            places.append(NOISE.index(noise) + 0.06 * (number - (len(STRATEGIES) - 1) / 2))
+            places.append(place)
             middles.append(100 * part / whole)
             below.append(max(middles[-1] - 100 * interval.low, 0.0))
             above.append(max(100 * interval.high - middles[-1], 0.0))
