@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +23,16 @@ from nasbench.results.tables import build, records
 from nasbench.studies.metapooling import TABLES
 
 HERE = Path(__file__).parent
-FASHION, PATIENT, THIRD, DIGITS, STRATEGIES = (
+FASHION, PATIENT, THIRD, IMAGENETTE, DIGITS, STRATEGIES = (
     HERE / "records" / f"{name}{SUFFIX}"
-    for name in ("fashion_mnist", "fashion_mnist_patient", "fashion_mnist_evidence", "digits", "strategies")
+    for name in (
+        "fashion_mnist",
+        "fashion_mnist_patient",
+        "fashion_mnist_evidence",
+        "imagenette",
+        "digits",
+        "strategies",
+    )
 )
 PAGE = HERE.parent / "docs" / "results.md"
 EARLY = range(1, 9)  # blocks before those that the paper's network makes global
@@ -41,14 +49,27 @@ def main() -> None:
         "# Results\n\nWritten by `python experiments/results.py` from the records in `experiments/records`; how they "
         "came about, and what was expected before the first run, stands in [experiments](../experiments/README.md). "
         "Intervals are 95 % confidence intervals over seeds.\n",
-        answers.short(_in_fashion(THIRD if THIRD.is_file() else FASHION)),
+        answers.short(
+            [
+                _against_none(name, pack)
+                for name, pack in (
+                    ("Fashion-MNIST", THIRD if THIRD.is_file() else FASHION),
+                    ("Imagenette at 64 px", IMAGENETTE),
+                )
+                if pack.is_file()
+            ]
+        ),
         *answers.pages(),
         costs(),
     ]
     if FASHION.is_file():
         parts.append(fashion_mnist())
-    if THIRD.is_file():
-        parts.append(third())
+    for title, pack in (
+        ("### A third time, with what the searches are now", THIRD),
+        ("## Table 3 on Imagenette at 64 px", IMAGENETTE),
+    ):
+        if pack.is_file():
+            parts.append(f"{title}\n\n{by_both_rules(pack)}")
     if DIGITS.is_file():
         parts.append(digits())
     if STRATEGIES.is_file():
@@ -151,8 +172,7 @@ def fashion_mnist() -> str:
     frame = collect([FASHION]).frame
     table = markdown(build("table3", frame))
     rows = {row.key: row for row in TABLES["table3"].rows}
-    found = records(frame)
-    top1 = {key: {r["seed"]: r["top1"] for r in found if row.match(r)} for key, row in rows.items()}
+    found, top1 = records(frame), _top1(FASHION)
     page = (
         "## Table 3 on Fashion-MNIST\n\n"
         f"{table}\n### Claim by claim\n\n{markdown(_claims(top1, _depth(found, rows['pmpl'].match)))}\n"
@@ -161,28 +181,39 @@ def fashion_mnist() -> str:
     return page + _patient(top1, rows["pmpl"].match) if PATIENT.is_file() else page
 
 
-def _in_fashion(source: Path) -> list[str]:
-    """What Table 3 on Fashion-MNIST says in short."""
-    found = records(collect([source]).frame)
-    rows = {row.key: row for row in TABLES["table3"].rows}
-    top1 = {key: {r["seed"]: r["top1"] for r in found if row.match(r)} for key, row in rows.items()}
-    said = []
-    titles = {"local": "avg3 everywhere", "global": "global everywhere", "random": "a random choice"}
-    for key, title in (titles | {"evidence": "what PMPL finds by evidence"}).items():
-        if not top1[key]:
-            continue
-        lead = difference(top1[key], top1["none"])
-        half = 0.0 if lead.half is None else 100 * lead.half
-        said.append(f"{title} {100 * lead.value:+.1f} ± {half:.1f} points")
-    return [f"On Fashion-MNIST, against no enhancer: {', '.join(said)} ({len(top1['none'])} seeds)."]
+def _top1(pack: Path) -> dict[str, Values]:
+    """Test accuracy by seed of every row of Table 3."""
+    found = records(collect([pack]).frame)
+    return {row.key: {r["seed"]: r["top1"] for r in found if row.match(r)} for row in TABLES["table3"].rows}
 
 
-def third() -> str:
-    """Table 3 on Fashion-MNIST with the searches as they are now."""
-    frame = collect([THIRD]).frame
+def _against_none(name: str, pack: Path) -> str:
+    """What Table 3 on a data set says in short."""
+    top1 = _top1(pack)
+    titles = {
+        "local": "avg3 everywhere",
+        "global": "global everywhere",
+        "random": "a random choice",
+        "evidence": "what PMPL finds by evidence",
+    }
+    leads = {title: difference(top1[key], top1["none"]) for key, title in titles.items() if top1[key]}
+    said = [f"{title} {100 * lead.value:+.1f} ± {100 * (lead.half or 0.0):.1f} points" for title, lead in leads.items()]
+    return f"On {name}, against no enhancer: {', '.join(said)} ({len(top1['none'])} seeds)."
+
+
+def by_both_rules(pack: Path) -> str:
+    """Table 3 where PMPL fixes by the lead and by evidence, with the differences, and what was chosen where."""
+    frame, top1 = collect([pack]).frame, _top1(pack)
+    rows = []
+    for key, other in itertools.product(("pmpl", "evidence"), ("none", "global", "random", "pmpl")):
+        if key != other and top1[key] and top1[other]:
+            lead = difference(top1[key], top1[other])
+            rows.append({"what": Cell(f"{key} − {other}"), "gap": Cell(lead.value, lead.half), "n": Cell(lead.n)})
+    columns = (Column("what", ""), Column("gap", "points", "points"), Column("n", "n", "count"))
+    gaps = Table("gaps", "What the searches gain, seed by seed.", columns, tuple(rows), ())
     is_evidence = next(row.match for row in TABLES["table3"].rows if row.key == "evidence")
-    choices = markdown(_choices(records(frame), is_evidence, "decided_by_evidence", "decided by evidence"))
-    return f"### A third time, with what the searches are now\n\n{markdown(build('table3', frame))}\n{choices}"
+    choices = _choices(records(frame), is_evidence, "decided_by_evidence", "decided by evidence")
+    return "\n".join(markdown(table) for table in (build("table3", frame), gaps, choices))
 
 
 def _patient(top1: Mapping[str, Values], is_pmpl: Callable[[Mapping[str, Any]], bool]) -> str:

@@ -1,4 +1,4 @@
-"""Train the rows of Table 3 that are missing, on Fashion-MNIST; the same command goes on after an interruption."""
+"""Train the rows of Table 3 that are missing, on images of --config; the same command goes on after an interruption."""
 
 from __future__ import annotations
 
