@@ -19,7 +19,7 @@ from nasbench.record import Record
 from nasbench.results.collect import RunRow, architecture_of, collect, grouped
 from nasbench.results.formats import markdown
 from nasbench.results.repeats import repeats
-from nasbench.results.statistics import chance, kappa, share, tally, votes
+from nasbench.results.statistics import kappa, tally, votes
 from nasbench.results.style import PAGE, SETTINGS, encode, new_figure
 from nasbench.results.tables import records
 from nasbench.spaces.metapool_bench import LABELS
@@ -37,7 +37,7 @@ def short(fashion: Sequence[str]) -> str:
         fashion: what Table 3 on Fashion-MNIST says, in sentences.
     """
     asked = "**Does the choice of enhancers matter here?**"
-    lines = [" ".join(filter(None, [asked, effects.verdict(), *fashion, *effects.matters()]))]
+    lines = [" ".join(filter(None, [asked, effects.verdict(), *fashion, effects.matters()]))]
     if PLANTED.is_file():
         found = effects.success(_in_bench(), effects.SEARCH)
         lines.append(" ".join(filter(None, ["**Does the search find it?**", found, _finds()])))
@@ -57,7 +57,9 @@ def pages() -> list[str]:
         rows = list(planted.read(PLANTED).values())
         write_atomic(IMAGES / "planted.png", planted.figure(rows))
         picture = "![Found and wrongly decided](images/planted.png)"
-        sections.append(f"## Planted truth\n\n{picture}\n\n{planted.table(rows)}\n")
+        words = "All levels of noise together, then each; found: of the layers that need a certain receptive field."
+        tables = f"{_rules_table()}\n\n{planted.table(rows)}"
+        sections.append(f"## Planted truth\n\n{picture}\n\n{words}\n\n{tables}\n")
     if AGREEMENT.is_file():
         sections.append(f"## Agreement of seeds\n\n{markdown(repeats(collect([AGREEMENT]).frame))}")
     if TRASHNET.is_file():
@@ -74,30 +76,55 @@ def _of_trashnet() -> trashnet.Runs:
 # Planted truth, and agreement
 
 
-def _finds() -> str:
+# What is told of planted truth in short, by what the rows are called there.
+RULES = {
+    "a random choice": "random",
+    "a hasty lead": "pmpl, hasty lead",
+    "the paper's lead": "pmpl, paper's lead",
+    "the lead": "pmpl, lead",
+    "evidence, the largest π elsewhere": "pmpl, evidence, largest π",
+}
+HASTY, LEAD, BY_EVIDENCE = "pmpl, hasty lead", "pmpl, lead", "pmpl, evidence, largest π"
+
+
+def _planted(data: str) -> dict[str, list[planted.Row]]:
+    """The searches of each rule at the levels of noise that all rules have on so many images, by strategy."""
     groups = planted.grouped(planted.read(PLANTED).values())
-    size = next(iter(planted.DATA))
-    told = {
-        "a random choice": "random",
-        "PMPL with the paper's lead": "pmpl, paper's lead",
-        "PMPL with a hasty lead": "pmpl, hasty lead",
-        "PMPL with the lead": "pmpl, lead",
-        "PMPL by evidence, with the best guess elsewhere": "pmpl, evidence, largest π",
-    }
-    levels = [noise for noise in planted.NOISE if all((size, s, noise) in groups for s in told.values())]
-    parts = []
-    for title, strategy in told.items():
-        rows = [row for noise in levels if noise != "1.0" for row in groups[size, strategy, noise]]
-        everything = [row for noise in levels for row in groups[size, strategy, noise]]
-        wrong = planted.percent(planted.errors(everything))
-        parts.append(f"{title} finds {planted.percent(planted.hits(rows))}, and of what it decides {wrong} is wrong")
+    names = [s for s in RULES.values() if any(key[:2] == (data, s) for key in groups)]
+    levels = [noise for noise in planted.NOISE if all((data, s, noise) in groups for s in names)]
+    return {s: [row for noise in levels for row in groups[data, s, noise]] for s in names}
+
+
+def _finds() -> str:
+    many, few = map(_planted, planted.DATA)
+    if not {HASTY, LEAD, BY_EVIDENCE} <= few.keys() & many.keys():
+        return ""
+    found = {s: planted.percent(planted.hits(_noisy(rows))) for s, rows in many.items()}
+    decided = {s: planted.errors([*many[s], *few[s]]) for s in (HASTY, LEAD, BY_EVIDENCE)}
+    wrong = {s: f"{part} of {whole}" for s, (part, whole) in decided.items()}
     return (
-        f"Where the right receptive field of a layer is known (planted truth, noise {levels[0]} to {levels[-1]}): "
-        + "; ".join(parts).replace("of what it decides – is wrong", "decides nothing")
-        + "."
-        + effects.found(_in_bench())
-        + effects.exclusions(_excluded_in_bench(), _in_bench())
+        "Where the right receptive field of a layer is known (planted truth), evidence finds "
+        f"{found[BY_EVIDENCE]}, the lead {found[LEAD]}, a hasty lead {found[HASTY]}, a random choice "
+        f"{found['random']}. Of what they decide, {wrong[BY_EVIDENCE]} layers are wrong by evidence, {wrong[LEAD]} by the lead, "
+        f"{wrong[HASTY]} by the hasty one."
     )
+
+
+def _noisy(rows: Sequence[planted.Row]) -> list[planted.Row]:
+    return [row for row in rows if row["noise"] != "1.0"]  # where there is nothing to find
+
+
+def _rules_table() -> str:
+    columns = ("images", "chosen by", "found", "decided", "of these wrong")
+    lines = [columns, ("--",) * len(columns)]
+    for data in planted.DATA:
+        rules = _planted(data)
+        for title, strategy in RULES.items():
+            if strategy in rules:
+                wrong = planted.errors(rules[strategy])
+                found = planted.percent(planted.hits(_noisy(rules[strategy])))
+                lines.append((data.split()[0], title, found, str(wrong[1]), planted.percent(wrong)))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _groups() -> dict[tuple[str, str], list[RunRow]]:
@@ -137,22 +164,22 @@ def _excluded_in_bench() -> dict[str, list[tuple[int, str]]]:
 
 
 def _repeats() -> str:
-    parts, beyond_chance = [], []
-    for (dataset, name), runs in _groups().items():
-        ballots = votes([architecture_of(run) for run in runs])
-        agreed, measured = share(map(tally, ballots.values())), kappa(ballots)
-        half = "" if measured.half is None else f" ± {measured.half:.2f}"
-        beyond = measured.why if measured.value is None else f"κ = {measured.value:.2f}{half}"
-        by_chance = 100 * (chance(ballots.values()) or 0)
-        if agreed is not None:
-            parts.append(f"{name} on {dataset} {100 * agreed.value:.0f} % (by chance {by_chance:.0f} %, {beyond})")
-        if measured.value is not None and measured.half is not None and measured.value > measured.half:
-            beyond_chance.append(name)
-    verdict = f"Beyond chance only {' and '.join(beyond_chance)}." if beyond_chance else "No more than by chance."
+    measured = {key: kappa(votes([architecture_of(run) for run in runs])) for key, runs in _groups().items()}
+    known = {
+        f"{name} on {dataset}": (k.value, k.half) for (dataset, name), k in measured.items() if k.value is not None
+    }
+    beyond = [name for name, (value, half) in known.items() if half is not None and value > half]
+    verdict = f"Beyond chance only {' and '.join(beyond)}." if beyond else "No more than by chance."
+    if known:
+        values = [value for value, _ in known.values()]
+        verdict += (
+            f" Fleiss' κ between seeds is {min(values):.2f} to {max(values):.2f} in {len(values)} settings of search"
+        )
+        verdict += "." if beyond else ", and 0 is in every interval."
     same, pairs = _agreeing_decisions()
     if pairs:
         verdict += f" What two seeds both decide by evidence is the same in {same} of {pairs} cases."
-    return f"{verdict} Layers in which two seeds agree: {'; '.join(parts)}."
+    return verdict
 
 
 def _agreeing_decisions() -> tuple[int, int]:

@@ -77,13 +77,16 @@ class Noise:
 
     def words(self) -> str:
         """In a sentence."""
-        total = self.seed**2 + self.choice**2
         return (
             f"Between seeds the same network differs by {100 * self.seed:.2f} points ({100 * self.low:.2f} to "
             f"{100 * self.high:.2f}), networks beyond that by {100 * self.choice:.2f} (deviations, {self.networks} "
-            f"networks with several seeds; p = {self.p:.2g} for no difference): a single training is "
-            f"{self.choice**2 / total:.0%} choice and {self.seed**2 / total:.0%} accident."
+            f"networks with several seeds; p = {self.p:.2g} for no difference): a single training is {self.shares()}."
         )
+
+    def shares(self) -> str:
+        """Of the variance of a single training, in words."""
+        total = self.seed**2 + self.choice**2
+        return f"{self.choice**2 / total:.0%} choice and {self.seed**2 / total:.0%} accident"
 
 
 def noise(found: Networks) -> Noise | None:
@@ -146,25 +149,22 @@ def verdict() -> str:
     return "Yes, but less than a seed's accident." if is_loud else "Yes."
 
 
-def matters() -> list[str]:
-    """How much the choices matter, in sentences or none."""
+def matters() -> str:
+    """Where the choices matter, in sentences or none."""
     block = balanced(networks()) if BENCH.is_file() else {}
     if not block:
-        return []
-    spread = 100 * float(np.std([np.mean(list(v.values())) for v in block.values()], ddof=1))
-    trainings = sum(map(len, block.values()))
-    sampling = 100 * (0.62 * 0.38 / 3925) ** 0.5
+        return ""
     measured = effects(block)
     first = min(measured, key=lambda e: e.p)
     worst, best = (pick(first.means, key=lambda c: first.means[c]) for pick in (min, max))
-    clear = [f"stage {e.stage}" for e in measured if e.p < SIGNIFICANT]
-    return [
-        f"On Imagenette at 48 px, {_which(block)} ({trainings} trainings) differ by {spread:.1f} points (deviation; "
-        f"the test set's sampling alone makes {sampling:.1f}). The choice "
-        f"matters in {' and '.join(clear) if clear else 'no stage'} at p < {SIGNIFICANT:g}; it is clearest in stage "
-        f"{first.stage}, where {worst} is {100 * (first.means[best] - first.means[worst]):.1f} points below {best} "
-        f"(p = {first.p:.2g})." + (f" {repeated.words()}" if (repeated := noise(networks())) is not None else "")
-    ]
+    clear = ", ".join(str(e.stage) for e in measured if e.p < SIGNIFICANT)
+    repeated = noise(networks())
+    return (
+        f"On Imagenette at 48 px (metapool-bench, {_which(block)}, {sum(map(len, block.values()))} trainings) it "
+        f"matters in {f'stages {clear}' if clear else 'no stage'} at p < {SIGNIFICANT:g}, most in stage {first.stage}, "
+        f"where {worst} is {100 * (first.means[best] - first.means[worst]):.1f} points below {best}"
+        + (f"; a single training is {repeated.shares()}." if repeated is not None else ".")
+    )
 
 
 def _which(block: Networks) -> str:
@@ -219,7 +219,8 @@ def page(searches: Answers, excluded: Mapping[str, Sequence[tuple[int, str]]]) -
         "the searches by evidence, which saw no test image, have excluded it. An asterisk: the stage matters at "
         f"p < {SIGNIFICANT:g}."
     )
-    return f"## metapool-bench\n\n{picture}\n\n{words}\n\n{table}\n{_merits_table(block, measured, searches)}"
+    tables = [table, _merits_table(block, measured, searches), exclusions(excluded, searches)]
+    return f"## metapool-bench\n\n{picture}\n\n{words}\n\n" + "\n".join(filter(None, tables))
 
 
 @dataclass(frozen=True)
@@ -307,19 +308,6 @@ def _effects_figure(measured: Sequence[Effect], excluded: Mapping[tuple[int, str
     return drawn
 
 
-def found(searches: Answers) -> str:
-    """What the searches in this space find, in a sentence."""
-    block = balanced(networks()) if BENCH.is_file() else {}
-    if not block or not searches:
-        return ""
-    known = merits(block, effects(block), searches)
-    told = "; ".join(f"{name} finds {_points(known[name])}" for name in searches)
-    return (
-        f" In metapool-bench, against the mean network and by the stages' effects: {told}; none everywhere has "
-        f"{_points(known['none everywhere'])}, the best network {100 * best_gain(effects(block)):+.1f}."
-    )
-
-
 def success(searches: Answers, name: str) -> str:
     """How good what one of the searches finds is, in a few words or none."""
     block = balanced(networks()) if BENCH.is_file() else {}
@@ -334,21 +322,23 @@ def success(searches: Answers, name: str) -> str:
 
 
 def exclusions(excluded: Mapping[str, Sequence[tuple[int, str]]], searches: Answers) -> str:
-    """What searches by evidence exclude here and what it is worth, in sentences; stage (from 1) and candidate each."""
+    """What searches by evidence exclude here and what it is worth, if anything; stage (from 1) and candidate each."""
     block = balanced(networks()) if BENCH.is_file() else {}
-    said = []
-    for name, gone in excluded.items() if block else ():
-        stages = {e.stage: e for e in effects(block)}
-        lacks = {(s, c): max(stages[s].means.values()) - stages[s].means[c] for s, c in gone}
-        told = ", ".join(
-            f"{c} in stage {s} ({gone.count((s, c))} of {len(searches[name])} searches; by the trainings "
-            f"{-100 * lack:.1f} points to the stage's best)"
-            for (s, c), lack in sorted(lacks.items())
-        )
-        wrong = sum(lacks[key] == 0 for key in gone)
-        said.append(f" {name} excludes {told}: {wrong or 'none'} of {len(gone)} is the best of its stage.")
-    return "".join(said)
-
-
-def _points(merit: Merit) -> str:
-    return f"{100 * merit.gain:+.1f} ± {100 * merit.half:.1f} points"
+    if not block or not excluded:
+        return ""
+    stages = {e.stage: e for e in effects(block)}
+    rows = [
+        {
+            "what": Cell(f"{candidate} in stage {stage}"),
+            **{name: Cell(f"{list(gone).count((stage, candidate))}") for name, gone in excluded.items()},
+            "gap": Cell(stages[stage].means[candidate] - max(stages[stage].means.values()), change=True),
+        }
+        for stage, candidate in sorted(set(itertools.chain.from_iterable(excluded.values())))
+    ]
+    columns = (
+        Column("what", "Excluded"),
+        *(Column(name, f"{name}, of {len(searches[name])}") for name in excluded),
+        Column("gap", "to the stage's best", "points", 1),
+    )
+    caption = "What evidence excludes in this space, and what that candidate is worth by the trainings."
+    return markdown(Table("excluded", caption, columns, tuple(rows), ()))
