@@ -105,8 +105,8 @@ def _finds() -> str:
     return (
         "Where the right receptive field of a layer is known (planted truth), evidence finds "
         f"{found[BY_EVIDENCE]}, the lead {found[LEAD]}, a hasty lead {found[HASTY]}, a random choice "
-        f"{found['random']}. Of what they decide, {wrong[BY_EVIDENCE]} layers are wrong by evidence, {wrong[LEAD]} by the lead, "
-        f"{wrong[HASTY]} by the hasty one."
+        f"{found['random']}. Of what they decide, {wrong[BY_EVIDENCE]} layers are wrong by evidence, {wrong[LEAD]} by "
+        f"the lead, {wrong[HASTY]} by the hasty one."
     )
 
 
