@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from nni.nas.strategy import Strategy
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ from nasbench.cli import app
 from nasbench.errors import DataError, LimitError, OptionError
 from nasbench.profile import profile
 from nasbench.results import regret
+from nasbench.results.style import encode
 from nasbench.spaces.metapool_bench import MetaPoolBench
 from nasbench.spaces.nasbench_macro import CANDIDATES, LABELS, NasBenchMacro
 from nasbench.tabular import Benchmark, read, regrets
@@ -233,6 +235,23 @@ def test_a_damaged_table_is_named(tmp_path: Path, changes: dict[str, Any], said:
     with pytest.raises(DataError, match=said) as refused:
         read("nasbench_macro", tmp_path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["evolution, NNI's defaults", "nni.nas.strategy:RegularizedEvolution,population_size=10"]
+)
+def test_all_that_the_figure_says_is_on_it(name: str) -> None:
+    found = dict.fromkeys(["random", name, "tpe"], np.full((2, 200), 0.01))
+    drawn = regret.figure("metapool-bench, Imagenette at 48 px, by a proxy", found)
+    encode(drawn, "png")
+    drawn.draw_without_rendering()
+    title = next(text for text in drawn.axes[0].findobj(Text) if "metapool" in text.get_text())
+    for part in (title, *drawn.legends):
+        box = part.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= drawn.bbox.x1
+        assert box.y1 <= drawn.bbox.y1
 
 
 def test_the_command_prints_a_table_and_draws_a_figure(tmp_path: Path) -> None:
